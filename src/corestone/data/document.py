@@ -1,0 +1,78 @@
+"""What a source gives: documents on one side of the split, and problems, each counted with its reason."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from dataclasses import dataclass, field
+
+MAX_EXAMPLES = 3
+"""Examples kept per reason."""
+
+
+@dataclass(frozen=True)
+class Document:
+    """One text.
+
+    Attributes:
+        id: unique in its source: a file's path below the given folder, `file:line`, a play, a conversation.
+        text: valid Unicode (it always encodes to UTF-8).
+        split: `train` or `validation`, by the hash of the document's group.
+        source: where it was read: the file as it was given, or the data set's name.
+    """
+
+    id: str
+    text: str
+    split: str
+    source: str
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something that could not become a document.
+
+    Attributes:
+        reason: short, the same for all problems of a kind; they are counted by it.
+        message: one line naming what, where and the cure.
+        fatal: True where the policy `stop` refuses it; False where it is only counted (a picture among the texts).
+    """
+
+    reason: str
+    message: str
+    fatal: bool = True
+
+
+@dataclass
+class Counts:
+    """What was read and what was dropped, by reason.
+
+    `read` counts documents, and also each file or rest of a file that could not be read (as one). Every stage that
+    drops something calls `drop`, so that always read = kept + dropped.
+    """
+
+    read: int = 0
+    dropped: Counter[str] = field(default_factory=Counter)
+    examples: dict[str, list[str]] = field(default_factory=dict)
+
+    def drop(self, reason: str, example: str | None = None) -> None:
+        """Count one of what was read as dropped, and keep the first few examples of each reason."""
+        self.dropped[reason] += 1
+        examples = self.examples.setdefault(reason, [])
+        if example is not None and len(examples) < MAX_EXAMPLES:
+            examples.append(example)
+
+    @property
+    def kept(self) -> int:
+        """What was read and not dropped."""
+        return self.read - sum(self.dropped.values())
+
+
+def side(group: str, validation_percent: float) -> str:
+    """Say on which side of the split a group stands: `validation` where sha256(group) % 100 is below the percentage.
+
+    Percentages between whole numbers count to hundredths. The answer depends on nothing but the group's name, so
+    adding, removing or reordering documents moves none across.
+    """
+    number = int.from_bytes(hashlib.sha256(group.encode("utf-8", "surrogateescape")).digest(), "big")
+    position = number % 100 + number // 100 % 100 / 100
+    return "validation" if position < validation_percent else "train"

@@ -1,0 +1,113 @@
+"""Records of the data axis: where text comes from, how it becomes tokens, how tokens become batches."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from corestone.core.spec import Spec
+
+OnBad = Literal["stop", "skip"]
+"""What to do with an input that cannot be read: one clear error, or a skip that is counted and reported."""
+
+
+class Embedded(Spec):
+    """A data set of the catalogue (`corestone data list`), read out of a pinned public wheel."""
+
+    kind: Literal["embedded"] = "embedded"
+    name: str
+
+
+class Files(Spec):
+    """Own text: files, folders or globs of .txt .md .jsonl .jsonl.gz .jsonl.zst .parquet; `-` is standard input."""
+
+    kind: Literal["files"] = "files"
+    paths: tuple[str, ...] = Field(min_length=1)
+    text_key: str = "text"
+    validation_percent: float = Field(default=5.0, gt=0, lt=100)
+
+
+class Hub(Spec):
+    """A Hugging Face data set, streamed (`pip install corestone[hf]`); written `hf://path` on the command line."""
+
+    kind: Literal["hub"] = "hub"
+    path: str
+    config: str | None = None
+    split: str = "train"
+    text_key: str = "text"
+    validation_percent: float = Field(default=5.0, gt=0, lt=100)
+
+
+Source = Annotated[Embedded | Files | Hub, Field(discriminator="kind")]
+
+
+class BytePair(Spec):
+    """Byte-level byte-pair encoding (Radford et al. 2019, section 2.2), trained on the training side only.
+
+    Memory stays bounded: training reads whole documents, evenly spread over the corpus, up to `sample_bytes`.
+    """
+
+    kind: Literal["byte_pair"] = "byte_pair"
+    vocab_size: int = Field(ge=257)
+    sample_bytes: int = Field(default=64_000_000, ge=1000)
+
+
+class Bytes(Spec):
+    """Each byte of UTF-8 is a token; one more ends a document."""
+
+    kind: Literal["bytes"] = "bytes"
+
+
+class TokenizerFile(Spec):
+    """A tokenizer.json of the `tokenizers` library, taken as it is."""
+
+    kind: Literal["file"] = "file"
+    path: str
+    end_of_document: str | None = None
+
+
+Tokenizer = Annotated[BytePair | Bytes | TokenizerFile, Field(discriminator="kind")]
+
+
+class Prepare(Spec):
+    """How documents become an immutable set of token files.
+
+    Attributes:
+        on_bad: what to do with a document or file that cannot be read.
+        min_characters: shorter documents are dropped and counted.
+        deduplicate: drop (and count) documents whose text, whitespace aside, was seen before.
+        shard_tokens: tokens per file.
+    """
+
+    on_bad: OnBad = "stop"
+    min_characters: int = Field(default=1, ge=1)
+    deduplicate: bool = True
+    shard_tokens: int = Field(default=16_777_216, ge=1024)
+
+
+class Component(Spec):
+    """One source of a mixture and its weight; weights need not sum to one."""
+
+    source: Source
+    weight: float = Field(default=1.0, gt=0)
+
+
+class Data(Spec):
+    """The data axis of a run.
+
+    Attributes:
+        components: sources and their weights, applied when batches are drawn, never to the files.
+        tokenizer: one for all components; where it is trained, on the training side of all of them.
+        prepare: how documents become token files.
+        context_length: tokens per sample.
+        keep_documents_apart: attention does not cross documents and positions restart at each one.
+        prefetch: batches made ahead of the trainer by a background thread.
+    """
+
+    components: tuple[Component, ...] = Field(min_length=1)
+    tokenizer: Tokenizer
+    prepare: Prepare = Prepare()
+    context_length: int = Field(ge=2)
+    keep_documents_apart: bool = True
+    prefetch: int = Field(default=4, ge=0)

@@ -1,0 +1,182 @@
+"""Attention on tensors: the one place where a mask becomes a kernel's form and where a kernel is chosen.
+
+Shape letters: B batch, T queries, S keys, N heads, H head dim, G = B*N.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from corestone.core.mask import Mask
+from corestone.nn.cache import KVCache
+
+BLOCK_ROWS = 128
+"""Query rows per product of the batched-products kernel (measured, docs/LOG.md)."""
+
+LONGEST_FOR_PRODUCTS = 1024
+"""Above this many tokens the fused kernel wins on CPU too (measured, docs/LOG.md)."""
+
+
+@dataclass(frozen=True)
+class LoweredMask:
+    """A mask in the form kernels take.
+
+    Attributes:
+        causal: query t sees keys up to S - T + t. Only used while `bias_BTS` is None.
+        bias_BTS: 0 where a query may look and -inf where not, causality included; None: `causal` says it all.
+    """
+
+    causal: bool
+    bias_BTS: Tensor | None
+
+
+def lower(mask: Mask, tokens: int, dtype: torch.dtype, cache: KVCache | None = None) -> LoweredMask:
+    """Turn a mask into a kernel's form, once per forward for all layers.
+
+    Args:
+        mask: of the `tokens` queries.
+        tokens: T.
+        dtype: of the scores.
+        cache: where past keys are; its `segments_BS` must already cover the new tokens.
+    """
+    past = cache.length if cache is not None else 0
+    q_segments = mask.segments_BT
+    k_segments = q_segments if cache is None else cache.segments_BS
+    if q_segments is None or k_segments is None:
+        if past == 0 or tokens == 1:
+            return LoweredMask(causal=mask.causal and tokens > 1, bias_BTS=None)
+        return LoweredMask(causal=mask.causal, bias_BTS=None)
+    sources = past + tokens
+    allowed = q_segments[:, :, None] == k_segments[:, None, :sources]
+    if mask.causal:
+        allowed = allowed & _band(tokens, sources, None, allowed.device)
+    return LoweredMask(causal=mask.causal, bias_BTS=_bias(allowed, dtype))
+
+
+def _band(tokens: int, sources: int, window: int | None, device: torch.device) -> Tensor:
+    """Boolean (T, S): keys not after the query, and within the window where there is one."""
+    q = torch.arange(sources - tokens, sources, device=device)[:, None]
+    k = torch.arange(sources, device=device)[None, :]
+    return (k <= q) if window is None else (k <= q) & (k > q - window)
+
+
+def _bias(allowed: Tensor, dtype: torch.dtype) -> Tensor:
+    return torch.zeros(allowed.shape, dtype=dtype, device=allowed.device).masked_fill_(~allowed, float("-inf"))
+
+
+def attend(
+    q_BNTH: Tensor, k_BNSH: Tensor, v_BNSH: Tensor, mask: LoweredMask, window: int | None = None, dropout: float = 0.0
+) -> Tensor:
+    """Scaled dot-product attention; (B, N, T, H) out, in the layout (B, T, N, H) underneath.
+
+    On CPU, plain batched products beat the fused kernel up to about a thousand tokens in bfloat16; on GPU the fused
+    kernel always wins. Both compute the same values (tests/nn/test_attend.py).
+    """
+    T, S = q_BNTH.shape[2], k_BNSH.shape[2]
+    products = (
+        q_BNTH.device.type == "cpu"
+        and 1 < T == S <= LONGEST_FOR_PRODUCTS
+        and mask.causal
+        and dropout == 0.0
+        and not torch.compiler.is_compiling()
+    )
+    if products:
+        return attend_products(q_BNTH, k_BNSH, v_BNSH, mask, window)
+    return attend_fused(q_BNTH, k_BNSH, v_BNSH, mask, window, dropout)
+
+
+def attend_fused(
+    q_BNTH: Tensor, k_BNSH: Tensor, v_BNSH: Tensor, mask: LoweredMask, window: int | None = None, dropout: float = 0.0
+) -> Tensor:
+    """Attention through `F.scaled_dot_product_attention`."""
+    T, S = q_BNTH.shape[2], k_BNSH.shape[2]
+    bias = None if mask.bias_BTS is None else mask.bias_BTS[:, None]
+    flag = mask.causal and bias is None and T == S and (window is None or window >= S)
+    if bias is None and not flag and (mask.causal or (window is not None and window < S)):
+        bias = _bias(_band(T, S, window, q_BNTH.device), q_BNTH.dtype)
+    elif bias is not None and window is not None and window < S:
+        bias = bias + _bias(_band(T, S, window, q_BNTH.device), q_BNTH.dtype)
+    return F.scaled_dot_product_attention(q_BNTH, k_BNSH, v_BNSH, attn_mask=bias, dropout_p=dropout, is_causal=flag)
+
+
+def attend_products(
+    q_BNTH: Tensor, k_BNSH: Tensor, v_BNSH: Tensor, mask: LoweredMask, window: int | None = None
+) -> Tensor:
+    """Causal self-attention as batched products over blocks of query rows, skipping keys no row of a block sees."""
+    out: Tensor = _Products.apply(q_BNTH, k_BNSH, v_BNSH, mask.bias_BTS, window)
+    return out
+
+
+class _Products(torch.autograd.Function):
+    """Forward keeps the probabilities of each block in the working precision; backward is three products a block."""
+
+    @staticmethod
+    def forward(  # type: ignore[override]
+        ctx: torch.autograd.function.FunctionCtx,
+        q_BNTH: Tensor,
+        k_BNTH: Tensor,
+        v_BNTH: Tensor,
+        bias_BTS: Tensor | None,
+        window: int | None,
+    ) -> Tensor:
+        B, N, T, H = q_BNTH.shape
+        q_GTH, k_GTH, v_GTH = (x.reshape(B * N, T, H) for x in (q_BNTH * H**-0.5, k_BNTH, v_BNTH))
+        out_BTNH = q_BNTH.new_empty(B, T, N, H)
+        probabilities = []
+        for start, stop, first in _blocks(T, window):
+            scores = torch.bmm(q_GTH[:, start:stop], k_GTH[:, first:stop].transpose(1, 2))
+            _add_bias(scores, start, stop, first, bias_BTS, window)
+            p = torch.softmax(scores, dim=-1)
+            out_BTNH[:, start:stop] = torch.bmm(p, v_GTH[:, first:stop]).view(B, N, stop - start, H).transpose(1, 2)
+            probabilities.append(p)
+        ctx.save_for_backward(q_GTH, k_GTH, v_GTH, out_BTNH, *probabilities)
+        ctx.window = window  # type: ignore[attr-defined]
+        return out_BTNH.transpose(1, 2)
+
+    @staticmethod
+    def backward(ctx: torch.autograd.function.FunctionCtx, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        (dout_BNTH,) = gradients
+        B, N, T, H = dout_BNTH.shape
+        q_GTH, k_GTH, v_GTH, out_BTNH, *probabilities = ctx.saved_tensors  # type: ignore[attr-defined]
+        dout_GTH = dout_BNTH.reshape(B * N, T, H)
+        dq_GTH = torch.empty_like(q_GTH)
+        dk_GTH, dv_GTH = (torch.zeros(x.shape, dtype=torch.float32, device=x.device) for x in (k_GTH, v_GTH))
+        for (start, stop, first), p in zip(_blocks(T, ctx.window), probabilities, strict=True):  # type: ignore[attr-defined]
+            dout = dout_GTH[:, start:stop]
+            dv_GTH[:, first:stop] += torch.bmm(p.transpose(1, 2), dout)
+            dp = torch.bmm(dout, v_GTH[:, first:stop].transpose(1, 2))
+            ds = torch.ops.aten._softmax_backward_data(dp, p, -1, p.dtype)
+            torch.bmm(ds, k_GTH[:, first:stop], out=dq_GTH[:, start:stop])
+            dk_GTH[:, first:stop] += torch.bmm(ds.transpose(1, 2), q_GTH[:, start:stop])
+        dq_GTH *= H**-0.5
+        shape = (B, N, T, H)
+        return dq_GTH.view(shape), dk_GTH.to(q_GTH.dtype).view(shape), dv_GTH.to(q_GTH.dtype).view(shape), None, None
+
+
+def _blocks(tokens: int, window: int | None) -> list[tuple[int, int, int]]:
+    """Query rows [start, stop) and the first key any of them sees."""
+    spans = []
+    for start in range(0, tokens, BLOCK_ROWS):
+        first = 0 if window is None else max(0, start - window + 1)
+        spans.append((start, min(start + BLOCK_ROWS, tokens), first))
+    return spans
+
+
+def _add_bias(
+    scores_GRS: Tensor, start: int, stop: int, first: int, bias_BTS: Tensor | None, window: int | None
+) -> None:
+    """Hide keys in place. Without segments only the block's own square, and the window's edge, hide anything."""
+    G, R, S = scores_GRS.shape
+    if bias_BTS is not None:
+        B = bias_BTS.shape[0]
+        scores_GRS.view(B, G // B, R, S).add_(bias_BTS[:, None, start:stop, first:stop])
+    if window is not None and window < stop - first:
+        band = _band(R, S, window, scores_GRS.device)
+        scores_GRS.add_(_bias(band, scores_GRS.dtype))
+    elif bias_BTS is None:
+        square = _bias(_band(R, R, None, scores_GRS.device), scores_GRS.dtype)
+        scores_GRS[:, :, S - R :].add_(square)

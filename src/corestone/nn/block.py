@@ -1,0 +1,39 @@
+"""One transformer layer.
+
+            x ─┬─ norm_in ─ mixer ─ dropout ─ + ─ norm_after ─┬─ norm_in ─ feedforward ─ dropout ─ + ─ norm_after ─ y
+               └──────────────────────────────┘               └────────────────────────────────────┘
+
+Shape letters: B batch, T tokens, D width.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from corestone.nn.attend import LoweredMask
+from corestone.nn.attention import AttentionLayer
+from corestone.nn.cache import KVCache
+from corestone.nn.feedforward import FeedForwardLayer
+from corestone.nn.norm import build_norm
+from corestone.nn.spec import Block
+
+
+class BlockLayer(nn.Module):
+    """`y = norm_after(x + dropout(f(norm_in(x))))` for the token mixer, then for the feed-forward."""
+
+    def __init__(self, spec: Block, width: int) -> None:
+        super().__init__()
+        self.pre = spec.norm_at == "in"
+        self.mixer_norm = build_norm(spec.norm, width)
+        self.mixer = AttentionLayer(spec.mixer, width)
+        self.feedforward_norm = build_norm(spec.norm, width)
+        self.feedforward = FeedForwardLayer(spec.feedforward, width)
+        self.dropout = nn.Dropout(spec.dropout)
+
+    def forward(self, x_BTD: Tensor, mask: LoweredMask, cache: KVCache | None = None, layer: int = 0) -> Tensor:
+        if self.pre:
+            x_BTD = x_BTD + self.dropout(self.mixer(self.mixer_norm(x_BTD), mask, cache, layer))
+            return x_BTD + self.dropout(self.feedforward(self.feedforward_norm(x_BTD)))
+        x_BTD = self.mixer_norm(x_BTD + self.dropout(self.mixer(x_BTD, mask, cache, layer)))
+        y_BTD: Tensor = self.feedforward_norm(x_BTD + self.dropout(self.feedforward(x_BTD)))
+        return y_BTD

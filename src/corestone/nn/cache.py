@@ -1,0 +1,54 @@
+"""Keys and values of past tokens, as a value that the caller owns.
+
+Shape letters: B batch, S key positions, N heads, H head dim.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from corestone.nn.spec import Stack
+
+
+@dataclass
+class KVCache:
+    """Room for the keys and values of every layer, allocated once.
+
+    A forward call with a cache writes behind `length` and moves it on; nothing else changes it.
+
+    Attributes:
+        keys_BNSH, values_BNSH: one tensor per layer.
+        length: positions filled so far.
+        segments_BS: int32 ids as in Mask (left padding has an id of its own); None when every position is real.
+    """
+
+    keys_BNSH: list[Tensor]
+    values_BNSH: list[Tensor]
+    length: int = 0
+    segments_BS: Tensor | None = None
+
+    @property
+    def capacity(self) -> int:
+        return self.keys_BNSH[0].shape[2]
+
+    def write(self, layer: int, k_BNTH: Tensor, v_BNTH: Tensor) -> tuple[Tensor, Tensor]:
+        """Store a layer's new keys and values; return all of that layer's so far."""
+        stop = self.length + k_BNTH.shape[2]
+        self.keys_BNSH[layer][:, :, self.length : stop] = k_BNTH
+        self.values_BNSH[layer][:, :, self.length : stop] = v_BNTH
+        return self.keys_BNSH[layer][:, :, :stop], self.values_BNSH[layer][:, :, :stop]
+
+
+def empty_cache(stack: Stack, batch: int, capacity: int, dtype: torch.dtype, device: torch.device) -> KVCache:
+    """Allocate a cache for `batch` rows of at most `capacity` tokens."""
+
+    def room() -> list[Tensor]:
+        return [
+            torch.zeros(batch, block.mixer.num_heads, capacity, block.mixer.head_dim, dtype=dtype, device=device)
+            for block in stack.blocks
+        ]
+
+    return KVCache(keys_BNSH=room(), values_BNSH=room())

@@ -1,0 +1,56 @@
+"""Token and position tables.
+
+Shape letters: B batch, T tokens, D width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from corestone.nn.spec import TokenEmbedding
+
+
+class TokenEmbeddingLayer(nn.Module):
+    """(B, T) ids and positions to (B, T, D)."""
+
+    def __init__(self, spec: TokenEmbedding, width: int) -> None:
+        super().__init__()
+        self.token = nn.Embedding(spec.vocab_size, width)
+        self.position = nn.Embedding(spec.context_length, width)
+        self.dropout = nn.Dropout(spec.dropout)
+
+    def forward(self, tokens_BT: Tensor, positions_BT: Tensor) -> Tensor:
+        x_BTD = lookup(self.token.weight, tokens_BT) + lookup(self.position.weight, positions_BT)
+        out: Tensor = self.dropout(x_BTD)
+        return out
+
+
+def lookup(table_VD: Tensor, ids_BT: Tensor) -> Tensor:
+    """Rows of a table; in low precision the gradient of a frequent id is summed in float32, then rounded once."""
+    if table_VD.dtype == torch.float32 or not torch.is_grad_enabled():
+        return F.embedding(ids_BT, table_VD)
+    out: Tensor = _Lookup.apply(table_VD, ids_BT)
+    return out
+
+
+class _Lookup(torch.autograd.Function):
+    @staticmethod
+    def forward(  # type: ignore[override]
+        ctx: torch.autograd.function.FunctionCtx, table_VD: Tensor, ids_BT: Tensor
+    ) -> Tensor:
+        ctx.save_for_backward(ids_BT)
+        ctx.shape, ctx.dtype = table_VD.shape, table_VD.dtype  # type: ignore[attr-defined]
+        return F.embedding(ids_BT, table_VD)
+
+    @staticmethod
+    def backward(ctx: torch.autograd.function.FunctionCtx, *gradients: Tensor) -> tuple[Tensor, None]:
+        (ids_BT,) = ctx.saved_tensors  # type: ignore[attr-defined]
+        rows, place = torch.unique(ids_BT, return_inverse=True)
+        D = gradients[0].shape[-1]
+        sums = torch.zeros(rows.numel(), D, dtype=torch.float32, device=rows.device)
+        sums.index_add_(0, place.reshape(-1), gradients[0].reshape(-1, D).float())
+        table = torch.zeros(ctx.shape, dtype=ctx.dtype, device=rows.device)  # type: ignore[attr-defined]
+        table[rows] = sums.to(table.dtype)
+        return table, None

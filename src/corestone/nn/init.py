@@ -1,0 +1,50 @@
+"""Initial values of parameters, each from a seed of its own.
+
+A parameter's values depend on the seed, its name and its shape alone, not on the order in which modules are built.
+"""
+
+from __future__ import annotations
+
+import math
+from fnmatch import fnmatchcase
+
+import torch
+from torch import nn
+
+from corestone.core.rng import fold
+from corestone.nn.spec import Init
+
+
+def init_std(name: str, spec: Init, branches: int) -> float | None:
+    """The standard deviation a parameter starts with; None: constant (gains 1, biases 0)."""
+    residual = spec.std / math.sqrt(branches) if spec.scale_residual else spec.std
+    rules: list[tuple[str, float | None]] = [
+        ("*.bias", None),
+        ("*norm.weight", None),
+        ("*embedding.position.weight", spec.position_std),
+        ("*embedding.token.weight", spec.std),
+        ("*.mixer.out.weight", residual),
+        ("*.feedforward.down.weight", residual),
+        ("*.weight", spec.std),
+    ]
+    for pattern, std in rules:
+        if fnmatchcase(f".{name}", pattern):
+            return std
+    raise KeyError(f"no initialisation rule claims parameter '{name}'")
+
+
+@torch.no_grad()
+def initialise(model: nn.Module, spec: Init, branches: int, seed: int) -> None:
+    """Fill every parameter in place.
+
+    Args:
+        branches: number of residual branches, two per layer.
+    """
+    for name, parameter in model.named_parameters():
+        std = init_std(name, spec, branches)
+        if std is None:
+            parameter.fill_(0.0 if name.endswith("bias") else 1.0)
+            continue
+        generator = torch.Generator().manual_seed(fold(seed, "init", name))
+        values = torch.empty(parameter.shape, dtype=torch.float32).normal_(0.0, std, generator=generator)
+        parameter.copy_(values)

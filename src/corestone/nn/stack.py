@@ -1,0 +1,44 @@
+"""Layers one after the other.
+
+Shape letters: B batch, T tokens, D width.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from corestone.core.mask import Mask
+from corestone.nn.attend import lower
+from corestone.nn.block import BlockLayer
+from corestone.nn.cache import KVCache
+from corestone.nn.norm import build_norm
+from corestone.nn.spec import Stack
+
+
+class StackLayer(nn.Module):
+    """One layer per block record, then the final norm where there is one.
+
+    `recompute` drops each layer's activations and computes them again in backward (Chen et al. 2016): less memory
+    for about a third more arithmetic. The trainer's plan sets it; it changes no value.
+    """
+
+    def __init__(self, spec: Stack) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(BlockLayer(block, spec.width) for block in spec.blocks)
+        self.final_norm = build_norm(spec.final_norm, spec.width) if spec.final_norm is not None else nn.Identity()
+        self.recompute = False
+
+    def forward(self, x_BTD: Tensor, mask: Mask, cache: KVCache | None = None) -> Tensor:
+        T = x_BTD.shape[1]
+        lowered = lower(mask, T, x_BTD.dtype, cache)
+        for layer, block in enumerate(self.blocks):
+            if self.recompute and torch.is_grad_enabled():
+                x_BTD = checkpoint(block, x_BTD, lowered, use_reentrant=False)
+            else:
+                x_BTD = block(x_BTD, lowered, cache, layer)
+        if cache is not None:
+            cache.length += T
+        hidden: Tensor = self.final_norm(x_BTD)
+        return hidden

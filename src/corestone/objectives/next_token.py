@@ -1,0 +1,35 @@
+"""Next-token prediction.
+
+Shape letters: B batch, T tokens, D width.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from corestone.core.batch import IGNORE, TextBatch
+from corestone.core.protocols import Loss, Model
+from corestone.nn.cross_entropy import linear_cross_entropy
+from corestone.objectives.spec import NextToken
+
+
+class NextTokenObjective:
+    """Cross-entropy of every real target, summed (Radford et al. 2018, equation 1)."""
+
+    reduction = "additive"
+
+    def __init__(self, spec: NextToken) -> None:
+        self.spec = spec
+
+    def corrupt(self, batch: TextBatch, rng: torch.Generator) -> TextBatch:
+        """Nothing is hidden: the mask does that."""
+        return batch
+
+    def loss(self, model: Model, batch: TextBatch) -> Loss:
+        """Nats summed over real targets; weight = their number."""
+        hidden = model(batch).hidden
+        total, squares = linear_cross_entropy(
+            hidden.flatten(0, -2), model.head.weight, model.head.bias, batch.targets_BT.flatten(), self.spec.z_loss
+        )
+        metrics = {"z_squared": squares} if self.spec.z_loss else {}
+        return Loss(total=total, weight=(batch.targets_BT != IGNORE).sum(), metrics=metrics)

@@ -1,0 +1,77 @@
+"""Records of the optimiser axis."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from corestone.core.spec import Spec
+from corestone.core.units import Duration, duration
+
+
+class Rule(Spec):
+    """Settings of the parameters whose name matches one of the glob patterns.
+
+    Attributes:
+        lr_scale: multiplies the learning rate.
+    """
+
+    match: tuple[str, ...] = Field(min_length=1)
+    weight_decay: float = Field(default=0.0, ge=0)
+    lr_scale: float = Field(default=1.0, ge=0)
+
+
+def decay_rules(weight_decay: float) -> tuple[Rule, ...]:
+    """Decay for matrices and tables, none for gains and biases (Brown et al. 2020, appendix B; nanoGPT's practice)."""
+    return (
+        Rule(match=("*.bias", "*norm.weight"), weight_decay=0.0),
+        Rule(match=("*.qkv.weight", "*.out.weight", "*.up.weight", "*.down.weight"), weight_decay=weight_decay),
+        Rule(match=("embedding.*.weight",), weight_decay=weight_decay),
+    )
+
+
+class AdamW(Spec):
+    """Adam with decoupled weight decay (Loshchilov and Hutter 2019), on float32 weights."""
+
+    kind: Literal["adamw"] = "adamw"
+    learning_rate: float = Field(gt=0)
+    beta1: float = Field(default=0.9, ge=0, lt=1)
+    beta2: float = Field(default=0.95, ge=0, lt=1)
+    eps: float = Field(default=1e-8, gt=0)
+    rules: tuple[Rule, ...] = decay_rules(0.1)
+
+
+class Constant(Spec):
+    """Warm-up, then the full learning rate."""
+
+    kind: Literal["constant"] = "constant"
+    warmup: Duration = duration("0 steps")
+
+
+class Cosine(Spec):
+    """Warm-up, then half a cosine down to `final` of the full learning rate (Loshchilov and Hutter 2017)."""
+
+    kind: Literal["cosine"] = "cosine"
+    warmup: Duration = duration("0 steps")
+    final: float = Field(default=0.1, ge=0, le=1)
+
+
+class Linear(Spec):
+    """Warm-up, then a straight line down to `final` of the full learning rate."""
+
+    kind: Literal["linear"] = "linear"
+    warmup: Duration = duration("0 steps")
+    final: float = Field(default=0.0, ge=0, le=1)
+
+
+class WarmupStableDecay(Spec):
+    """Warm-up, the full learning rate, then a straight line down to `final` over `decay` (Hu et al. 2024, section 4)."""
+
+    kind: Literal["warmup_stable_decay"] = "warmup_stable_decay"
+    warmup: Duration = duration("0 steps")
+    decay: Duration
+    final: float = Field(default=0.0, ge=0, le=1)
+
+
+Schedule = Annotated[Constant | Cosine | Linear | WarmupStableDecay, Field(discriminator="kind")]

@@ -1,0 +1,80 @@
+"""Which number format computes, and float32 master weights behind it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+Precision = Literal["auto", "bfloat16", "float32"]
+
+
+def compute_dtype(precision: Precision, device: torch.device) -> torch.dtype:
+    """The format of a run. `auto` is bfloat16 where the hardware multiplies it faster than float32."""
+    if precision != "auto":
+        return torch.bfloat16 if precision == "bfloat16" else torch.float32
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.get_device_capability(device)[0] >= 8 else torch.float32
+    return torch.bfloat16 if _cpu_multiplies_bfloat16() else torch.float32
+
+
+def _cpu_multiplies_bfloat16() -> bool:
+    try:
+        flags = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return False
+    return "avx512_bf16" in flags or "amx_bf16" in flags
+
+
+class MasterWeights:
+    """Parameters in float32 for the optimiser, and a copy in the compute format for the model.
+
+    Gradients of micro-batches are summed in float32 as backward produces them, and the low-precision ones are freed
+    at once. With float32 compute, masters and model parameters are the same tensors.
+    """
+
+    def __init__(self, model: nn.Module, dtype: torch.dtype) -> None:
+        self.model = model
+        self.dtype = dtype
+        if dtype == torch.float32:
+            self.masters: dict[str, Tensor] = dict(model.named_parameters())
+            return
+        self.masters = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+        for name, parameter in model.named_parameters():
+            parameter.data = parameter.data.to(dtype)
+            parameter.register_post_accumulate_grad_hook(self._collect(name))
+
+    def _collect(self, name: str) -> Callable[[Tensor], None]:
+        def add(name: str, parameter: Tensor) -> None:
+            if parameter.grad is None:
+                return
+            master = self.masters[name]
+            if master.grad is None:
+                master.grad = parameter.grad.to(torch.float32)
+            else:
+                master.grad.add_(parameter.grad)
+            parameter.grad = None
+
+        return partial(add, name)
+
+    def gradients(self) -> list[Tensor]:
+        """Summed float32 gradients; a parameter that took no part has zeros."""
+        for master in self.masters.values():
+            if master.grad is None:
+                master.grad = torch.zeros_like(master)
+        return [master.grad for master in self.masters.values() if master.grad is not None]
+
+    def clear(self) -> None:
+        """Forget the gradients."""
+        for master in self.masters.values():
+            master.grad = None
+
+    @torch.no_grad()
+    def publish(self) -> None:
+        """Copy the masters into the model, rounded to the compute format."""
+        if self.dtype != torch.float32:
+            torch._foreach_copy_([p.data for p in self.model.parameters()], list(self.masters.values()))

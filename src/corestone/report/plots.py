@@ -1,0 +1,143 @@
+"""Line plots as inline SVG that takes its colours and font from the page, so it follows light, dark and print."""
+
+from __future__ import annotations
+
+import html
+import io
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import matplotlib
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+from corestone.core.units import si
+
+MAX_POINTS = 600
+"""Points drawn per line; longer lines keep the lowest and highest value of each stretch, so that spikes stay."""
+
+COLOURS = ("c1", "c2", "c3", "c4", "c5", "c6", "c7", "c8")
+"""CSS variables of the series, in order."""
+
+# Matplotlib wants real colours; these stand for CSS variables and are replaced in its output.
+_SENTINELS = {name: f"#0{index}0{index}f{index}" for index, name in enumerate(("ink", "muted", "line", *COLOURS[:5]))}
+_SENTINELS |= {name: f"#0{index}0{index}e{index}" for index, name in enumerate(COLOURS[5:])}
+
+
+@dataclass(frozen=True)
+class Series:
+    """One line of a plot.
+
+    Attributes:
+        x: where each value stands.
+        y: values; those that are not finite leave a gap.
+        label: for the legend below the plot.
+        colour: a CSS variable of the page.
+        style: `line`, `faint` (raw values behind a smoothed line), `points` (a line with a mark at each value) or
+            `level` (a dashed horizontal line at the one value of y).
+    """
+
+    x: Sequence[float]
+    y: Sequence[float]
+    label: str
+    colour: str = "c1"
+    style: str = "line"
+
+
+def smooth(values: Sequence[float], span: float) -> list[float]:
+    """Exponential moving average over about `span` values, without a bias at the start; gaps are passed over."""
+    keep = 1 - 1 / max(1.0, span)
+    total = weight = 0.0
+    out = []
+    for value in values:
+        if math.isfinite(value):
+            total = keep * total + (1 - keep) * value
+            weight = keep * weight + (1 - keep)
+        out.append(total / weight if weight else math.nan)
+    return out
+
+
+def thin(x: Sequence[float], y: Sequence[float], limit: int = MAX_POINTS) -> tuple[list[float], list[float]]:
+    """At most about `limit` points: the lowest and the highest of each stretch, in their order, and both ends."""
+    if len(x) <= limit:
+        return list(x), list(y)
+    width = math.ceil(len(x) / (limit / 2))
+    places = {0, len(x) - 1}
+    for start in range(0, len(x), width):
+        stretch = range(start, min(start + width, len(x)))
+        finite = [place for place in stretch if math.isfinite(y[place])] or list(stretch)
+        places |= {min(finite, key=lambda place: y[place]), max(finite, key=lambda place: y[place])}
+    return [x[place] for place in sorted(places)], [y[place] for place in sorted(places)]
+
+
+def plot(name: str, series: Sequence[Series], describe: str, percent: bool = False) -> str:
+    """Draw lines over training tokens.
+
+    Args:
+        name: unique on the page; it keeps the ids inside the drawing apart from those of other plots.
+        series: drawn in order.
+        describe: what the plot shows, for screen readers.
+        percent: y is a fraction, shown as percent.
+
+    Returns:
+        An `<svg>` element, safe to put into a page.
+    """
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": name, "font.size": 11, "path.simplify": False}):
+        figure = Figure(figsize=(5.8, 3.3), layout="constrained")
+        axes = figure.add_subplot()
+        for item in series:
+            _draw(axes, item)
+        _dress(axes, percent)
+        buffer = io.StringIO()
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    return _inline(buffer.getvalue(), name, describe)
+
+
+def _draw(axes: matplotlib.axes.Axes, item: Series) -> None:
+    colour = _SENTINELS[item.colour]
+    if item.style == "level":
+        axes.axhline(item.y[0], color=colour, linewidth=1.4, linestyle=(0, (5, 3)))
+        return
+    x, y = thin(item.x, item.y)
+    if item.style == "faint":
+        axes.plot(x, y, color=colour, linewidth=0.8, alpha=0.35)
+    elif item.style == "points" or len(x) == 1:
+        axes.plot(x, y, color=colour, linewidth=1.8, marker="o", markersize=4 if len(x) <= 40 else 0)
+    else:
+        axes.plot(x, y, color=colour, linewidth=1.8)
+
+
+def _dress(axes: matplotlib.axes.Axes, percent: bool) -> None:
+    for side in ("top", "right", "left"):
+        axes.spines[side].set_visible(False)
+    axes.spines["bottom"].set_color(_SENTINELS["line"])
+    axes.grid(axis="y", color=_SENTINELS["line"], linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.tick_params(colors=_SENTINELS["muted"], length=0, pad=6)
+    axes.margins(x=0.02, y=0.08)
+    axes.xaxis.set_major_locator(MaxNLocator(5))
+    axes.yaxis.set_major_locator(MaxNLocator(5))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: si(value)))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g} %" if percent else _tick(value)))
+
+
+def _tick(value: float) -> str:
+    return si(value) if abs(value) >= 1000 else f"{value:.4g}"
+
+
+def _inline(svg: str, name: str, describe: str) -> str:
+    """Make matplotlib's file a part of a page: no prolog, page colours and font, ids of its own."""
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r"<!--.*?-->", "", svg, flags=re.DOTALL)
+    view = re.search(r'viewBox="([^"]*)"', svg)
+    head = f'<svg class="plot" viewBox="{view[1] if view else ""}" role="img" aria-label="{html.escape(describe)}">'
+    svg = re.sub(r"<svg[^>]*>", head, svg, count=1)
+    for variable, colour in _SENTINELS.items():
+        svg = svg.replace(colour, f"var(--{variable})")
+    svg = re.sub(r"(font: [\d.]+px)[^;\"]*", r"\1 var(--sans)", svg)
+    svg = re.sub(r'\bid="([^"]+)"', rf'id="{name}-\1"', svg)
+    svg = re.sub(r'xlink:href="#([^"]+)"', rf'href="#{name}-\1"', svg)
+    return re.sub(r"url\(#([^)]+)\)", rf"url(#{name}-\1)", svg).strip()

@@ -1,0 +1,162 @@
+"""The training loop, for every model, objective and kind of data.
+
+It knows them through protocols alone. One step: draw the batch of that step, run it through the objective in
+micro-batches, sum losses and gradients (over ranks too), divide once by the global weight, clip, update.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from corestone.core.errors import CorestoneError, Interrupted
+from corestone.core.protocols import Loader, Objective
+from corestone.core.rng import fold
+from corestone.optim.build import set_learning_rate
+from corestone.parallel.collectives import World
+from corestone.parallel.precision import MasterWeights
+from corestone.train.anomaly import verdict
+from corestone.train.meter import Meter
+from corestone.train.signals import stop_flag
+from corestone.train.spec import Training
+from corestone.train.state import State
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What one step measured: nats per target, gradient norm before clipping, learning rate, further means."""
+
+    loss: float
+    grad_norm: float
+    learning_rate: float
+    targets: int
+    metrics: dict[str, float]
+
+
+class Hook(Protocol):
+    """Something done every so many steps, after the update."""
+
+    every: int | None
+    at_end: bool
+
+    def __call__(self, state: State, result: StepResult | None) -> None: ...
+
+
+@dataclass
+class Trainer:
+    """The built parts of a run.
+
+    Attributes:
+        model: what the objective is applied to (compiled or not), holding `weights`' compute copy.
+        learning_rate: of a step.
+        save: writes a checkpoint of the state now.
+        roll_back: restores weights, optimiser and state of the last checkpoint and returns that state.
+        log_anomaly: tells of an anomaly: state, what, documents.
+    """
+
+    spec: Training
+    seed: int
+    total_steps: int
+    model: Any
+    objective: Objective
+    loader: Loader
+    weights: MasterWeights
+    optimiser: torch.optim.Optimizer
+    learning_rate: Callable[[int], float]
+    world: World
+    meter: Meter
+    hooks: Sequence[Hook]
+    save: Callable[[State], None]
+    roll_back: Callable[[], State]
+    log_anomaly: Callable[[State, str, Sequence[str]], None]
+
+    def run(self, state: State) -> State:
+        """Train to the end, or raise Interrupted with everything saved when a signal asks for it."""
+        result: StepResult | None = None
+        with stop_flag() as stop:
+            while state.step < self.total_steps:
+                if state.step in state.skipped:
+                    state.step += 1
+                    continue
+                result = self._gradients(state.step)
+                problem = verdict(self.spec.anomaly, state.recent_losses, result.loss, result.grad_norm)
+                if problem is not None:
+                    state = self._anomaly(state, problem)
+                    continue
+                self._update(result.learning_rate)
+                state.recent_losses = [*state.recent_losses, result.loss][-self.spec.anomaly.window :]
+                state.step += 1
+                self.meter.step_done(result.targets)
+                self._call_hooks(state, result)
+                if self.world.any(stop.signum is not None) and state.step < self.total_steps:
+                    self.save(state)
+                    raise Interrupted(stop.signum or 0, f"stopped after step {state.step}; everything is saved")
+        for hook in self.hooks:
+            if hook.at_end and (result is None or hook.every is None or state.step % hook.every):
+                hook(state, result)
+        return state
+
+    def _gradients(self, step: int) -> StepResult:
+        """Leave the step's mean gradient, clipped, in the master weights."""
+        with self.meter.waiting_for_data():
+            batch = self.loader.batch(step)
+        size = self.spec.micro_batch or len(batch)
+        sums: dict[str, Tensor] = {}
+        for start in range(0, len(batch), size):
+            self._add(sums, batch.rows(start, start + size).to(self.world.device), step, start)
+        gradients = self.weights.gradients()
+        self.world.sum_([*gradients, *sums.values()])
+        weight = float(sums.pop("weight"))
+        if weight == 0:
+            raise CorestoneError(f"step {step}: no target in the whole batch (documents {self.loader.names(step)[:3]})")
+        norm = float(torch.nn.utils.get_total_norm(gradients)) / weight
+        clip = self.spec.clip_norm
+        shrink = min(1.0, clip / norm) if clip is not None and norm > 0 else 1.0
+        torch._foreach_mul_(gradients, shrink / weight)
+        means = {name: float(value) / weight for name, value in sums.items()}
+        return StepResult(means.pop("loss"), norm, self.learning_rate(step), int(weight), means)
+
+    def _add(self, sums: dict[str, Tensor], batch: Any, step: int, start: int) -> None:
+        """Run one micro-batch forward and backward and add its sums. Its randomness follows from its place alone."""
+        seed = fold(self.seed, "micro-batch", step, self.world.rank, start)
+        torch.manual_seed(seed)  # dropout
+        corrupted = self.objective.corrupt(batch, torch.Generator().manual_seed(seed))
+        loss = self.objective.loss(self.model, corrupted)
+        loss.total.backward()
+        found = {"loss": loss.total, "weight": loss.weight, **loss.metrics}
+        for name, value in found.items():
+            sums[name] = sums.get(name, 0.0) + value.detach().double()
+
+    def _update(self, learning_rate: float) -> None:
+        set_learning_rate(self.optimiser, learning_rate)
+        self.optimiser.step()
+        self.weights.publish()
+        self.weights.clear()
+
+    def _anomaly(self, state: State, problem: str) -> State:
+        """Follow the policy; the documents of the batch are named in any case."""
+        self.weights.clear()
+        step, policy = state.step, self.spec.anomaly.policy
+        documents = self.loader.names(step)
+        self.log_anomaly(state, problem, documents)
+        shown = ", ".join(documents[:8]) + (f" and {len(documents) - 8} more" if len(documents) > 8 else "")
+        if policy == "stop" or state.anomalies >= self.spec.anomaly.most:
+            after = "" if policy == "stop" else f" ({state.anomalies} anomalies before it, the most allowed)"
+            raise CorestoneError(
+                f"step {step}: {problem}{after}; documents of the batch: {shown}. Lower optimiser.learning_rate, or set "
+                "training.anomaly.policy=skip or roll_back"
+            )
+        anomalies, skipped = state.anomalies + 1, [*state.skipped, step]
+        if policy == "roll_back":
+            state = self.roll_back()
+        state.anomalies, state.skipped = anomalies, skipped
+        return state
+
+    def _call_hooks(self, state: State, result: StepResult) -> None:
+        for hook in self.hooks:
+            if hook.every is not None and state.step % hook.every == 0:
+                hook(state, result)
