@@ -41,11 +41,22 @@ class Head(Protocol):
 
 
 class Model(Protocol):
-    """`model(batch)` gives an Output; the objective applies `head` to as much of it as it needs."""
+    """`model(batch)` gives an Output; the objective applies `head` to as much of it as it needs.
+
+    Attributes:
+        context_length: the most tokens a row may have.
+    """
 
     head: Any
 
+    @property
+    def context_length(self) -> int: ...
+
     def __call__(self, batch: Any) -> Output: ...
+
+    def training_flops(self, tokens: int) -> float:
+        """Floating-point operations per token of forward and backward on rows of `tokens` tokens."""
+        ...
 
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]: ...
 

@@ -61,20 +61,18 @@ def _problem(item: Any, where: str) -> str:
     return f"{place}: {message}{shown}"
 
 
-def plain(value: Any, memo: dict[Spec, dict[str, Any]] | None = None) -> Any:
-    """Turn records into dicts and lists. Equal records become the same dict, which YAML prints once."""
-    memo = {} if memo is None else memo
+def plain(value: Any) -> Any:
+    """Turn records into dicts and lists. Equal records of one list become the same dict, which YAML prints once."""
     if isinstance(value, Spec):
         dumped = value.model_dump(mode="json")
         if not isinstance(dumped, dict):  # a record with a text form of its own, like Duration
             return dumped
-        if value not in memo:
-            memo[value] = {name: plain(getattr(value, name), memo) for name in type(value).model_fields}
-        return memo[value]
+        return {name: plain(getattr(value, name)) for name in type(value).model_fields}
     if isinstance(value, (tuple, list)):
-        return [plain(item, memo) for item in value]
+        done: dict[Spec, Any] = {}
+        return [done.setdefault(item, plain(item)) if isinstance(item, Spec) else plain(item) for item in value]
     if isinstance(value, Mapping):
-        return {key: plain(item, memo) for key, item in value.items()}
+        return {key: plain(item) for key, item in value.items()}
     return value
 
 

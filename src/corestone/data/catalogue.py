@@ -36,8 +36,8 @@ class CatalogueEntry(Spec):
 
     Attributes:
         wheel: what it is read from; None where it comes with Python and there is nothing to fetch.
-        group: what stays together in the split; a group is on the validation side where sha256(key) % 100 is below
-            `validation_percent`.
+        group: what stays together in the split.
+        key: what names a group; it is on the validation side where sha256(key) % 100 is below `validation_percent`.
         held_out: the groups of the validation side, where they are few enough to be named.
         floor: what a method without learning reaches, to be beaten.
         not_controlled: what the split cannot control.
@@ -50,6 +50,7 @@ class CatalogueEntry(Spec):
     licence: str
     wheel: Wheel | None = None
     group: str
+    key: str
     validation_percent: float = Field(gt=0, lt=100)
     held_out: tuple[str, ...] = ()
     floor: str

@@ -73,7 +73,7 @@ def read_python_docs(item: CatalogueEntry) -> Iterator[Document | Problem]:
         try:
             docstrings = list(_docstrings(path.read_bytes()))
         except (SyntaxError, ValueError, OSError) as error:
-            yield Problem("not a readable Python module", f"{path}: not a readable Python module ({error})", fatal=False)
+            yield Problem("not a Python module", f"{path}: not a readable Python module ({error})", fatal=False)
             continue
         for line, text in docstrings:
             yield Document(f"{name}:{line}", text, split, item.name)

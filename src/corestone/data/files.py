@@ -14,12 +14,11 @@ import hashlib
 import io
 import json
 import os
-import shutil
 import sys
 import tempfile
 import zlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -27,7 +26,7 @@ from typing import Any, BinaryIO
 import pyarrow
 import pyarrow.parquet
 
-from corestone.core.errors import DataError, nearest
+from corestone.core.errors import nearest
 from corestone.data.document import Document, Problem, side
 from corestone.data.spec import Files
 
@@ -42,11 +41,29 @@ _PARQUET_ROWS = 256
 
 @dataclass(frozen=True)
 class Input:
-    """A file to read: where it is, its name below what was given (group and id), and the form of its content."""
+    """A file to read.
+
+    Attributes:
+        path: where it is.
+        name: its path below what was given; the group of the split and the id.
+        form: a key of `_READERS`.
+        spooled: it is a copy of standard input, named by the hash of its content.
+    """
 
     path: Path
     name: str
     form: str
+    spooled: bool = False
+
+    @property
+    def shown(self) -> str:
+        """The path for messages."""
+        return "standard input" if self.spooled else _shown(self.path)
+
+
+def _shown(path: Path) -> str:
+    """A path as valid Unicode: bytes of a file name that are not UTF-8 become escapes."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 def read_files(source: Files) -> Iterator[Document | Problem]:
@@ -75,8 +92,7 @@ def files_fingerprint(source: Files) -> list[dict[str, object]]:
         except OSError as error:
             found.append({"problem": _unreadable(item.path, error).message})
             continue
-        # Standard input lies in a new file each time: its name, which is its hash, says everything.
-        changed = 0 if item.name.startswith("stdin-") else stat.st_mtime_ns
+        changed = 0 if item.spooled else stat.st_mtime_ns
         found.append({"name": item.name, "size": stat.st_size, "changed": changed, "head": head})
     return found
 
@@ -95,12 +111,13 @@ def inputs(source: Files) -> Iterator[Input | Problem]:
                 continue
             real = item.path.resolve()
             if real in seen:
-                yield Problem("same file given twice", f"{item.path}: given twice; read once", fatal=False)
+                yield Problem("same file given twice", f"{item.shown}: given twice; read once", fatal=False)
                 continue
             seen.add(real)
-            name = item.path.as_posix() if item.name in names else item.name
+            # Two folders may hold files of the same name: the later one goes by its whole path.
+            name = item.shown if item.name in names else item.name
             names.add(name)
-            yield Input(item.path, name, item.form)
+            yield replace(item, name=name)
 
 
 def _expand(given: str) -> Iterator[Input | Problem]:
@@ -109,10 +126,10 @@ def _expand(given: str) -> Iterator[Input | Problem]:
         yield standard_input()
         return
     path = Path(given).expanduser()
-    if path.is_dir():
+    if os.path.isdir(path):
         yield from _walk(path, path)
-    elif path.exists():
-        yield _input(path, path.name, asked_for=True)
+    elif os.path.exists(path):
+        yield _input(path, Path(path.name), asked_for=True)
     elif glob.has_magic(given):
         matches = sorted(glob.glob(str(path), recursive=True))
         root = Path(*_before_magic(path))
@@ -122,7 +139,7 @@ def _expand(given: str) -> Iterator[Input | Problem]:
                 if "**" not in given:
                     yield from _walk(match, root)
             else:
-                yield _input(match, match.relative_to(root).as_posix(), asked_for=False)
+                yield _input(match, match.relative_to(root), asked_for=False)
         if not matches:
             yield Problem("missing file", f"{given}: no file matches this pattern")
     else:
@@ -132,14 +149,14 @@ def _expand(given: str) -> Iterator[Input | Problem]:
 def missing(path: Path) -> str:
     """Phrase that a path does not exist, naming the nearest existing one."""
     parent = path.parent
-    while not parent.is_dir():
+    while not os.path.isdir(parent):
         path, parent = parent, parent.parent
     try:
         guess = nearest(path.name, [item.name for item in parent.iterdir()])
     except OSError:
         guess = None
-    hint = f"; did you mean {parent / guess}?" if guess else f" (looked in {parent.resolve()})"
-    return f"{path}: no such file or folder{hint}"
+    hint = f"; did you mean {_shown(parent / guess)}?" if guess else f" (looked in {parent.resolve()})"
+    return f"{_shown(path)}: no such file or folder{hint}"
 
 
 def _before_magic(path: Path) -> list[str]:
@@ -154,37 +171,38 @@ def _before_magic(path: Path) -> list[str]:
 def _walk(folder: Path, root: Path) -> Iterator[Input | Problem]:
     """All files below a folder, by name; links to folders are followed, each folder once."""
     visited: set[Path] = set()
+    errors: list[OSError] = []
     found = False
-    for here, folders, files in os.walk(folder, followlinks=True, onerror=_reraise):
+    for here, folders, files in os.walk(folder, followlinks=True, onerror=errors.append):
         real = Path(here).resolve()
-        hidden = [name for name in folders + files if name.startswith(".")]
         if real in visited:
             folders.clear()
             continue
         visited.add(real)
+        for name in sorted(name for name in folders + files if name.startswith(".")):
+            where = _shown(Path(here) / name)
+            yield Problem("hidden file or folder", f"{where}: hidden; give its path to read it", fatal=False)
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(hidden):
-            yield Problem("hidden file or folder", f"{Path(here) / name}: hidden; give its path to read it", fatal=False)
-        for name in sorted(set(files) - set(hidden)):
+        for name in sorted(name for name in files if not name.startswith(".")):
             path = Path(here) / name
             found = True
-            yield _input(path, path.relative_to(root).as_posix(), asked_for=False)
-    if not found:
-        yield Problem("empty folder", f"{folder}: the folder holds no files")
+            yield _input(path, path.relative_to(root), asked_for=False)
+    for error in errors:
+        yield _unreadable(Path(error.filename), error)
+    if not found and not errors:
+        yield Problem("empty folder", f"{_shown(folder)}: the folder holds no files")
 
 
-def _reraise(error: OSError) -> None:
-    raise DataError(f"{error.filename}: the folder cannot be listed ({error.strerror}); check its permissions")
-
-
-def _input(path: Path, name: str, asked_for: bool) -> Input | Problem:
+def _input(path: Path, name: Path, asked_for: bool) -> Input | Problem:
     """Tell the form by the file's name. An unknown type that was asked for by name is refused, else only counted."""
     lower = path.name.lower()
+    if os.path.exists(path) and not os.path.isfile(path):
+        return Problem("not a regular file", f"{_shown(path)}: not a regular file; use - for standard input")
     for ending, form in _FORMS.items():
         if lower.endswith(ending):
-            return Input(path, name, form)
+            return Input(path, _shown(Path(name.as_posix())), form)
     ending = path.suffix or "no ending"
-    message = f"{path}: files of this type ({ending}) are not read; known: {' '.join(_FORMS)}"
+    message = f"{_shown(path)}: files of this type ({ending}) are not read; known: {' '.join(_FORMS)}"
     return Problem(f"file type not read ({ending})", message, fatal=asked_for)
 
 
@@ -196,7 +214,7 @@ def standard_input() -> Input | Problem:
     of its content, so that piping the same text again is the same source.
     """
     if sys.stdin is None or sys.stdin.isatty():
-        return Problem("empty input", "-: nothing is piped into standard input; use: command < FILE")
+        return Problem("empty input", "standard input: nothing is piped into standard input; use: command < FILE")
     total, first = hashlib.sha256(), b""
     with tempfile.NamedTemporaryFile(prefix="corestone-stdin-", delete=False) as spool:
         path = Path(spool.name)
@@ -205,7 +223,7 @@ def standard_input() -> Input | Problem:
             total.update(chunk)
             first = first or chunk.removeprefix(codecs.BOM_UTF8).lstrip()[:1]
             spool.write(chunk)
-    return Input(path, f"stdin-{total.hexdigest()[:16]}", "json lines" if first == b"{" else "text")
+    return Input(path, f"stdin-{total.hexdigest()[:16]}", "json lines" if first == b"{" else "text", True)
 
 
 def _remove(path: Path, owner: int) -> None:
@@ -222,30 +240,25 @@ def _read_text(item: Input, source: Files) -> Iterator[Document | Problem]:
         content = stream.read(MAX_TEXT_BYTES + 1)
     if len(content) > MAX_TEXT_BYTES:
         size = f"{MAX_TEXT_BYTES >> 20} MiB"
-        yield Problem("text too long", f"{item.path}: longer than {size} as one document; cut it into several files")
+        yield Problem("text too long", f"{item.shown}: longer than {size} as one document; cut it into several files")
     elif not content.strip():
-        yield Problem("empty file", f"{item.path}: the file is empty; remove it from the source")
+        yield Problem("empty file", f"{item.shown}: the file is empty; remove it from the source")
     else:
+        mark = len(codecs.BOM_UTF8) if content.startswith(codecs.BOM_UTF8) else 0
         try:
-            text = content.decode("utf-8-sig")
+            text = content[mark:].decode("utf-8")
         except UnicodeDecodeError as error:
-            yield _not_utf8(f"{item.path}", content, error, 0)
+            yield _not_utf8(item.shown, error, mark)
         else:
-            yield Document(item.name, text, side(item.name, source.validation_percent), str(item.path))
+            yield Document(item.name, text, side(item.name, source.validation_percent), item.shown)
 
 
-def _not_utf8(where: str, content: bytes, error: UnicodeDecodeError, offset: int) -> Problem:
-    """Name the first wrong byte; `offset` is what the decoder did not count."""
-    wide = content[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
-    cure = "it looks like UTF-16: convert it with iconv -f UTF-16 -t UTF-8" if wide else "convert it with iconv -t UTF-8"
-    # utf-8-sig counts from after the byte order mark it took away.
-    start = error.start + offset + (len(codecs.BOM_UTF8) if error.object is not content and _marked(content) else 0)
-    value = error.object[error.start]
-    return Problem("invalid UTF-8", f"{where}: byte {start} (0x{value:02x}) is not valid UTF-8 ({error.reason}); {cure}")
-
-
-def _marked(content: bytes) -> bool:
-    return content.startswith(codecs.BOM_UTF8)
+def _not_utf8(where: str, error: UnicodeDecodeError, skipped: int = 0) -> Problem:
+    """Name the first wrong byte, counted from 0; `skipped` is what stood before the decoded bytes."""
+    wide = error.object[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+    cure = "it looks like UTF-16: convert it to UTF-8 (iconv -f UTF-16 -t UTF-8)" if wide else "convert it to UTF-8"
+    place = f"byte {error.start + skipped} (0x{error.object[error.start]:02x})"
+    return Problem("invalid UTF-8", f"{where}: {place} is not valid UTF-8 ({error.reason}); {cure}")
 
 
 # -- JSON lines ---------------------------------------------------------------------------------------------------
@@ -254,32 +267,25 @@ def _marked(content: bytes) -> bool:
 def _read_json_lines(item: Input, source: Files) -> Iterator[Document | Problem]:
     """One document per line that is not blank."""
     number, filled = 0, 0
-    try:
-        with item.path.open("rb") as raw, _decompressed(item, raw) as stream:
-            while line := stream.readline(MAX_LINE_BYTES + 1):
-                number += 1
-                if number == 1:
-                    line = line.removeprefix(codecs.BOM_UTF8)
-                if not line.strip():
-                    continue
-                filled += 1
-                if len(line) > MAX_LINE_BYTES:
-                    yield _too_long(f"{item.path}, line {number}")
-                    while line and not line.endswith(b"\n"):
-                        line = stream.readline(1 << 20)
-                else:
-                    yield _json_document(line, item, number, source)
-    except _BROKEN as error:
-        if item.form == "json lines":
-            raise
-        where = f"{item.path}, after line {number}" if number else f"{item.path}"
-        yield Problem(
-            f"corrupt {item.form}",
-            f"{where}: the {item.form} data is damaged or cut short ({error}); fetch or compress the file again",
-        )
-    else:
-        if not filled:
-            yield Problem("empty file", f"{item.path}: no JSON line in it; remove it from the source")
+    with item.path.open("rb") as raw:
+        try:
+            with _decompressed(item, raw) as stream:
+                while line := stream.readline(MAX_LINE_BYTES + 1):
+                    number += 1
+                    if number == 1:
+                        line = line.removeprefix(codecs.BOM_UTF8)
+                    if line.strip():
+                        filled += 1
+                        yield _json_document(line, item, number, source)
+                    while len(line) > MAX_LINE_BYTES and not line.endswith(b"\n"):
+                        line = stream.readline(MAX_LINE_BYTES + 1)  # the rest of a line that was refused
+        except _BROKEN as error:
+            where = f"{item.shown}, after line {number}" if number else item.shown
+            what = f"the {item.form} data is damaged or cut short ({error}); fetch or compress the file again"
+            yield Problem(f"corrupt {item.form}", f"{where}: {what}")
+            return
+    if not filled:
+        yield Problem("empty file", f"{item.shown}: no JSON line in it; remove it from the source")
 
 
 _BROKEN = (OSError, EOFError, zlib.error, pyarrow.ArrowException)
@@ -296,15 +302,18 @@ def _decompressed(item: Input, raw: BinaryIO) -> BinaryIO:
 
 def _too_long(where: str) -> Problem:
     limit = f"{MAX_LINE_BYTES >> 20} MiB"
-    return Problem(f"longer than {limit}", f"{where}: longer than {limit}; damaged data, or cut it into several documents")
+    cure = "mend it, or cut it into several documents"
+    return Problem(f"longer than {limit}", f"{where}: longer than {limit}; {cure}")
 
 
 def _json_document(line: bytes, item: Input, number: int, source: Files) -> Document | Problem:
-    where = f"{item.path}, line {number}"
+    where = f"{item.shown}, line {number}"
+    if len(line) > MAX_LINE_BYTES:
+        return _too_long(where)
     try:
-        text = line.decode("utf-8")
+        text = line.decode("utf-8").rstrip("\r\n")  # or a column at the end would be counted on the next line
     except UnicodeDecodeError as error:
-        return _not_utf8(where, line, error, 0)
+        return _not_utf8(where, error)
     try:
         record = json.loads(text)
     except json.JSONDecodeError as error:
@@ -312,7 +321,10 @@ def _json_document(line: bytes, item: Input, number: int, source: Files) -> Docu
     except (ValueError, RecursionError) as error:
         return Problem("invalid JSON", f"{where}: JSON that cannot be read ({error}); mend the line")
     if not isinstance(record, dict):
-        return Problem("not a JSON object", f"{where}: a JSON {_kind(record)}, where an object with a text was expected")
+        kind = _kind(record)
+        return Problem(
+            "not a JSON object", f"{where}: a JSON {kind}, where an object with key '{source.text_key}' belongs"
+        )
     if source.text_key not in record:
         return Problem("no text key", f"{where}: {_no_key('key', source.text_key, list(record))}")
     return _document(record[source.text_key], where, f"{item.name}:{number}", item, source)
@@ -336,11 +348,9 @@ def _document(value: Any, where: str, name: str, item: Input, source: Files) -> 
         value.encode("utf-8")
     except UnicodeEncodeError as error:
         half = f"\\u{ord(value[error.start]):04x}"
-        return Problem(
-            "invalid Unicode",
-            f"{where}: character {error.start} of '{source.text_key}' is half of a surrogate pair ({half}); mend the text",
-        )
-    return Document(name, value, side(name, source.validation_percent), str(item.path))
+        found = f"character {error.start} of '{source.text_key}' is half of a surrogate pair ({half})"
+        return Problem("invalid Unicode", f"{where}: {found}; mend the text")
+    return Document(name, value, side(name, source.validation_percent), item.shown)
 
 
 def _kind(value: Any) -> str:
@@ -356,36 +366,42 @@ def _read_parquet(item: Input, source: Files) -> Iterator[Document | Problem]:
     row = 0
     try:
         if item.path.stat().st_size == 0:
-            yield Problem("empty file", f"{item.path}: the file is empty; remove it from the source")
+            yield Problem("empty file", f"{item.shown}: the file is empty; remove it from the source")
             return
         with pyarrow.parquet.ParquetFile(item.path, page_checksum_verification=True) as table:
             if source.text_key not in table.schema_arrow.names:
                 found = _no_key("column", source.text_key, table.schema_arrow.names)
-                yield Problem("no text key", f"{item.path}: {found}")
+                yield Problem("no text key", f"{item.shown}: {found}")
                 return
             for batch in table.iter_batches(batch_size=_PARQUET_ROWS, columns=[source.text_key]):
                 for value in batch.column(0):
                     row += 1
                     yield _parquet_document(value, item, row, source)
+            if row != table.metadata.num_rows:
+                # The footer has no checksum: a damaged one can hide rows without any other sign.
+                raise pyarrow.ArrowInvalid(f"{row} rows were found where {table.metadata.num_rows} are announced")
             if not row:
-                yield Problem("empty file", f"{item.path}: no row in it; remove it from the source")
-    except (OSError, pyarrow.ArrowException) as error:
+                yield Problem("empty file", f"{item.shown}: no row in it; remove it from the source")
+    except (OSError, UnicodeDecodeError, pyarrow.ArrowException) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        where = f"{item.path}, after row {row}" if row else f"{item.path}"
+        where = f"{item.shown}, after row {row}" if row else f"{item.shown}"
         yield Problem("corrupt parquet", f"{where}: the Parquet data is damaged ({reason}); fetch or write it again")
 
 
 def _parquet_document(value: Any, item: Input, row: int, source: Files) -> Document | Problem:
-    where = f"{item.path}, row {row}"
+    where = f"{item.shown}, row {row}"
     try:
         text = value.as_py()
     except UnicodeDecodeError as error:
-        return _not_utf8(where, b"", error, 0)
+        return _not_utf8(where, error)
     return _document(text, where, f"{item.name}:{row}", item, source)
 
 
 def _unreadable(path: Path, error: OSError) -> Problem:
-    return Problem("cannot be read", f"{path}: cannot be read ({error.strerror or error}); check the file and its permissions")
+    reason = error.strerror or str(error)
+    return Problem(
+        "cannot be read", f"{_shown(path)}: cannot be read ({reason}); check that it is there and its permissions"
+    )
 
 
 _FORMS = {

@@ -9,26 +9,29 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Callable, Sequence
-from functools import lru_cache
+from dataclasses import dataclass
+from functools import lru_cache, partial
 
 import numpy as np
 
 from corestone.core.batch import TextBatch
 from corestone.core.errors import DataError
-from corestone.data.mixture import Mixture
+from corestone.data.ledger import documents_of_step
 from corestone.data.packing import (
+    Ids,
     Tokens,
-    boundaries,
-    inner_columns,
+    Windows,
+    draw_order,
+    inner_places,
+    inner_starts,
     pack,
-    read_windows,
-    sample_count,
     unused_tokens,
 )
 from corestone.data.permutation import Integers
 from corestone.data.spec import Data
 
 _CHUNK = 16_384  # draws located at once: the arithmetic's fixed cost is shared by many steps
+_NONE = np.empty(0, dtype=np.int64)
 
 
 class TextLoader:
@@ -59,21 +62,21 @@ class TextLoader:
             )
         if not 0 <= rank < world_size:
             raise DataError(f"rank {rank} lies outside 0..{world_size - 1} of a world of {world_size}")
-        self._plan = BatchPlan(token_sets, spec, seed, batch_size)
+        self._maker = _Maker(token_sets, spec, seed, batch_size)
+        self._run = (token_sets, spec, seed, batch_size)
         self._rows = slice(rank * batch_size // world_size, (rank + 1) * batch_size // world_size)
         self._depth = spec.prefetch
         self._ahead: _Ahead | None = None
-        self.epoch_tokens = sum(self._plan.mixture.sizes) * spec.context_length
+        self.epoch_tokens = sum(self._maker.mixture.sizes) * spec.context_length
         self.unused_tokens = tuple(unused_tokens(token_set, spec.context_length) for token_set in token_sets)
 
     def batch(self, step: int) -> TextBatch:
         """This rank's rows of a step (steps count from 0)."""
         if self._depth == 0:
-            return self._plan.batch(step, self._rows)
+            return self._maker.batch(step, self._rows)
         if self._ahead is None or self._ahead.next_step != step:
             self.close()
-            plan, rows = self._plan, self._rows
-            self._ahead = _Ahead(lambda number: plan.batch(number, rows), step, self._depth)
+            self._ahead = _Ahead(partial(self._maker.batch, rows=self._rows), step, self._depth)
         try:
             return self._ahead.take()
         except BaseException:
@@ -82,7 +85,7 @@ class TextLoader:
 
     def names(self, step: int) -> list[str]:
         """Ids of the documents that a step sees, over all ranks, each once, in the order of the rows."""
-        return list(dict.fromkeys(seen.document for seen in self._plan.documents(step)))
+        return list(dict.fromkeys(seen.document for seen in documents_of_step(*self._run, step)))
 
     def close(self) -> None:
         """Stop the background thread. The loader stays usable."""
@@ -95,3 +98,108 @@ class TextLoader:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+@dataclass(frozen=True)
+class _Located:
+    """For some consecutive draws: the set, the sample's first token in it, and the documents that start inside it."""
+
+    components: Integers
+    begins: Integers
+    low: Integers
+    high: Integers
+
+    def part(self, rows: slice) -> _Located:
+        return _Located(self.components[rows], self.begins[rows], self.low[rows], self.high[rows])
+
+
+class _Maker:
+    """Makes the batch of a step; holds nothing that depends on earlier steps but a cache, so threads may share it."""
+
+    def __init__(self, token_sets: Sequence[Tokens], spec: Data, seed: int, batch_size: int) -> None:
+        self.mixture = draw_order(token_sets, spec, seed)
+        self._token_sets = tuple(token_sets)
+        self._windows = [Windows(token_set.shards, spec.context_length + 1) for token_set in token_sets]
+        self._context_length = spec.context_length
+        self._apart = spec.keep_documents_apart
+        self._batch_size = batch_size
+        # A chunk spans few epochs even of a tiny set, because each epoch of it costs a shuffle of its own.
+        self._chunk_steps = max(1, min(_CHUNK, 4 * min(self.mixture.sizes)) // batch_size)
+        self._chunk = lru_cache(maxsize=2)(self._locate_chunk)
+
+    def batch(self, step: int, rows: slice) -> TextBatch:
+        chunk, within = divmod(step, self._chunk_steps)
+        start = within * self._batch_size
+        whole = self._chunk(chunk).part(slice(start, start + self._batch_size))
+        # Looked at over the rows of all ranks, so that ranks and micro-batches choose the same kernel.
+        split = self._apart and bool((whole.high > whole.low).any())
+        mine = whole.part(rows)
+        windows, inner = self._read(mine, split)
+        return pack(windows, inner if split else None)
+
+    def _read(self, rows: _Located, split: bool) -> tuple[Ids, Integers]:
+        """The windows of these rows and, where they are to be split, the places at which documents start inside."""
+        T, numbers = self._context_length, np.arange(len(rows.begins))
+        if len(self._token_sets) == 1:
+            bounds = (rows.low, rows.high)
+            inner = inner_places(self._token_sets[0], rows.begins, bounds, numbers, T) if split else _NONE
+            return self._windows[0].read(rows.begins), inner
+        windows = np.empty((len(numbers), T + 1), dtype=np.int64)
+        places = [_NONE]
+        for component in np.unique(rows.components):
+            token_set, mine = self._token_sets[component], np.flatnonzero(rows.components == component)
+            begins = rows.begins[mine]
+            windows[mine] = self._windows[component].read(begins)
+            if split:
+                places.append(inner_places(token_set, begins, (rows.low[mine], rows.high[mine]), mine, T))
+        return windows, np.concatenate(places)
+
+    def _locate_chunk(self, chunk: int) -> _Located:
+        size = self._chunk_steps * self._batch_size
+        components, indices = self.mixture.samples(np.arange(chunk * size, (chunk + 1) * size))
+        begins = indices * self._context_length
+        low, high = np.empty_like(begins), np.empty_like(begins)
+        for number, token_set in enumerate(self._token_sets):
+            mine = components == number
+            low[mine], high[mine] = inner_starts(token_set, begins[mine], self._context_length)
+        return _Located(components, begins, low, high)
+
+
+class _Ahead:
+    """A daemon thread that makes the batches of consecutive steps into a bounded queue."""
+
+    def __init__(self, make: Callable[[int], TextBatch], first: int, depth: int) -> None:
+        self.next_step = first
+        self._make = make
+        self._ready: queue.Queue[TextBatch | BaseException] = queue.Queue(maxsize=depth)
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._work, args=(first,), name="corestone-loader", daemon=True)
+        self._thread.start()
+
+    def take(self) -> TextBatch:
+        """The batch of `next_step`; an exception of the thread is raised here instead."""
+        item = self._ready.get()
+        if isinstance(item, BaseException):
+            raise item
+        self.next_step += 1
+        return item
+
+    def stop(self) -> None:
+        self._stopped.set()
+        while True:  # room in the queue wakes a thread that waits to put
+            try:
+                self._ready.get_nowait()
+            except queue.Empty:
+                break
+        self._thread.join()
+
+    def _work(self, step: int) -> None:
+        while not self._stopped.is_set():
+            try:
+                item: TextBatch | BaseException = self._make(step)
+            except BaseException as error:
+                item = error
+            self._ready.put(item)
+            if isinstance(item, BaseException):
+                return
+            step += 1

@@ -14,13 +14,17 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 import torch
+from numpy.lib.stride_tricks import sliding_window_view
 
 from corestone.core.batch import IGNORE, TextBatch
 from corestone.core.errors import DataError
 from corestone.core.mask import Mask
+from corestone.data.mixture import Mixture
 from corestone.data.permutation import Integers
+from corestone.data.spec import Data
 
-_Bounds = tuple[Integers, Integers]
+Bounds = tuple[Integers, Integers]
+Ids = npt.NDArray[np.integer]  # in the type of the files, or int64
 
 
 class Tokens(Protocol):
@@ -38,6 +42,9 @@ class Tokens(Protocol):
     @property
     def starts(self) -> Integers: ...
 
+    @property
+    def shards(self) -> Sequence[Ids]: ...
+
     def slice(self, start: int, stop: int) -> npt.NDArray[np.int64]: ...
 
     def document_id(self, i: int) -> str: ...
@@ -54,68 +61,126 @@ def sample_count(token_set: Tokens, context_length: int) -> int:
     return count
 
 
+def draw_order(token_sets: Sequence[Tokens], spec: Data, seed: int) -> Mixture:
+    """The order in which a run draws the samples of its sets, one set per component of the recipe.
+
+    Raises DataError where a set holds no sample or the numbers of sets and components differ.
+    """
+    if len(token_sets) != len(spec.components):
+        raise DataError(f"{len(token_sets)} prepared sets for {len(spec.components)} data.components; prepare them all")
+    sizes = [sample_count(token_set, spec.context_length) for token_set in token_sets]
+    return Mixture(sizes, [component.weight for component in spec.components], seed)
+
+
 def unused_tokens(token_set: Tokens, context_length: int) -> int:
     """Inputs at the end of the stream that fill no sample (always fewer than the context length)."""
     return (token_set.n_tokens - 1) % context_length
 
 
-def boundaries(token_set: Tokens, begins: Integers, context_length: int) -> _Bounds:
+def inner_starts(token_set: Tokens, begins: Integers, context_length: int) -> Bounds:
     """For samples that begin at these tokens, the range [low, high) of documents that start strictly inside each."""
     low = np.searchsorted(token_set.starts, begins, side="right")
     high = np.searchsorted(token_set.starts, begins + context_length, side="left")
     return low, high
 
 
-def read_windows(token_set: Tokens, begins: Integers, length: int, out: npt.NDArray[np.int64]) -> None:
-    """Copy the tokens [begin, begin + length) of each begin into the rows of `out`."""
-    for row, begin in enumerate(begins.tolist()):
-        out[row] = token_set.slice(begin, begin + length)
-
-
-def segment_rows(inner: Sequence[Integers], context_length: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Segment ids (B, T) int32 and positions (B, T) int64 of rows whose documents start at these columns.
+def inner_places(token_set: Tokens, begins: Integers, bounds: Bounds, rows: Integers, context_length: int) -> Integers:
+    """Where documents start strictly inside samples, as row * context_length + column of the batch.
 
     Args:
-        inner: per row, the columns strictly inside it (ascending) at which a document starts.
+        token_set: the set that the samples come from.
+        begins: first token of each sample.
+        bounds: what `inner_starts` gives for them.
+        rows: the batch's row that holds each sample.
+        context_length: tokens per sample.
     """
-    B, T = len(inner), context_length
-    counts = np.array([len(columns) + 1 for columns in inner], dtype=np.int64)
-    firsts = np.cumsum(counts) - counts  # each row's first segment in the flat list of all segments
-    begins = np.empty(int(counts.sum()), dtype=np.int64)
-    is_first = np.zeros(len(begins), dtype=bool)
-    is_first[firsts] = True
-    begins[is_first] = np.arange(B) * T
-    if len(begins) > B:
-        begins[~is_first] = np.concatenate(list(inner)) + np.repeat(np.arange(B) * T, counts - 1)
+    low, high = bounds
+    counts = high - low
+    before = np.cumsum(counts) - counts
+    documents = np.arange(counts.sum()) + np.repeat(low - before, counts)
+    places: Integers = token_set.starts[documents] + np.repeat(rows * context_length - begins, counts)
+    return places
+
+
+def segments_and_positions(inner: Integers, B: int, T: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Segment ids (B, T) int32, counted from 0 in each row, and positions (B, T) int64 that restart at each segment.
+
+    Args:
+        inner: row * T + column of each document start strictly inside a row, in any order.
+    """
+    begins = np.sort(np.concatenate([np.arange(B) * T, inner]))
+    first_of_row = np.searchsorted(begins, np.arange(B) * T)
+    numbers = np.arange(len(begins)) - first_of_row[begins // T]
     lengths = np.diff(begins, append=B * T)
-    numbers = (np.arange(len(begins)) - np.repeat(firsts, counts)).astype(np.int32)
-    segments = np.repeat(numbers, lengths).reshape(B, T)
+    segments = np.repeat(numbers.astype(np.int32), lengths).reshape(B, T)
     positions = (np.arange(B * T) - np.repeat(begins, lengths)).reshape(B, T)
     return torch.from_numpy(segments), torch.from_numpy(positions)
 
 
-def pack(windows: npt.NDArray[np.int64], inner: Sequence[Integers] | None) -> TextBatch:
+def pack(windows: Ids, inner: Integers | None) -> TextBatch:
     """A batch out of windows of T + 1 tokens.
 
     Args:
         windows: (B, T + 1) ids; the first T are inputs, the last T targets.
-        inner: per row, the columns at which further documents start, to keep documents apart; None where attention
-            and positions run through the whole row.
+        inner: row * T + column of each document start strictly inside a row, to keep documents apart; None where
+            attention and positions run through the whole row.
     """
     B, T = windows.shape[0], windows.shape[1] - 1
-    whole = torch.from_numpy(windows)
-    tokens, targets = whole[:, :-1].contiguous(), whole[:, 1:].contiguous()
     if inner is None:
-        return TextBatch(tokens_BT=tokens, targets_BT=targets, positions_BT=torch.arange(T).expand(B, T), mask=Mask())
-    segments, positions = segment_rows(inner, T)
-    return TextBatch(tokens_BT=tokens, targets_BT=targets, positions_BT=positions, mask=Mask(segments_BT=segments))
+        positions, mask = torch.arange(T).expand(B, T), Mask()
+    else:
+        segments, positions = segments_and_positions(inner, B, T)
+        mask = Mask(segments_BT=segments)
+    return TextBatch(
+        tokens_BT=torch.from_numpy(windows[:, :-1].astype(np.int64)),
+        targets_BT=torch.from_numpy(windows[:, 1:].astype(np.int64)),
+        positions_BT=positions,
+        mask=mask,
+    )
 
 
-def inner_columns(token_set: Tokens, begins: Integers, bounds: _Bounds) -> list[Integers]:
-    """Per row, the columns strictly inside it at which a document starts."""
-    starts = token_set.starts
-    rows = zip(begins.tolist(), bounds[0].tolist(), bounds[1].tolist(), strict=True)
-    return [starts[low:high] - begin for begin, low, high in rows]
+class Windows:
+    """Reads windows of one length out of a stream that lies in several arrays, many at a time.
+
+    Args:
+        shards: the stream's parts in order, such as memory-mapped files.
+        length: tokens per window.
+    """
+
+    def __init__(self, shards: Sequence[Ids], length: int) -> None:
+        self._length = length
+        # Plain views of the mapped files: indexing a memmap object itself costs a Python call per access.
+        self._shards: list[Ids] = [shard.view(np.ndarray) for shard in shards]
+        self._ends: Integers = np.cumsum([len(shard) for shard in shards])
+        self._views: list[Ids | None] = [
+            sliding_window_view(shard, length) if len(shard) >= length else None for shard in self._shards
+        ]
+
+    def read(self, begins: Integers) -> Ids:
+        """The windows that begin at these tokens, (len(begins), length) in the type of the files."""
+        only = self._views[0]
+        if len(self._shards) == 1 and only is not None:
+            found: Ids = only[begins]
+            return found
+        first = np.searchsorted(self._ends, begins, side="right")
+        whole = begins + self._length <= self._ends[first]
+        out = np.empty((len(begins), self._length), dtype=self._shards[0].dtype)
+        for number in np.unique(first[whole]):
+            view, mine = self._views[number], np.flatnonzero(whole & (first == number))
+            assert view is not None  # a window that lies inside a shard means the shard is long enough
+            out[mine] = view[begins[mine] - (self._ends[number] - len(self._shards[number]))]
+        for row in np.flatnonzero(~whole):
+            out[row] = self._across(int(begins[row]), int(first[row]))
+        return out
+
+    def _across(self, begin: int, shard: int) -> Ids:
+        parts, missing = [], self._length
+        start = begin - (int(self._ends[shard]) - len(self._shards[shard]))
+        while missing > 0:
+            parts.append(self._shards[shard][start : start + missing])
+            missing -= len(parts[-1])
+            shard, start = shard + 1, 0
+        return np.concatenate(parts)
 
 
 def evaluation_batches(
@@ -143,8 +208,9 @@ def evaluation_batches(
         targets = np.full(batch_size * T, IGNORE, dtype=np.int64)
         tokens[:here], targets[:here] = stream[:-1], stream[1:]
         if apart:
-            columns = inner_columns(token_set, begins, boundaries(token_set, begins, T))
-            segments, positions = segment_rows(columns, T)
+            bounds = inner_starts(token_set, begins, T)
+            inner = inner_places(token_set, begins, bounds, np.arange(batch_size), T)
+            segments, positions = segments_and_positions(inner, batch_size, T)
             mask = Mask(segments_BT=segments)
         else:
             positions, mask = torch.arange(T).expand(batch_size, T), Mask()

@@ -79,7 +79,8 @@ def _forward(values: _Words, bits: int, key: int) -> _Words:
     for number, round_key in enumerate(_round_keys(key)):
         side = number % 2
         halves[side] = halves[side] ^ _scramble(halves[1 - side], round_key, masks[side])
-    return (halves[0] << shift) | halves[1]
+    joined: _Words = (halves[0] << shift) | halves[1]
+    return joined
 
 
 def _backward(values: _Words, bits: int, key: int) -> _Words:
@@ -88,4 +89,5 @@ def _backward(values: _Words, bits: int, key: int) -> _Words:
     for number, round_key in reversed(list(enumerate(_round_keys(key)))):
         side = number % 2
         halves[side] = halves[side] ^ _scramble(halves[1 - side], round_key, masks[side])
-    return (halves[0] << shift) | halves[1]
+    joined: _Words = (halves[0] << shift) | halves[1]
+    return joined

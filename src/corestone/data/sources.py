@@ -7,20 +7,20 @@ from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
 from corestone.core.errors import DataError, unknown
 from corestone.core.spec import fingerprint, parse, plain
-from corestone.data.catalogue import catalogue, entry
+from corestone.data.catalogue import CatalogueEntry, catalogue, entry
 from corestone.data.document import Counts, Document, Problem, side
-from corestone.data.embedded import corpus_sha256, embedded_fingerprint, read_embedded
+from corestone.data.embedded import READERS, corpus_sha256, embedded_fingerprint, read_embedded
 from corestone.data.files import files_fingerprint, missing, read_files
 from corestone.data.spec import Embedded, Files, Hub, OnBad, Source
 
-__all__ = ["Counts", "Document", "card", "documents", "parse_source", "source_fingerprint"]
+__all__ = ["Counts", "Document", "Problem", "card", "documents", "parse_source", "register", "source_fingerprint"]
 
 
 def documents(source: Source, on_bad: OnBad, counts: Counts) -> Iterator[Document]:
@@ -83,8 +83,22 @@ def card(source: Source) -> dict[str, Any]:
         "source": plain(source),
         "licence": "not stated",
         "split": f"by {group}, {source.validation_percent:g} % validation",
-        "not_controlled": "Related rows or files may stand on both sides; only exact repeats are dropped in preparation.",
+        "not_controlled": "Related texts may stand on both sides; only exact repeats are dropped in preparation.",
     }
+
+
+def register(item: CatalogueEntry, reader: Callable[[CatalogueEntry], Iterator[Document | Problem]]) -> None:
+    """Add a data set to the catalogue of this process: its card, and how its wheel is read.
+
+    Raises:
+        DataError: the name is taken, or the entry names no wheel (own files need no entry: give their path).
+    """
+    if item.name in catalogue():
+        raise DataError(f"data set '{item.name}' is in the catalogue already; choose another name")
+    if item.wheel is None:
+        raise DataError(f"data set '{item.name}' names no wheel; for own files give their path instead")
+    catalogue()[item.name] = item
+    READERS[item.name] = reader
 
 
 def describe(source: Source) -> str:
@@ -111,7 +125,7 @@ def parse_source(text: str) -> Source:
         return parse(Hub, {**dict(parse_qsl(parts.query)), "path": path.rstrip("/")}, text)
     if text in catalogue():
         return Embedded(name=text)
-    if text != "-" and not glob.has_magic(text) and not Path(text).expanduser().exists():
+    if text != "-" and not glob.has_magic(text) and not os.path.exists(os.path.expanduser(text)):
         if os.sep not in text and not Path(text).suffix:
             raise DataError(f"{unknown('data set', text, catalogue())}; and no file or folder has this name")
         raise DataError(missing(Path(text).expanduser()))
@@ -137,9 +151,8 @@ def _read_hub(source: Hub) -> Iterator[Document | Problem]:
     except DataError:
         raise
     except Exception as error:  # the library raises many unrelated types for a wrong name or a failing network
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
         place = f", after row {row}" if row else ""
-        raise DataError(f"{name}{place}: the data set cannot be read ({reason}); check its name and the network") from None
+        raise _hub_error(f"{name}{place}", error) from None
 
 
 def _hub_document(record: dict[str, Any], row: int, name: str, source: Hub) -> Document | Problem:
@@ -156,7 +169,8 @@ def _hub_document(record: dict[str, Any], row: int, name: str, source: Hub) -> D
 def _hub_revision(source: Hub) -> Any:
     """The commit of the data set on the hub, or the state of a local folder."""
     if Path(source.path).exists():
-        return [[str(path), path.stat().st_size, path.stat().st_mtime_ns] for path in sorted(Path(source.path).rglob("*"))]
+        found = [(str(path), path.stat()) for path in sorted(Path(source.path).rglob("*"))]
+        return [[path, stat.st_size, stat.st_mtime_ns] for path, stat in found]
     try:
         from huggingface_hub import HfApi  # optional: the `hf` extra
     except ImportError:
@@ -164,8 +178,12 @@ def _hub_revision(source: Hub) -> Any:
     try:
         return HfApi().dataset_info(source.path).sha
     except Exception as error:  # see _read_hub
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise DataError(f"{describe(source)}: cannot be found on the hub ({reason}); check its name and the network") from None
+        raise _hub_error(describe(source), error) from None
+
+
+def _hub_error(where: str, error: Exception) -> DataError:
+    reason = (str(error).splitlines() or [type(error).__name__])[0]
+    return DataError(f"{where}: the data set cannot be read ({reason}); check its name and the network")
 
 
 def _no_extra(source: Hub) -> DataError:

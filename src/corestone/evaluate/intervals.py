@@ -46,6 +46,14 @@ def block_starts(lengths: NDArray[np.int64], least: int) -> NDArray[np.int64]:
     return np.arange(pieces, dtype=np.int64) * total // pieces
 
 
+def add_to_blocks(
+    sums: NDArray[np.float64], starts: NDArray[np.int64], begin: int, values: NDArray[np.floating]
+) -> None:
+    """Add values that stand at `begin, begin + 1, ...` of the stream to the sums of their blocks, in place."""
+    block = np.searchsorted(starts, np.arange(begin, begin + len(values)), side="right") - 1
+    sums += np.bincount(block, weights=values, minlength=len(starts))
+
+
 def ratio_interval(
     totals: NDArray[np.float64], weights: NDArray[np.float64], seed: int = 0
 ) -> tuple[float, float] | None:

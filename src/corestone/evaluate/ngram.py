@@ -82,7 +82,7 @@ class ByteNgram:
         return result
 
 
-def fit(documents: Iterable[bytes], max_bytes: int | None = None) -> ByteNgram:
+def fit(documents: Iterable[bytes]) -> ByteNgram:
     """Count a text and smooth the counts.
 
     Memory grows with the number of distinct 5-grams (16 bytes each, a few times over while counting), not with the
@@ -90,7 +90,6 @@ def fit(documents: Iterable[bytes], max_bytes: int | None = None) -> ByteNgram:
 
     Args:
         documents: UTF-8 text (or any bytes) of each document.
-        max_bytes: where to stop reading; the document in which the limit falls is cut there.
 
     Raises:
         DataError: there is not one byte to count.
@@ -99,8 +98,6 @@ def fit(documents: Iterable[bytes], max_bytes: int | None = None) -> ByteNgram:
     waiting: list[Codes] = []
     trained = held = 0
     for document in documents:
-        if max_bytes is not None:
-            document = document[: max_bytes - trained]
         trained += len(document)
         for codes in _document_codes(document):
             waiting.append(codes)
@@ -108,8 +105,6 @@ def fit(documents: Iterable[bytes], max_bytes: int | None = None) -> ByteNgram:
             if held >= CHUNK:
                 grams, counts = _count(grams, counts, waiting)
                 waiting, held = [], 0
-        if max_bytes is not None and trained >= max_bytes:
-            break
     if trained == 0:
         raise DataError("the 5-gram floor has no training text: the training split is empty; give it at least one byte")
     grams, counts = _count(grams, counts, waiting)

@@ -28,10 +28,31 @@ class DecoderModel(nn.Module):
         self.stack = StackLayer(spec.stack)
         self.head = TiedHead(self.embedding.token)
 
+    @property
+    def context_length(self) -> int:
+        """The most tokens a row may have."""
+        return self.spec.embedding.context_length
+
     def forward(self, batch: TextBatch, cache: KVCache | None = None) -> Output:
         """Hidden values of a batch. With a cache, the batch continues the tokens already in it."""
         x_BTD = self.embedding(batch.tokens_BT, batch.positions_BT)
         return Output(hidden=self.stack(x_BTD, batch.mask, cache))
+
+    def training_flops(self, tokens: int) -> float:
+        """Floating-point operations per token of forward and backward on rows of `tokens` tokens.
+
+        6 per weight of a matrix or of the head (tables multiply nothing), plus per layer 12 per attended key and inner
+        width: two products forward, twice that backward, over the keys a token really sees. (Chowdhery et al. 2022,
+        appendix B, counts all T keys; here causality and windows are counted, so utilisation reads lower.)
+        """
+        width = self.spec.stack.width
+        weights, attention = self.spec.embedding.vocab_size * width, 0.0
+        for block in self.spec.stack.blocks:
+            inner = block.mixer.num_heads * block.mixer.head_dim
+            weights += 4 * width * inner + 2 * width * block.feedforward.hidden_dim
+            window = min(block.mixer.window or tokens, tokens)
+            attention += 12 * inner * (window - window * (window - 1) / (2 * tokens))
+        return 6.0 * weights + attention
 
 
 def build_decoder(spec: Decoder, seed: int = 0, device: torch.device | str = "cpu") -> DecoderModel:
@@ -45,22 +66,3 @@ def build_decoder(spec: Decoder, seed: int = 0, device: torch.device | str = "cp
     model.head = TiedHead(model.embedding.token)
     initialise(model, spec.init, branches=2 * len(spec.stack.blocks), seed=seed)
     return model
-
-
-def training_flops_per_token(spec: Decoder, context_length: int) -> float:
-    """Floating-point operations of forward and backward per token: 6 per weight that multiplies, plus attention.
-
-    Counted are all weight matrices and the head (the tables' look-ups multiply nothing). Attention adds, per layer,
-    two products over the keys a token sees, half the context on average under a causal mask, a third as much again
-    forward as backward (Chowdhery et al. 2022, appendix B, with causality counted).
-    """
-    width = spec.stack.width
-    weights = spec.embedding.vocab_size * width
-    attention = 0.0
-    for block in spec.stack.blocks:
-        inner = block.mixer.num_heads * block.mixer.head_dim
-        weights += 4 * width * inner + 2 * width * block.feedforward.hidden_dim
-        window = min(block.mixer.window or context_length, context_length)
-        seen = window - window * (window - 1) / (2 * context_length)  # mean keys per query: ramp up to the window
-        attention += 12 * inner * seen
-    return 6.0 * weights + attention

@@ -71,7 +71,9 @@ def read_run(folder: Path) -> Run:
         lines = ", ".join(str(line) for line in events.unreadable[:5])
         more = ", ..." if len(events.unreadable) > 5 else ""
         count = len(events.unreadable)
-        notes.append(f"metrics.jsonl: {count} unreadable {'line' if count == 1 else 'lines'} left out (line {lines}{more})")
+        notes.append(
+            f"metrics.jsonl: {count} unreadable {'line' if count == 1 else 'lines'} left out (line {lines}{more})"
+        )
     data = _json(folder / "data.json", list, notes)
     return Run(
         folder=folder,

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import matplotlib
+import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
@@ -47,16 +48,18 @@ class Series:
 
 
 def smooth(values: Sequence[float], span: float) -> list[float]:
-    """Exponential moving average over about `span` values, without a bias at the start; gaps are passed over."""
-    keep = 1 - 1 / max(1.0, span)
-    total = weight = 0.0
-    out = []
-    for value in values:
-        if math.isfinite(value):
-            total = keep * total + (1 - keep) * value
-            weight = keep * weight + (1 - keep)
-        out.append(total / weight if weight else math.nan)
-    return out
+    """Weighted mean around each value (a bell of about `span` values), which unlike a running mean does not lag.
+
+    Values that are not finite carry no weight.
+    """
+    sigma = max(span, 1e-3) / 2
+    reach = min(math.ceil(2 * sigma), max(0, (len(values) - 1) // 2))
+    bell = np.exp(-0.5 * (np.arange(-reach, reach + 1) / sigma) ** 2)
+    raw = np.asarray(values, dtype=np.float64)
+    known = np.isfinite(raw).astype(np.float64)
+    weight = np.convolve(known, bell, "same")
+    total = np.convolve(np.where(known > 0, raw, 0.0), bell, "same")
+    return [float(t / w) if w > 1e-9 else math.nan for t, w in zip(total, weight, strict=True)]
 
 
 def thin(x: Sequence[float], y: Sequence[float], limit: int = MAX_POINTS) -> tuple[list[float], list[float]]:
@@ -72,7 +75,7 @@ def thin(x: Sequence[float], y: Sequence[float], limit: int = MAX_POINTS) -> tup
     return [x[place] for place in sorted(places)], [y[place] for place in sorted(places)]
 
 
-def plot(name: str, series: Sequence[Series], describe: str, percent: bool = False) -> str:
+def plot(name: str, series: Sequence[Series], describe: str, percent: bool = False, zero: bool = False) -> str:
     """Draw lines over training tokens.
 
     Args:
@@ -80,16 +83,19 @@ def plot(name: str, series: Sequence[Series], describe: str, percent: bool = Fal
         series: drawn in order.
         describe: what the plot shows, for screen readers.
         percent: y is a fraction, shown as percent.
+        zero: y begins at zero, so that lengths compare.
 
     Returns:
         An `<svg>` element, safe to put into a page.
     """
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": name, "font.size": 11, "path.simplify": False}):
-        figure = Figure(figsize=(5.8, 3.3), layout="constrained")
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": name, "font.size": 12, "path.simplify": False}):
+        figure = Figure(figsize=(5.4, 3.2), layout="constrained")
         axes = figure.add_subplot()
         for item in series:
             _draw(axes, item)
         _dress(axes, percent)
+        if zero:
+            axes.set_ylim(bottom=0)
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     return _inline(buffer.getvalue(), name, describe)
@@ -117,6 +123,7 @@ def _dress(axes: matplotlib.axes.Axes, percent: bool) -> None:
     axes.set_axisbelow(True)
     axes.tick_params(colors=_SENTINELS["muted"], length=0, pad=6)
     axes.margins(x=0.02, y=0.08)
+    axes.set_xlim(left=0)
     axes.xaxis.set_major_locator(MaxNLocator(5))
     axes.yaxis.set_major_locator(MaxNLocator(5))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: si(value)))
@@ -137,7 +144,10 @@ def _inline(svg: str, name: str, describe: str) -> str:
     svg = re.sub(r"<svg[^>]*>", head, svg, count=1)
     for variable, colour in _SENTINELS.items():
         svg = svg.replace(colour, f"var(--{variable})")
-    svg = re.sub(r"(font: [\d.]+px)[^;\"]*", r"\1 var(--sans)", svg)
+    svg = re.sub(r"<style.*?</style>", "", svg, flags=re.DOTALL)  # it would style the whole page
+    svg = re.sub(r"font-family: [^;\"]*", "font-family: var(--sans)", svg)
+    svg = re.sub(r'<g id="[^"]*"', "<g", svg)
+    svg = re.sub(r"<[^>]+>", lambda tag: re.sub(r"(\.\d\d)\d+", r"\1", tag[0]), svg)  # a hundredth of a pixel will do
     svg = re.sub(r'\bid="([^"]+)"', rf'id="{name}-\1"', svg)
     svg = re.sub(r'xlink:href="#([^"]+)"', rf'href="#{name}-\1"', svg)
     return re.sub(r"url\(#([^)]+)\)", rf"url(#{name}-\1)", svg).strip()

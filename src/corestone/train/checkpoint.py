@@ -79,9 +79,15 @@ def _write_files(partial: Path, tensors: Mapping[str, Mapping[str, Tensor]], tex
         files[path.name] = {"bytes": path.stat().st_size, "sha256": _sha256(path)}
         _flush(path)
     manifest = partial / MANIFEST
-    manifest.write_text(json.dumps({"version": VERSION, "files": files}, indent=1), encoding="utf-8")
+    content = {"version": VERSION, "files": files, "sha256": _digest(files)}
+    manifest.write_text(json.dumps(content, indent=1), encoding="utf-8")
     _flush(manifest)
     _flush(partial)
+
+
+def _digest(files: Mapping[str, Mapping[str, int | str]]) -> str:
+    """The manifest's own hash, so that a damaged list of files is noticed too."""
+    return hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
 
 
 def _sha256(path: Path) -> str:
@@ -107,6 +113,8 @@ def damage(folder: Path) -> str | None:
         files = manifest["files"]
         if manifest["version"] != VERSION:
             return f"is of version {manifest['version']}, this program reads version {VERSION}"
+        if manifest["sha256"] != _digest(files):
+            return f"has a damaged {MANIFEST}"
     except FileNotFoundError:
         return f"has no {MANIFEST}"
     except (ValueError, KeyError, TypeError, OSError):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -37,13 +37,12 @@ class StepResult:
     metrics: dict[str, float]
 
 
-class Hook(Protocol):
-    """Something done every so many steps, after the update."""
+@dataclass(frozen=True)
+class Hook:
+    """Something done every so many steps, after the update, and once at the end. `every` None: only at the end."""
 
     every: int | None
-    at_end: bool
-
-    def __call__(self, state: State, result: StepResult | None) -> None: ...
+    call: Callable[[State, StepResult | None], None]
 
 
 @dataclass
@@ -96,8 +95,8 @@ class Trainer:
                     self.save(state)
                     raise Interrupted(stop.signum or 0, f"stopped after step {state.step}; everything is saved")
         for hook in self.hooks:
-            if hook.at_end and (result is None or hook.every is None or state.step % hook.every):
-                hook(state, result)
+            if result is not None and (hook.every is None or state.step % hook.every):
+                hook.call(state, result)
         return state
 
     def _gradients(self, step: int) -> StepResult:
@@ -159,4 +158,4 @@ class Trainer:
     def _call_hooks(self, state: State, result: StepResult) -> None:
         for hook in self.hooks:
             if hook.every is not None and state.step % hook.every == 0:
-                hook(state, result)
+                hook.call(state, result)

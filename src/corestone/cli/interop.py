@@ -1,0 +1,47 @@
+"""corestone import, corestone export: other libraries' models in and out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from corestone.core.errors import CorestoneError, unknown
+from corestone.core.units import si
+
+
+def import_(
+    folder: Annotated[Path, typer.Argument(help="A Hugging Face folder: config.json, safetensors, tokenizer.")],
+    out: Annotated[Path, typer.Option(help="Folder of the checkpoint to write; must not exist yet.")],
+) -> None:
+    """Turn a Hugging Face GPT-1 or GPT-2 folder into a checkpoint that every other verb accepts."""
+    from corestone.interop.incoming import import_huggingface  # keeps torch out of --help
+
+    done = import_huggingface(folder, out)
+    for note in done.notes:
+        typer.echo(f"note: {note}")
+    stack, table = done.spec.stack, done.spec.embedding
+    typer.echo(
+        f"{done.model_type}: {si(done.parameters)} parameters, {len(stack.blocks)} layers of width {stack.width}, "
+        f"{table.vocab_size:,} tokens, context {table.context_length:,}"
+    )
+    typer.echo(f"wrote {done.folder}")
+
+
+def export(
+    source: Annotated[Path, typer.Argument(help="A run folder (its newest whole checkpoint) or a checkpoint folder.")],
+    out: Annotated[Path, typer.Option(help="Folder to write; must not exist yet.")],
+    format: Annotated[str, typer.Option(help="What to write: huggingface.")] = "huggingface",
+) -> None:
+    """Write a model for another library; it is written only if what was written computes the same logits."""
+    if format != "huggingface":
+        raise CorestoneError(unknown("format", format, ["huggingface"]))
+    from corestone.interop.outgoing import export_huggingface  # keeps torch out of --help
+
+    done = export_huggingface(source, out)
+    for check in done.checks:
+        typer.echo(f"check: {check}")
+    if done.dropped_rows:
+        typer.echo(f"note: {done.dropped_rows} padding rows of the token table, which no token has, were left out")
+    typer.echo(f"wrote {done.folder} ({done.architecture}; AutoModelForCausalLM.from_pretrained loads it)")

@@ -1,0 +1,81 @@
+"""The command line: verbs, and the one place where errors become exit codes.
+
+Torch is imported inside the verbs that need it, so that `corestone --help` answers at once.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+import traceback
+from typing import Annotated
+
+import typer
+
+from corestone import __version__
+from corestone.cli import data, evaluate, generate, interop, ledger, prepare, pretrain, recipes, report, zoo
+from corestone.core.errors import CorestoneError, Interrupted
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help="Pretrain your own foundation models: from raw data to a trained, evaluated, documented model.",
+)
+app.add_typer(data.app, name="data")
+app.command("prepare")(prepare.prepare)
+app.command("recipes")(recipes.recipes)
+app.command("show")(recipes.show)
+app.command("pretrain")(pretrain.pretrain)
+app.command("evaluate")(evaluate.evaluate)
+app.command("generate")(generate.generate)
+app.command("report")(report.report)
+app.command("ledger")(ledger.ledger)
+app.command("zoo")(zoo.zoo)
+app.command("import")(interop.import_)
+app.command("export")(interop.export)
+
+
+def _version(value: bool) -> None:
+    if value:
+        typer.echo(f"corestone {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and end.")
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error (at any place).")] = False,
+) -> None:
+    """Options of every verb; `main` reads --debug itself."""
+
+
+def main() -> None:
+    """Run a verb. Exit codes: 0 done, 1 a defect of Corestone, 2 a mistake the user can mend, 128+n stopped by signal n."""
+    debug = "--debug" in sys.argv
+    sys.argv = [argument for argument in sys.argv if argument != "--debug"]
+    try:
+        app()
+    except CorestoneError as error:
+        sys.exit(_fail(str(error), debug))
+    except Interrupted as stop:
+        print(f"{stop}; run the same command again to go on", file=sys.stderr)
+        sys.exit(128 + stop.signum)
+    except KeyboardInterrupt:
+        sys.exit(128 + signal.SIGINT)
+    except BrokenPipeError:  # the reader of our output left, as `head` does
+        sys.stderr.close()
+        sys.exit(128 + signal.SIGPIPE)
+    except OSError as error:
+        place = f"{error.filename}: " if error.filename else ""
+        sys.exit(_fail(f"{place}{error.strerror or error}", debug))
+
+
+def _fail(message: str, debug: bool) -> int:
+    if debug:
+        traceback.print_exc()
+    print(f"error: {message}", file=sys.stderr)
+    return 2

@@ -1,0 +1,39 @@
+"""`corestone pretrain`: a recipe in, a trained and documented model out."""
+
+from __future__ import annotations
+
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from corestone.cli.recipes import OVERRIDES
+
+
+class ResumeMode(str, Enum):
+    """Go on where the folder holds this run, or refuse such a folder."""
+
+    auto = "auto"
+    never = "never"
+
+
+def pretrain(
+    recipe: Annotated[str, typer.Argument(help="A recipe's name, a .yaml file, or a .py file with recipe().")],
+    overrides: Annotated[list[str] | None, OVERRIDES] = None,
+    run: Annotated[Path | None, typer.Option("--run", help="The run's folder. Default: runs/NAME.")] = None,
+    resume: Annotated[
+        ResumeMode, typer.Option("--resume", help="Go on with the run in the folder, or never.")
+    ] = ResumeMode.auto,
+) -> None:
+    """Pretrain a model: prepare the data, train, evaluate, sample and write the report.
+
+    Run it again after an interruption and it goes on where it stopped, with the same result.
+    """
+    from corestone.recipes.catalogue import find_recipe
+
+    spec = find_recipe(recipe, overrides or [])  # refused before torch is loaded
+    from corestone.recipes.pretrain import pretrain as run_recipe
+
+    path = run_recipe(spec, run or Path("runs") / spec.name, "auto" if resume is ResumeMode.auto else "never")
+    typer.echo(f"report: {path}")

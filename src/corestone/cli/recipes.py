@@ -1,0 +1,49 @@
+"""`corestone recipes` and `corestone show`: what can be run, and what exactly it says."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated
+
+import typer
+
+OVERRIDES = typer.Argument(help="Typed overrides, such as training.batch_tokens=8192.", metavar="[PATH=VALUE]...")
+
+
+def recipes(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+    """List the recipes that ship with Corestone."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from corestone.recipes.catalogue import RECIPES
+
+    runs = {name: build() for name, build in RECIPES.items()}
+    if as_json:
+        rows = [{"recipe": name, "description": run.description} for name, run in runs.items()]
+        typer.echo(json.dumps(rows, indent=2))
+        return
+    table = Table("recipe", "length", "description")
+    for name, run in runs.items():
+        table.add_row(name, str(run.training.length), run.description)
+    Console().print(table)
+
+
+def show(
+    recipe: Annotated[
+        str | None, typer.Argument(help="A recipe's name, a .yaml file, or a .py file with recipe().")
+    ] = None,
+    overrides: Annotated[list[str] | None, OVERRIDES] = None,
+    schema: Annotated[bool, typer.Option("--schema", help="Print the JSON Schema of recipe files instead.")] = False,
+) -> None:
+    """Print a recipe, resolved, as YAML that runs the same run."""
+    from corestone.core.errors import SpecError
+    from corestone.core.spec import to_yaml
+    from corestone.recipes.catalogue import RECIPES, find_recipe
+    from corestone.recipes.spec import Run
+
+    if schema:
+        typer.echo(json.dumps(Run.model_json_schema(), indent=2))
+        return
+    if recipe is None:
+        raise SpecError(f"show: which recipe? known: {', '.join(RECIPES)}")
+    typer.echo(to_yaml(find_recipe(recipe, overrides or [])), nl=False)

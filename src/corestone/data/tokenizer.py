@@ -1,0 +1,450 @@
+"""Text to token ids and back, and the manifest by which two places know that they mean the same ids.
+
+A tokenizer is the text of a `tokenizer.json` (Hugging Face `tokenizers`) plus a manifest. Every kind has that form,
+plain bytes too, so that export and exchange need no second one. Documents are *text*: a document that spells out
+`<|endoftext|>` is encoded as those characters, never as the separator; only whoever builds a stream puts separators in.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import heapq
+import json
+import os
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tokenizers
+from numpy.typing import NDArray
+from tokenizers import decoders, models, pre_tokenizers, trainers
+
+from corestone.core.errors import DataError, unknown
+from corestone.core.rng import fold
+from corestone.core.spec import Spec, parse
+from corestone.data.fast_encode import BYTE_TO_CHAR, FastEncoding, fast_encoding, to_bytes
+from corestone.data.spec import BytePair, Bytes, TokenizerFile
+from corestone.data.spec import Tokenizer as TokenizerSpec
+
+SEPARATOR = "<|endoftext|>"
+TOKENIZER_FILE = "tokenizer.json"
+MANIFEST_FILE = "tokenizer-manifest.json"
+KNOWN_SEPARATORS = (SEPARATOR, "<|end_of_text|>", "</s>", "<eos>", "<|eos|>", "[EOS]", "[SEP]")
+PADDING_MULTIPLE = 64
+_MEASURED_BYTES = 4_000_000
+_REPLACEMENT = "\ufffd".encode()
+
+
+class TokenizerManifest(Spec):
+    """What identifies a tokenizer; it travels with token files and checkpoints.
+
+    Attributes:
+        sha256: of tokenizer.json.
+        vocab_size: highest id + 1.
+        padded_vocab_size: the next multiple of 64, a good number of rows for a model's table.
+        separator: id of the token at the start of each document and at the end of a stream.
+        bytes_per_token: of the text it was trained on; None where it was not trained here.
+        special: special tokens and their ids.
+    """
+
+    kind: str
+    sha256: str
+    vocab_size: int
+    padded_vocab_size: int
+    separator: int
+    bytes_per_token: float | None = None
+    special: dict[str, int] = {}
+
+
+class Tokenizer:
+    """Encodes and decodes. Made by `build_tokenizer` and `load_tokenizer`.
+
+    Args:
+        text: the tokenizer.json.
+        fast: encode batches with tiktoken where it gives the same ids (see `fast_encode`).
+    """
+
+    def __init__(self, text: str, manifest: TokenizerManifest, fast: bool = True) -> None:
+        self.manifest = manifest
+        self._text = text
+        self._allow_fast = fast
+        self._library = _open_library(text, "tokenizer.json")
+        self._tree: dict[str, Any] = json.loads(text)
+        self._literal: str = self._library.id_to_token(manifest.separator)
+        self.unknown_id = self._unknown_id()
+        self._cut_literal = manifest.separator != self.unknown_id and manifest.separator in self._ids(self._literal)
+
+    # -- encoding ---------------------------------------------------------------------------------------------------
+
+    def encode(self, text: str) -> list[int]:
+        """The ids of a text, without separators. Raises DataError where it is no valid Unicode."""
+        try:
+            if self.manifest.kind == "bytes":
+                return list(text.encode("utf-8"))
+            if self._cut_literal and self._literal in text:
+                return [token for piece in self._pieces(text) for token in self._ids(piece)]
+            return self._ids(text)
+        except (TypeError, UnicodeEncodeError):
+            raise _not_unicode(text) from None
+
+    def encode_batch(self, texts: Sequence[str], threads: int | None = None) -> list[NDArray[np.uint32]]:
+        """The ids of many texts, the fast way where there is one; the same ids as `encode`.
+
+        Args:
+            threads: None takes every core this process may use.
+        """
+        if self.manifest.kind == "bytes":
+            return [np.frombuffer(_utf8(text), dtype=np.uint8).astype(np.uint32) for text in texts]
+        if self._fast is None:
+            return self.encode_plainly(texts)
+        threads = threads or _cores()
+        groups = _groups(texts, 4 * threads if threads > 1 else 1)
+        if len(groups) == 1:
+            return self._encode_group(groups[0])
+        with ThreadPoolExecutor(threads) as pool:  # tiktoken lets go of the interpreter while it works
+            return [ids for group in pool.map(self._encode_group, groups) for ids in group]
+
+    def encode_plainly(self, texts: Sequence[str]) -> list[NDArray[np.uint32]]:
+        """The ids of many texts by the `tokenizers` library alone: the reference for `encode_batch`."""
+        if self._cut_literal and any(self._literal in text for text in texts):
+            return [np.array(self.encode(text), dtype=np.uint32) for text in texts]
+        try:
+            encodings = self._library.encode_batch_fast(list(texts), add_special_tokens=False)
+        except (TypeError, UnicodeEncodeError):
+            for text in texts:
+                _utf8(text)
+            raise
+        return [np.array(encoding.ids, dtype=np.uint32) for encoding in encodings]
+
+    def difference(self, texts: Sequence[str]) -> str | None:
+        """Compare both ways of encoding on some texts; None where the ids are the same, else what differs where."""
+        if self.encoder == "tokenizers":
+            return None
+        plain = [np.array(self._ids(text), np.uint32) for text in texts]
+        for text, mine, reference in zip(texts, self.encode_batch(texts, threads=1), plain, strict=True):
+            if not np.array_equal(mine, reference):
+                same = min(len(mine), len(reference))
+                at = int(np.flatnonzero(np.append(mine[:same] != reference[:same], True))[0])
+                before = len(self.decode(reference[:at].tolist()))
+                return f"token {at} differs, near {text[max(0, before - 10) : before + 20]!r}"
+        return None
+
+    @property
+    def encoder(self) -> str:
+        """What encodes batches: `bytes`, `tiktoken` or `tokenizers`."""
+        if self.manifest.kind == "bytes":
+            return "bytes"
+        return "tokenizers" if self._fast is None else "tiktoken"
+
+    @property
+    def encoder_reason(self) -> str:
+        """Why that one."""
+        if self.manifest.kind == "bytes":
+            return "a token is a byte"
+        return self._fast_and_reason[1] if self._allow_fast else "the fast way was switched off"
+
+    def without_fast(self) -> Tokenizer:
+        """The same tokenizer with the fast way switched off."""
+        return Tokenizer(self._text, self.manifest, fast=False)
+
+    # -- decoding ---------------------------------------------------------------------------------------------------
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of some ids. Separators appear as their names, cut characters as U+FFFD."""
+        if self._byte_level:
+            return b"".join(self.token_bytes(token) for token in ids).decode("utf-8", "replace")
+        return str(self._library.decode([token for token in ids if self._inside(token)], skip_special_tokens=False))
+
+    def token_bytes(self, token: int) -> bytes:
+        """The bytes of one token, for streaming: a character may be spread over several tokens.
+
+        An id that only pads the model's table gives U+FFFD. Raises DataError for an id beyond that.
+        """
+        if not self._inside(token):
+            return _REPLACEMENT
+        return self._bytes_of[token]
+
+    def _inside(self, token: int) -> bool:
+        if not 0 <= token < self.manifest.padded_vocab_size:
+            raise DataError(f"token id {token} is outside the vocabulary of {self.manifest.vocab_size} tokens")
+        return token in self._bytes_of
+
+    @cached_property
+    def _byte_level(self) -> bool:
+        return _mentions(self._tree.get("decoder"), "ByteLevel")
+
+    @cached_property
+    def _bytes_of(self) -> dict[int, bytes]:
+        added = {token["id"] for token in self._tree["added_tokens"]}
+        vocab = self._library.get_vocab(with_added_tokens=True)
+        return {
+            token: name.encode("utf-8", "replace") if token in added else self._piece_bytes(name)
+            for name, token in vocab.items()
+        }
+
+    def _piece_bytes(self, name: str) -> bytes:
+        """What one entry of the vocabulary stands for."""
+        if self._byte_level:
+            try:
+                return to_bytes(name)
+            except KeyError:
+                return name.encode()
+        if len(name) == 6 and name.startswith("<0x") and name.endswith(">"):
+            return bytes.fromhex(name[3:5])
+        suffix = self._tree["model"].get("end_of_word_suffix")
+        if suffix:
+            return (name.removesuffix(suffix) + " " if name.endswith(suffix) else name).encode()
+        if self._tree["model"].get("type") == "WordPiece":
+            return (name[2:] if name.startswith("##") else " " + name).encode()
+        return name.replace("\u2581", " ").encode()
+
+    # -- files ------------------------------------------------------------------------------------------------------
+
+    def files(self) -> dict[str, str]:
+        """The tokenizer as texts by file name: what `save` writes and `load_tokenizer` reads."""
+        manifest = json.dumps(self.manifest.model_dump(), indent=1, sort_keys=True, ensure_ascii=False)
+        return {TOKENIZER_FILE: self._text, MANIFEST_FILE: manifest + "\n"}
+
+    def save(self, folder: Path) -> None:
+        """Write tokenizer.json and its manifest into a folder, which is made where missing."""
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, text in self.files().items():
+            (folder / name).write_bytes(text.encode("utf-8"))
+
+    # -- inside -----------------------------------------------------------------------------------------------------
+
+    def _ids(self, text: str) -> list[int]:
+        return list(self._library.encode(text, add_special_tokens=False).ids)
+
+    def _pieces(self, text: str) -> list[str]:
+        """Cut a text within each separator that it spells out, for models whose vocabulary would give the token."""
+        half = len(self._literal) // 2
+        head, tail = self._literal[:half], self._literal[half:]
+        parts = text.split(self._literal)
+        last = len(parts) - 1
+        return [(tail if n else "") + part + (head if n < last else "") for n, part in enumerate(parts)]
+
+    def _encode_group(self, texts: Sequence[str]) -> list[NDArray[np.uint32]]:
+        ids = None if self._fast is None else self._fast.encode(texts)
+        return self.encode_plainly(texts) if ids is None else ids
+
+    @property
+    def _fast(self) -> FastEncoding | None:
+        return self._fast_and_reason[0] if self._allow_fast else None
+
+    @cached_property
+    def _fast_and_reason(self) -> tuple[FastEncoding | None, str]:
+        """Made when first needed: replaying a large vocabulary takes a second."""
+        return fast_encoding(self._tree)
+
+    def _unknown_id(self) -> int | None:
+        name = self._tree["model"].get("unk_token")
+        if name is None and self._tree["model"].get("unk_id") is not None:
+            return int(self._tree["model"]["unk_id"])
+        return None if name is None else self._library.token_to_id(name)
+
+
+def build_tokenizer(spec: TokenizerSpec, texts: Iterable[str]) -> Tokenizer:
+    """Make the tokenizer of a record.
+
+    Args:
+        texts: the documents to train on, read once and in order; not read where nothing is trained.
+
+    Raises:
+        DataError: no text to train on, or a file that holds no usable tokenizer.
+    """
+    if isinstance(spec, BytePair):
+        return _train(spec, texts)
+    if isinstance(spec, Bytes):
+        vocab = {BYTE_TO_CHAR[byte]: byte for byte in range(256)}
+        library = _byte_level(models.BPE(vocab, []))
+        library.add_special_tokens([SEPARATOR])
+        return _made(library, "bytes", 1.0)
+    return _from_file(spec)
+
+
+def load_tokenizer(folder: Path) -> Tokenizer:
+    """Open what `Tokenizer.save` wrote. Raises DataError where a file is missing, unreadable or not the one named."""
+    text = _read(folder / TOKENIZER_FILE)
+    where = folder / MANIFEST_FILE
+    try:
+        tree = json.loads(_read(where))
+    except json.JSONDecodeError as error:
+        raise DataError(f"{where}, line {error.lineno}: not valid JSON; copy the tokenizer again") from None
+    manifest = parse(TokenizerManifest, tree, str(where))
+    found = _sha256(text)
+    if found != manifest.sha256:
+        raise DataError(
+            f"{folder / TOKENIZER_FILE}: is not the tokenizer that {MANIFEST_FILE} names (expected sha256 "
+            f"{manifest.sha256}, found {found}); copy both files again from where they came"
+        )
+    return Tokenizer(text, manifest)
+
+
+def check_same(a: TokenizerManifest, b: TokenizerManifest, where: str) -> None:
+    """Refuse to mix two tokenizers. Raises DataError that names both, and `where` they met."""
+    if (a.sha256, a.vocab_size, a.separator) != (b.sha256, b.vocab_size, b.separator):
+        raise DataError(
+            f"{where}: tokenizers differ ({_shown(a)} and {_shown(b)}); ids of one mean nothing to the other: "
+            "prepare the data again with the tokenizer of the model"
+        )
+
+
+def sample_texts(texts: Iterable[str], sample_bytes: int) -> list[str]:
+    """Whole documents, evenly spread over a stream of unknown length, of at most `sample_bytes` of UTF-8 together.
+
+    Each document draws a number from its place in the stream, and those with the lowest numbers stay; memory never
+    holds more than the sample and one document. A document longer than the sample is cut to it.
+    """
+    chosen: list[tuple[int, int, int, str]] = []  # a heap; the highest draw leaves first
+    total, limit = 0, 1 << 63
+    for place, text in enumerate(texts):
+        draw = fold(0, "tokenizer sample", place)
+        if draw >= limit:
+            continue
+        data = text.encode("utf-8", "replace")
+        if len(data) > sample_bytes:
+            text = data[:sample_bytes].decode("utf-8", "ignore")
+            data = text.encode()
+        heapq.heappush(chosen, (-draw, place, len(data), text))
+        total += len(data)
+        while total > sample_bytes:
+            draw_negative, _, size, _ = heapq.heappop(chosen)
+            limit, total = -draw_negative, total - size
+    return [text for _, _, _, text in sorted(chosen, key=lambda item: item[1])]
+
+
+def _train(spec: BytePair, texts: Iterable[str]) -> Tokenizer:
+    sample = sample_texts(texts, spec.sample_bytes)
+    if not any(sample):
+        raise DataError("tokenizer: there is no text to train on; check that the source gives training documents")
+    library = _byte_level(models.BPE())
+    trainer = trainers.BpeTrainer(
+        vocab_size=spec.vocab_size,
+        special_tokens=[SEPARATOR],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),  # all 256 bytes, so that any text can be written
+        show_progress=False,
+    )
+    library.train_from_iterator(sample, trainer)
+    tokenizer = _made(library, "byte_pair", None)
+    measured = sample_texts(sample, _MEASURED_BYTES)
+    tokens = sum(len(ids) for ids in tokenizer.encode_batch(measured))
+    ratio = sum(len(text.encode()) for text in measured) / max(1, tokens)
+    return Tokenizer(tokenizer.files()[TOKENIZER_FILE], tokenizer.manifest.model_copy(update={"bytes_per_token": ratio}))
+
+
+def _byte_level(model: Any) -> Any:
+    library = tokenizers.Tokenizer(model)
+    library.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    library.decoder = decoders.ByteLevel()
+    return library
+
+
+def _from_file(spec: TokenizerFile) -> Tokenizer:
+    path = Path(spec.path).expanduser()
+    text = _read(path)
+    library = _open_library(text, str(path))
+    names = [spec.end_of_document] if spec.end_of_document else list(KNOWN_SEPARATORS)
+    for name in names:
+        if library.token_to_id(name) is not None:
+            return _described(library, text, "file", name, None)
+    special = _special(library)
+    if spec.end_of_document:
+        known = special or {name: 0 for name in KNOWN_SEPARATORS if library.token_to_id(name) is not None}
+        raise DataError(f"{path}: {unknown('token', spec.end_of_document, known)}; set end_of_document")
+    raise DataError(
+        f"{path}: has no token that could separate documents (looked for {', '.join(KNOWN_SEPARATORS)}; its special "
+        f"tokens are: {', '.join(special) or 'none'}); name one in end_of_document"
+    )
+
+
+def _made(library: Any, kind: str, bytes_per_token: float | None) -> Tokenizer:
+    return _described(library, library.to_str(pretty=False), kind, SEPARATOR, bytes_per_token)
+
+
+def _described(library: Any, text: str, kind: str, separator: str, bytes_per_token: float | None) -> Tokenizer:
+    size = max(library.get_vocab(with_added_tokens=True).values()) + 1
+    manifest = TokenizerManifest(
+        kind=kind,
+        sha256=_sha256(text),
+        vocab_size=size,
+        padded_vocab_size=-(-size // PADDING_MULTIPLE) * PADDING_MULTIPLE,
+        separator=library.token_to_id(separator),
+        bytes_per_token=bytes_per_token,
+        special=_special(library),
+    )
+    return Tokenizer(text, manifest)
+
+
+def _special(library: Any) -> dict[str, int]:
+    added = library.get_added_tokens_decoder()
+    return {token.content: number for number, token in sorted(added.items()) if token.special}
+
+
+def _open_library(text: str, where: str) -> Any:
+    try:
+        library = tokenizers.Tokenizer.from_str(text)
+    except Exception as error:  # the library raises bare Exception
+        raise DataError(f"{where}: no tokenizer that the tokenizers library can read ({error})") from None
+    library.encode_special_tokens = True  # text that spells a special token is text
+    library.no_truncation()  # a stored limit would lose the rest of a document silently
+    library.no_padding()
+    return library
+
+
+def _mentions(part: Any, kind: str) -> bool:
+    """Whether a part of a tokenizer.json, or one of a sequence of parts, is of a kind."""
+    if not isinstance(part, dict):
+        return False
+    inner = [*part.get("decoders", []), *part.get("pretokenizers", [])]
+    return part.get("type") == kind or any(_mentions(item, kind) for item in inner)
+
+
+def _groups(texts: Sequence[str], wanted: int) -> list[Sequence[str]]:
+    """Cut a batch into runs of about equal length in characters."""
+    goal = max(1, sum(map(len, texts)) // wanted)
+    groups, start, size = [], 0, 0
+    for place, text in enumerate(texts):
+        size += len(text)
+        if size >= goal:
+            groups.append(texts[start : place + 1])
+            start, size = place + 1, 0
+    return [*groups, texts[start:]] if start < len(texts) or not groups else groups
+
+
+def _cores() -> int:
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # not on macOS
+        return os.cpu_count() or 1
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_bytes().decode("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+        raise DataError(f"{path}: cannot be read ({reason}); check the path of the tokenizer") from None
+
+
+def _utf8(text: str) -> bytes:
+    try:
+        return text.encode("utf-8")
+    except UnicodeEncodeError:
+        raise _not_unicode(text) from None
+
+
+def _not_unicode(text: str) -> DataError:
+    at = next((n for n, char in enumerate(text) if 0xD800 <= ord(char) <= 0xDFFF), 0)
+    return DataError(f"text is no valid Unicode: half a surrogate pair at character {at}; mend or drop the text")
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8")).hexdigest()
+
+
+def _shown(manifest: TokenizerManifest) -> str:
+    return f"{manifest.kind} {manifest.sha256[:12]} with {manifest.vocab_size} tokens, separator {manifest.separator}"

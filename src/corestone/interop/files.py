@@ -1,0 +1,67 @@
+"""Reading a Hugging Face folder's files. Nothing here loads a pickle."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from corestone.core.errors import CheckpointError
+from corestone.train.checkpoint import read_tensors
+
+WEIGHTS = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object; CheckpointError names the file and the line of what is wrong."""
+    try:
+        tree = json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise CheckpointError(f"{path}, line {error.lineno}: not valid JSON ({error.msg})") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"{path}: cannot be read ({error})") from None
+    if not isinstance(tree, dict):
+        raise CheckpointError(f"{path}: expected a JSON object, found {type(tree).__name__}")
+    return tree
+
+
+def read_weights(folder: Path) -> dict[str, Tensor]:
+    """All tensors of a folder, from one safetensors file or from the shards that its index lists.
+
+    Raises:
+        CheckpointError: no safetensors (a pickle beside it is named, never opened), a missing or damaged file, or a
+            shard that does not hold what the index says.
+    """
+    if (folder / WEIGHTS).is_file():
+        return read_tensors(folder / WEIGHTS)
+    if (folder / INDEX).is_file():
+        return _read_shards(folder)
+    pickles = [name for name in PICKLES if (folder / name).exists()]
+    if pickles:
+        raise CheckpointError(
+            f"{folder}: holds only {pickles[0]}, and no pickle is ever loaded; save the model again with "
+            "model.save_pretrained(folder, safe_serialization=True)"
+        )
+    raise CheckpointError(f"{folder}: has no weights (looked for {WEIGHTS} and {INDEX})")
+
+
+def _read_shards(folder: Path) -> dict[str, Tensor]:
+    index = folder / INDEX
+    places = read_json(index).get("weight_map")
+    if not isinstance(places, dict) or not all(isinstance(name, str) for name in places.values()):
+        raise CheckpointError(f"{index}: has no 'weight_map' from tensor names to file names")
+    tensors: dict[str, Tensor] = {}
+    for name in sorted(set(places.values())):
+        if Path(name).name != name or not (folder / name).is_file():
+            raise CheckpointError(f"{index}: names the shard '{name}', which is not in the folder")
+        shard = read_tensors(folder / name)
+        listed = {tensor for tensor, place in places.items() if place == name}
+        if shard.keys() != listed:
+            odd = sorted(shard.keys() ^ listed)
+            raise CheckpointError(f"{folder / name}: its tensors are not those that {INDEX} lists (first: '{odd[0]}')")
+        tensors.update(shard)
+    return tensors

@@ -1,0 +1,136 @@
+"""A Corestone run or checkpoint becomes a Hugging Face folder, which appears only once it computes the same."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import Tensor
+
+from corestone.core.errors import CheckpointError
+from corestone.core.spec import from_yaml
+from corestone.data.tokenizer import Tokenizer, load_tokenizer
+from corestone.interop.agreement import Logits, agree, check_reference, fixed_tokens, own_logits
+from corestone.interop.families import Family
+from corestone.interop.files import WEIGHTS
+from corestone.interop.incoming import CONFIG, ModelFile, check_vocabulary, read_huggingface, refuse_existing
+from corestone.interop.settings import family_of_spec, to_config
+from corestone.interop.vocabulary import tokenizer_texts
+from corestone.interop.weights import build_with, to_theirs
+from corestone.models.spec import Decoder
+from corestone.train.archive import MODEL, read_model_files
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was written where.
+
+    Attributes:
+        architecture: the `transformers` class that loads it.
+        dropped_rows: rows of the token table that no token has (padding), left out.
+        checks: one line per check made, or not made, with its measured value.
+    """
+
+    folder: Path
+    architecture: str
+    dropped_rows: int
+    checks: list[str]
+
+
+def export_huggingface(source: Path, out: Path) -> Exported:
+    """Write a run's newest whole checkpoint, or a checkpoint, so that `from_pretrained` loads model and tokenizer.
+
+    The folder is written under a temporary name, read back by the importer and compared bit for bit and by its float32
+    logits; where the `transformers` library is installed, its logits and token ids are compared too. Only then is it
+    renamed to `out`.
+
+    Raises:
+        CheckpointError: the source is unusable, cannot be expressed there, a check failed, or the disk is full; in each
+            case nothing is left behind.
+        DataError: the tokenizer cannot be expressed there.
+    """
+    out, where = refuse_existing(out), str(source)
+    files = read_model_files(source)
+    spec = _read_spec(files.model_yaml, f"{where}: {MODEL}")
+    family = family_of_spec(spec, where)
+    tokenizer = load_tokenizer(files.tokenizer_folder)
+    check_vocabulary(spec, tokenizer, where)
+    model = build_with(spec, files.tensors, where)
+    texts = _texts(family, spec, tokenizer, where)
+    rows = tokenizer.manifest.vocab_size
+    partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
+    try:
+        _write(partial, to_theirs(family, spec, files.tensors, rows), texts)
+        tokens_BT = fixed_tokens(rows, spec.embedding.context_length)
+        ours = own_logits(model, tokens_BT, rows)
+        checks = [_check_own(partial, spec, files.tensors, ours, tokens_BT, where)]
+        checks += check_reference(partial, ours, tokens_BT, tokenizer, where)
+        os.rename(partial, out)
+    except OSError as error:
+        cause = "the disk is full" if error.errno == errno.ENOSPC else (error.strerror or str(error))
+        raise CheckpointError(f"{out}: could not be written ({cause})") from None
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return Exported(out, family.architecture, spec.embedding.vocab_size - rows, checks)
+
+
+def _read_spec(text: str, where: str) -> Decoder:
+    try:
+        kind = yaml.safe_load(text)["model"]["kind"]
+    except (yaml.YAMLError, KeyError, TypeError):
+        kind = "decoder"  # from_yaml says what is wrong, and where
+    if kind != "decoder":
+        raise CheckpointError(f"{where}: a model of kind '{kind}' has no counterpart in Hugging Face known here")
+    return from_yaml(ModelFile, text, where).model
+
+
+def _texts(family: Family, spec: Decoder, tokenizer: Tokenizer, where: str) -> dict[str, str]:
+    """All files but the weights, by name."""
+    separator, rows = tokenizer.manifest.separator, tokenizer.manifest.vocab_size
+    return {
+        CONFIG: _json(to_config(family, spec, rows, separator)),
+        "generation_config.json": _json({"bos_token_id": separator, "eos_token_id": separator}),
+        **tokenizer_texts(tokenizer, spec.embedding.context_length, where),
+    }
+
+
+def _json(tree: dict[str, Any]) -> str:
+    return json.dumps(tree, indent=2, ensure_ascii=False) + "\n"
+
+
+def _write(folder: Path, tensors: dict[str, Tensor], texts: dict[str, str]) -> None:
+    """Write all files into a new folder; OSError where that fails."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    for name, text in texts.items():
+        (folder / name).write_text(text, encoding="utf-8")
+    try:
+        # Older readers refuse a file that does not say which library's tensors it holds.
+        save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+    except SafetensorError as error:  # its I/O errors do not derive from OSError
+        raise OSError(errno.ENOSPC if "space" in str(error).lower() else errno.EIO, str(error)) from None
+
+
+def _check_own(
+    folder: Path, spec: Decoder, tensors: dict[str, Tensor], ours: Logits, tokens_BT: Tensor, where: str
+) -> str:
+    """Import what was written and demand the same record, the same bits and the same logits."""
+    again, read, _ = read_huggingface(folder)
+    rows = again.embedding.vocab_size
+    embedding = spec.embedding.model_copy(update={"vocab_size": rows})
+    same = again == spec.model_copy(update={"embedding": embedding, "init": again.init})
+    for name, tensor in tensors.items():
+        same = same and torch.equal(read[name], tensor[:rows] if name == "embedding.token.weight" else tensor)
+    if not same:
+        raise CheckpointError(f"{where}: refused, nothing was written: importing the export gives another model")
+    theirs = own_logits(build_with(again, read, str(folder)), tokens_BT, rows)
+    return f"{agree('re-imported', ours, theirs, where)}; all {len(tensors)} tensors equal bit for bit"

@@ -1,0 +1,61 @@
+"""Every recipe that ships with Corestone, and how a recipe is found by name or file."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from corestone.core.errors import SpecError, unknown
+from corestone.core.spec import override, read_yaml
+from corestone.recipes.language.gpt2 import gpt2_124m
+from corestone.recipes.language.shakespeare import shakespeare
+from corestone.recipes.spec import Run
+
+RECIPES: dict[str, Callable[[], Run]] = {
+    "language/shakespeare": shakespeare,
+    "language/gpt2-124m": gpt2_124m,
+}
+
+
+def find_recipe(name: str, assignments: list[str]) -> Run:
+    """The resolved run of a recipe and its overrides.
+
+    Args:
+        name: a shipped recipe (`language/shakespeare`, or `shakespeare` alone), a YAML file as `show` prints it, or a
+            Python file with a function `recipe() -> Run`.
+        assignments: typed `path=value` overrides.
+    """
+    return override(_base(name), assignments)
+
+
+def _base(name: str) -> Run:
+    path = Path(name)
+    if path.suffix in {".yaml", ".yml"}:
+        return read_yaml(Run, path)
+    if path.suffix == ".py":
+        return _from_python(path)
+    matching = [recipe for recipe in RECIPES if name == recipe or recipe.endswith(f"/{name}")]
+    if len(matching) != 1:
+        short = {recipe.rsplit("/", 1)[-1] for recipe in RECIPES}
+        raise SpecError(unknown("recipe", name, short) + "; or a .yaml or .py file")
+    return RECIPES[matching[0]]()
+
+
+def _from_python(path: Path) -> Run:
+    if not path.is_file():
+        raise SpecError(f"{path}: no such recipe file")
+    spec = importlib.util.spec_from_file_location(f"corestone_recipe_{path.stem}", path)
+    if spec is None or spec.loader is None:
+        raise SpecError(f"{path}: not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    try:
+        run = module.recipe()
+    except AttributeError:
+        raise SpecError(f"{path}: needs a function `recipe()` that returns a Run") from None
+    if not isinstance(run, Run):
+        raise SpecError(f"{path}: recipe() returned {type(run).__name__}, not a Run")
+    return run

@@ -1,0 +1,136 @@
+"""What a run does besides learning: progress lines, held-out loss, samples, checkpoints."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+
+from corestone.core.batch import TextBatch
+from corestone.core.runlog import RunLog
+from corestone.core.units import clock, si
+from corestone.evaluate.perplexity import TextPerplexity
+from corestone.generate.text import generate_text
+from corestone.recipes.build import Built
+from corestone.train.checkpoint import checkpoint_folder, forget_old
+from corestone.train.loop import Hook, StepResult
+from corestone.train.meter import Meter
+from corestone.train.state import State
+
+
+@dataclass
+class Watch:
+    """The hooks of a run share what they look at. All ranks call them; the main rank writes."""
+
+    built: Built
+    folder: Path
+    log: RunLog | None
+    meter: Meter
+    console: Console
+    held_out_text: TextPerplexity
+
+    def hooks(self) -> list[Hook]:
+        """In the order in which they act at one step: a checkpoint knows the loss measured just before it."""
+        rhythm, every = self.built.run.rhythm, self.built.every
+        return [
+            Hook(every(rhythm.log), self.progress),
+            Hook(every(rhythm.evaluate), self.score),
+            Hook(every(rhythm.sample), self.sample),
+            Hook(every(rhythm.checkpoint), self.checkpoint),
+        ]
+
+    def tokens(self, state: State) -> int:
+        return state.step * self.built.run.training.batch_tokens
+
+    def write(self, event: str, state: State, **fields: object) -> None:
+        if self.log is not None:
+            self.log.log(event, step=state.step, tokens=self.tokens(state), **fields)
+
+    def progress(self, state: State, result: StepResult | None) -> None:
+        """One line with everything that is watched, and the same as a `train` event."""
+        reading = self.meter.read()
+        if result is None or reading.steps == 0:
+            return
+        measured = {name: getattr(reading, name) for name in MEASURED}
+        numbers = {"loss": result.loss, "learning_rate": result.learning_rate, "grad_norm": result.grad_norm}
+        self.write("train", state, **numbers, **measured, **result.metrics)
+        total = self.built.total_steps
+        left = (total - state.step) * reading.seconds / reading.steps
+        self.console.print(
+            f"step [bold]{state.step:>{len(str(total))}}[/]/{total}  {si(self.tokens(state), 'tok')}  "
+            f"loss [bold]{result.loss:.4f}[/]  lr {result.learning_rate:.2e}  grad {result.grad_norm:.2f}  "
+            f"{si(reading.tokens_per_second, 'tok/s')}  {si(reading.flops_per_second, 'FLOP/s')} "
+            f"({reading.utilisation:.0%} of peak)  data wait {reading.data_wait_share:.1%}  "
+            f"{si(reading.memory_bytes, 'B')}  ETA {clock(left)}",
+            highlight=False,
+            soft_wrap=True,
+        )
+
+    def score(self, state: State, result: StepResult | None) -> None:
+        """The loss on the beginning of the held-out text; the lowest one marks the best checkpoint."""
+        if self.built.world.is_main:
+            with self.meter.paused():
+                metrics = {metric.name: metric for metric in self.held_out_text.run(self.built.model)}
+            loss = metrics["nats_per_token"]
+            state.held_out, state.held_out_step = loss.value, state.step
+            if state.best is None or loss.value < state.best:
+                state.best, state.best_step = loss.value, state.step
+            self.write("evaluate", state, metrics={name: metric.value for name, metric in metrics.items()})
+            self.console.print(
+                f"[green]held out[/]  {loss.value:.4f} nats/token  {metrics['bits_per_byte'].value:.4f} bits/byte "
+                f"(first {loss.n:,} tokens)",
+                highlight=False,
+            )
+        self.built.world.barrier()
+
+    def sample(self, state: State, result: StepResult | None) -> None:
+        """The model continues the recipe's prompts."""
+        spec = self.built.run.samples
+        if self.built.world.is_main and spec.prompts:
+            with self.meter.paused():
+                texts = generate_text(self.built.model, self.built.data.tokenizer, list(spec.prompts), spec.sampling)
+            pairs = list(zip(spec.prompts, texts, strict=True))
+            self.write("sample", state, samples=[{"prompt": prompt, "text": text} for prompt, text in pairs])
+            shown = " ".join("".join(pairs[0]).split())[:160]
+            self.console.print(f"[cyan]sample[/]    {escape(shown)}", highlight=False)
+        self.built.world.barrier()
+
+    def checkpoint(self, state: State, result: StepResult | None = None) -> None:
+        """Save the run and forget old checkpoints."""
+        if self.built.world.is_main:
+            with self.meter.paused():
+                path = checkpoint_folder(self.folder, state.step)
+                self.built.save(path, state)
+                forget_old(self.folder, self.built.run.rhythm.keep_last, state.best_step)
+            self.write("checkpoint", state, path=str(path.relative_to(self.folder)))
+        self.built.world.barrier()
+
+    def anomaly(self, state: State, problem: str, documents: Sequence[str]) -> None:
+        """Say what went wrong at a step and which documents it saw."""
+        policy = self.built.run.training.anomaly.policy
+        self.write("anomaly", state, problem=problem, policy=policy, documents=list(documents))
+        self.console.print(f"[red]anomaly[/]   step {state.step}: {problem} (policy: {policy})", highlight=False)
+
+
+MEASURED = (
+    "tokens_per_second",
+    "flops_per_second",
+    "utilisation",
+    "data_wait_share",
+    "memory_bytes",
+)
+
+
+def first_tokens(batches: Iterable[TextBatch], tokens: int) -> list[TextBatch]:
+    """Whole batches from the beginning until they hold at least so many tokens, or all there are."""
+    first = []
+    for batch in islice(batches, None):
+        first.append(batch)
+        tokens -= batch.tokens_BT.numel()
+        if tokens <= 0:
+            break
+    return first

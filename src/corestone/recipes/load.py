@@ -1,0 +1,51 @@
+"""Open what a run or an import left behind: its recipe, its model, its data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from corestone.core.errors import CheckpointError
+from corestone.core.spec import read_yaml
+from corestone.data.spec import Data
+from corestone.data.tokenizer import Tokenizer, load_tokenizer
+from corestone.data.tokens import TokenSet
+from corestone.parallel.collectives import World, join_world
+from corestone.parallel.precision import Precision, compute_dtype
+from corestone.recipes.build import batch_examples, build_model, load_weights, open_data, read_model_spec
+from corestone.recipes.spec import Run
+from corestone.train.archive import read_model_files
+from corestone.train.checkpoint import newest_whole
+
+
+def load_model(path: Path, precision: Precision = "auto") -> tuple[Any, Tokenizer]:
+    """The model and tokenizer of a run folder (its newest whole checkpoint) or a checkpoint folder.
+
+    Returns:
+        The model in the compute format, in evaluation mode, and its tokenizer.
+    """
+    world = join_world()
+    text, tensors, folder = read_model_files(path)
+    model = build_model(read_model_spec(text, f"{path}: model.yaml"), 0, world.device)
+    load_weights(dict(model.named_parameters()), tensors, str(path))
+    model = model.to(compute_dtype(precision, world.device)).eval()
+    return model, load_tokenizer(folder)
+
+
+def open_run(path: Path) -> Run:
+    """The recipe of a run folder; CheckpointError where the folder is no run."""
+    recipe = path / "recipe.yaml"
+    if not recipe.is_file():
+        raise CheckpointError(f"{path}: no run folder (it has no recipe.yaml)")
+    return read_yaml(Run, recipe)
+
+
+def open_run_data(path: Path) -> tuple[list[TokenSet], Data, int, int, int]:
+    """What a run drew its batches from: training sets, data record, seed, samples per step, steps done."""
+    run = open_run(path)
+    data = open_data(run, World(rank=0, size=1, device=torch.device("cpu")))
+    newest, _ = newest_whole(path)
+    done = int(newest.name.split("-")[1]) if newest else 0
+    return data.train, run.data, run.seed, batch_examples(run), done

@@ -1,0 +1,219 @@
+"""The main job: a recipe in; a trained, evaluated, reported run folder out."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from rich.console import Console
+
+from corestone.core.environment import environment
+from corestone.core.errors import CheckpointError
+from corestone.core.runlog import RunLog, build_trackers
+from corestone.core.spec import plain, to_yaml
+from corestone.core.units import clock, si
+from corestone.data.packing import evaluation_batches
+from corestone.data.sources import card
+from corestone.evaluate.perplexity import TextPerplexity
+from corestone.parallel.allocator import keep_freed_memory
+from corestone.parallel.collectives import join_world
+from corestone.parallel.peak import gemm_peak
+from corestone.recipes.build import Built, open_data
+from corestone.recipes.evaluate import evaluate, scorer
+from corestone.recipes.hooks import Watch, first_tokens
+from corestone.recipes.load import open_run
+from corestone.recipes.show_progress import PrepareProgress
+from corestone.recipes.spec import Run
+from corestone.report.build import write_report
+from corestone.train.checkpoint import checkpoints, newest_whole
+from corestone.train.loop import Trainer
+from corestone.train.meter import Meter
+from corestone.train.state import State
+
+Resume = Literal["auto", "never"]
+
+MAY_CHANGE = {"description", "rhythm", "samples", "evaluation", "trackers"}
+"""Keys of a recipe that may differ when a run goes on: they change nothing that is learnt."""
+
+
+def pretrain(run: Run, folder: Path, resume: Resume = "auto", console: Console | None = None) -> Path:
+    """Prepare the data, train (going on from the newest whole checkpoint), evaluate and write the report.
+
+    Args:
+        folder: of the run; made where it is missing.
+        resume: "auto" goes on where the folder holds a run of this recipe; "never" refuses such a folder.
+
+    Returns:
+        The path of report.html.
+
+    Raises:
+        CorestoneError: a mistake the user can mend. Interrupted: a signal asked for it and everything is saved.
+    """
+    keep_freed_memory()
+    world = join_world()
+    console = (console or Console()) if world.is_main else Console(quiet=True)
+    check_folder(run, folder, resume)
+    with PrepareProgress(console) as progress:
+        data = open_data(run, world, progress)
+    built = Built(run, data, world)
+    meter = Meter(
+        built.model.training_flops(run.data.context_length),
+        peak := gemm_peak(built.dtype, world.device) * world.size,
+        world.device,
+    )
+    if world.is_main:
+        describe_folder(run, folder, built, peak)
+        introduce(console, built, folder, peak)
+    log = RunLog(folder, build_trackers(run.trackers, folder, run.name, plain(run))) if world.is_main else None
+    watch = Watch(built, folder, log, meter, console, beginning_of_held_out(built))
+    try:
+        train(built, watch, resume_state(built, folder, log, console))
+    finally:
+        built.loader.close()
+        if log is not None:
+            log.close()
+    if not world.is_main:
+        return folder / "report.html"
+    console.print("evaluating on all held-out text, beside the floors ...")
+    evaluate(folder, console=console)
+    return write_report([folder])
+
+
+def check_folder(run: Run, folder: Path, resume: Resume) -> None:
+    """Refuse a folder that holds another run, or any run where resuming is not wanted."""
+    if not (folder / "recipe.yaml").is_file():
+        if folder.is_dir() and any(folder.iterdir()):
+            raise CheckpointError(f"{folder}: is neither empty nor a run folder; name another with --run")
+        return
+    if resume == "never":
+        raise CheckpointError(f"{folder}: already holds a run; name another folder with --run, or drop --resume never")
+    old, new = plain(open_run(folder)), plain(run)
+    changed = [key for key in new if key not in MAY_CHANGE and old[key] != new[key]]
+    if changed:
+        paths = [path for key in changed for path in differing(old[key], new[key], key)]
+        raise CheckpointError(
+            f"{folder}: holds a run of another recipe (it differs in {', '.join(paths[:5])}); "
+            "name another folder with --run"
+        )
+
+
+def differing(old: Any, new: Any, path: str) -> list[str]:
+    """Paths at which two plain trees differ."""
+    if isinstance(old, dict) and isinstance(new, dict) and old.keys() == new.keys():
+        return [deeper for key in old for deeper in differing(old[key], new[key], f"{path}.{key}")]
+    if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        pairs = enumerate(zip(old, new, strict=True))
+        return [deeper for index, (a, b) in pairs for deeper in differing(a, b, f"{path}.{index}")]
+    return [] if old == new else [path]
+
+
+def describe_folder(run: Run, folder: Path, built: Built, peak: float) -> None:
+    """Write what the report needs to know beside the log."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "recipe.yaml").write_text(to_yaml(run), encoding="utf-8")
+    facts = environment() | {
+        "threads": torch.get_num_threads(),
+        "device": str(built.world.device),
+        "precision": str(built.dtype).removeprefix("torch."),
+        "ranks": built.world.size,
+        "parameters": built.parameters,
+        "gemm_peak_flops": {str(built.dtype).removeprefix("torch."): peak},
+    }
+    (folder / "environment.json").write_text(json.dumps(facts, indent=1), encoding="utf-8")
+    described = [
+        {"card": card(component.source), "manifest": json.loads((path / "manifest.json").read_text("utf-8"))}
+        for component, path in zip(run.data.components, built.data.folders, strict=True)
+    ]
+    (folder / "data.json").write_text(json.dumps(described, indent=1), encoding="utf-8")
+
+
+def introduce(console: Console, built: Built, folder: Path, peak: float) -> None:
+    """Say what is about to be trained, on what."""
+    run, tokenizer = built.run, built.data.tokenizer.manifest
+    tokens = sum(token_set.n_tokens for token_set in built.data.train)
+    documents = sum(token_set.n_documents for token_set in built.data.train)
+    planned = built.total_steps * run.training.batch_tokens
+    console.print(f"[bold]{run.name}[/]  {run.description}", highlight=False)
+    console.print(
+        f"model      {si(built.parameters)} parameters, {str(built.dtype).removeprefix('torch.')} with float32 masters\n"
+        f"data       {si(tokens, 'tokens')} in {documents:,} documents, vocabulary {tokenizer.vocab_size:,}, "
+        f"{tokenizer.bytes_per_token or 0:.2f} bytes/token\n"
+        f"run        {built.total_steps:,} steps of {run.training.batch_tokens:,} tokens = {si(planned, 'tokens')} "
+        f"({planned / built.loader.epoch_tokens:.1f} epochs)\n"
+        f"machine    {torch.get_num_threads()} threads, GEMM peak {si(peak, 'FLOP/s')} measured\n"
+        f"folder     {folder}",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def beginning_of_held_out(built: Built) -> TextPerplexity:
+    """The scorer used while training: the first tokens of the held-out text."""
+    run, token_set = built.run, built.data.validation[0]
+    size = run.evaluation.batch_size
+    batches = evaluation_batches(token_set, run.data.context_length, size, run.data.keep_documents_apart)
+    return scorer(token_set, built.data.tokenizer, first_tokens(batches, run.evaluation.tokens_while_training))
+
+
+def resume_state(built: Built, folder: Path, log: RunLog | None, console: Console) -> State:
+    """Go on from the newest whole checkpoint, or begin."""
+    newest, messages = newest_whole(folder)
+    for message in messages:
+        console.print(f"[yellow]passed over[/]  {message}", highlight=False)
+    if newest is None:
+        if checkpoints(folder):
+            console.print("[yellow]no checkpoint is whole; starting from the beginning[/]")
+        if log is not None:
+            log.truncate(-1)
+        return State()
+    state = built.restore(newest)
+    if log is not None:
+        log.truncate(state.step)
+    console.print(f"resuming   behind step {state.step} ({newest})", highlight=False)
+    return state
+
+
+def train(built: Built, watch: Watch, state: State) -> State:
+    """Run the loop with this run's parts and hooks."""
+    training = built.run.training
+    model = torch.compile(built.model) if training.compile else built.model
+
+    def roll_back() -> State:
+        newest, _ = newest_whole(watch.folder)
+        if newest is None:
+            raise CheckpointError(f"{watch.folder}: no whole checkpoint to roll back to")
+        return built.restore(newest)
+
+    trainer = Trainer(
+        spec=training,
+        seed=built.run.seed,
+        total_steps=built.total_steps,
+        model=model,
+        objective=built.objective,
+        loader=built.loader,
+        weights=built.weights,
+        optimiser=built.optimiser,
+        learning_rate=built.learning_rate,
+        world=built.world,
+        meter=watch.meter,
+        hooks=watch.hooks(),
+        save=watch.checkpoint,
+        roll_back=roll_back,
+        log_anomaly=watch.anomaly,
+    )
+    if training.anomaly.policy == "roll_back" and state.step == 0:
+        watch.checkpoint(state)  # so that there is always something to return to
+    begun = state.step
+    state = trainer.run(state)
+    if state.step > begun:
+        watch.write("end", state, seconds=watch.meter.total_seconds)
+        watch.console.print(
+            f"trained    {state.step - begun} steps in {clock(watch.meter.total_seconds)} "
+            f"({si(watch.meter.total_tokens / watch.meter.total_seconds, 'tok/s')} on average)",
+            highlight=False,
+        )
+    return state
+
+

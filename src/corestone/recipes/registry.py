@@ -1,0 +1,64 @@
+"""The kinds of models and objectives that a recipe may name, and who builds them.
+
+A kind is a record with a `kind` field and a builder. Builders of the house are named by import path, so that reading a
+recipe loads no torch. A recipe file outside the package adds its own with `MODELS.add(MyRecord, build_my_model)`.
+"""
+
+from __future__ import annotations
+
+import pkgutil
+from collections.abc import Callable
+from typing import Any
+
+from pydantic import GetCoreSchemaHandler
+from pydantic_core import CoreSchema, core_schema
+
+from corestone.core.errors import SpecError
+from corestone.core.spec import Spec
+from corestone.models.spec import Decoder
+from corestone.objectives.spec import NextToken
+
+
+class Registry:
+    """Records by their `kind`. As an annotation, `Annotated[Spec, registry]`, it admits any of them."""
+
+    def __init__(self, what: str) -> None:
+        self.what = what
+        self._kinds: dict[str, tuple[type[Spec], str | Callable[..., Any]]] = {}
+        self._users: list[type[Spec]] = []
+
+    def add(self, record: type[Spec], builder: str | Callable[..., Any]) -> None:
+        """Admit a record; `builder(record, ...)` makes what it describes, or is the `module:function` that does."""
+        kind = record.model_fields["kind"].default if "kind" in record.model_fields else None
+        if not isinstance(kind, str):
+            raise SpecError(f"{record.__name__}: a {self.what} record needs a field `kind: Literal['...'] = '...'`")
+        self._kinds[kind] = (record, builder)
+        for user in self._users:
+            user.model_rebuild(force=True)
+
+    def used_by(self, record: type[Spec]) -> None:
+        """Remember a record that has this registry as an annotation, to widen it when kinds are added."""
+        self._users.append(record)
+
+    def build(self, spec: Spec, *arguments: Any, **keywords: Any) -> Any:
+        """Build what a record describes."""
+        builder = self._kinds[str(spec.model_dump()["kind"])][1]
+        function = pkgutil.resolve_name(builder) if isinstance(builder, str) else builder
+        return function(spec, *arguments, **keywords)
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        choices = {kind: handler.generate_schema(record) for kind, (record, _) in self._kinds.items()}
+        return core_schema.tagged_union_schema(
+            choices, discriminator="kind", serialization=core_schema.wrap_serializer_function_ser_schema(_as_itself)
+        )
+
+
+def _as_itself(value: Spec, handler: Any) -> Any:
+    return value.model_dump(mode="json")
+
+
+MODELS = Registry("model")
+MODELS.add(Decoder, "corestone.models.decoder:build_decoder")
+
+OBJECTIVES = Registry("objective")
+OBJECTIVES.add(NextToken, "corestone.objectives.next_token:NextTokenObjective")

@@ -1,0 +1,62 @@
+"""The record of a run: the only place where model, objective, data, optimiser and scale meet."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from corestone.core.spec import Spec
+from corestone.data.spec import Data
+from corestone.generate.spec import Sampling
+from corestone.optim.spec import AdamW, Schedule
+from corestone.recipes.registry import MODELS, OBJECTIVES
+from corestone.train.spec import Rhythm, Training
+
+
+class Samples(Spec):
+    """What the model is asked to continue while it trains."""
+
+    prompts: tuple[str, ...] = ("",)
+    sampling: Sampling = Sampling(temperature=0.8, top_p=0.95, max_tokens=100)
+
+
+class Evaluation(Spec):
+    """How held-out text is scored.
+
+    Attributes:
+        batch_size: rows at a time; it changes the speed alone.
+        tokens_while_training: held-out tokens scored while training, from the start; the end scores all of them.
+    """
+
+    batch_size: int = Field(default=16, ge=1)
+    tokens_while_training: int = Field(default=65_536, ge=1)
+
+
+class Run(Spec):
+    """A run = architecture x objective x data x optimiser x scale."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]*$")
+    description: str = ""
+    seed: int = 0
+    model: Annotated[Spec, MODELS]
+    objective: Annotated[Spec, OBJECTIVES]
+    data: Data
+    optimiser: AdamW
+    schedule: Schedule
+    training: Training
+    rhythm: Rhythm = Rhythm()
+    evaluation: Evaluation = Evaluation()
+    samples: Samples = Samples()
+    trackers: tuple[Literal["mlflow", "wandb"], ...] = ()
+
+
+class ModelFile(Spec):
+    """What `model.yaml` of a checkpoint says."""
+
+    model: Annotated[Spec, MODELS]
+
+
+for _record in (Run, ModelFile):
+    MODELS.used_by(_record)
+OBJECTIVES.used_by(Run)

@@ -1,0 +1,210 @@
+"""Numbers of a run that several sections share, each with what it was measured from."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from corestone.core.protocols import Metric
+from corestone.core.runlog import Event, number
+from corestone.core.units import clock, si
+from corestone.report.folder import Run, find
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One number on the page: what it is, the value as text (None: not measured), its unit and a remark."""
+
+    label: str
+    text: str | None
+    unit: str = ""
+    remark: str = ""
+
+    @property
+    def full(self) -> str | None:
+        """Value and unit."""
+        return None if self.text is None else f"{self.text} {self.unit}".rstrip()
+
+
+def quantity(label: str, value: float | None, unit: str, remark: str = "") -> Figure:
+    """A number with an SI prefix, which stands with the unit."""
+    if value is None:
+        return Figure(label, None)
+    number_text, _, prefixed = si(value, unit).partition(" ")
+    return Figure(label, number_text, prefixed, remark)
+
+
+def column(events: Sequence[Event], key: str, nested: str | None = None) -> tuple[list[float], list[float]]:
+    """Tokens and values of the events that have a number under the key (inside `nested`, where given)."""
+    x, y = [], []
+    for event in events:
+        inner = event if nested is None else event.get(nested)
+        value = number(inner, key) if isinstance(inner, dict) else None
+        tokens = number(event, "tokens")
+        if value is not None and tokens is not None:
+            x.append(tokens)
+            y.append(value)
+    return x, y
+
+
+def finite(events: Sequence[Event], key: str) -> list[float]:
+    """The finite values under a key."""
+    return [value for value in column(events, key)[1] if math.isfinite(value)]
+
+
+def is_bits_per_byte(metric: Metric) -> bool:
+    """Whether a metric is bits per byte of text, the one unit in which models and compressors compare."""
+    words = (
+        f"{metric.name} {metric.unit}".lower().replace("_", " ").replace("/", " per ").replace("bpb", "bits per byte")
+    )
+    return "bits per byte" in " ".join(words.split())
+
+
+def held_out(run: Run) -> Metric | None:
+    """Bits per byte of the model: from evaluation.json, None where it was not evaluated."""
+    return next((metric for metric in run.metrics("model") if is_bits_per_byte(metric)), None)
+
+
+def best_floor(run: Run) -> Metric | None:
+    """The lowest floor in bits per byte."""
+    floors = [metric for metric in run.metrics("floors") if is_bits_per_byte(metric)]
+    return min(floors, key=lambda metric: metric.value, default=None)
+
+
+def parameters(run: Run) -> int | None:
+    """The model's parameter count, where environment.json tells it."""
+    value = run.environment.get("parameters")
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def tokens_seen(run: Run) -> float | None:
+    """Training tokens up to the last event."""
+    return max((value for row in run.events.rows if (value := number(row, "tokens")) is not None), default=None)
+
+
+def elapsed(run: Run) -> tuple[float, str] | None:
+    """Seconds the run took and what that covers: what `end` says, otherwise the first to the last event."""
+    rows = run.events.rows
+    if rows and rows[-1]["event"] == "end" and (seconds := number(rows[-1], "seconds")) is not None:
+        return seconds, "start to end of the run"
+    times = [value for row in rows if (value := number(row, "time")) is not None]
+    return (max(times) - min(times), "first to last event") if len(times) > 1 else None
+
+
+def state(run: Run) -> tuple[str, str]:
+    """How the run stands: a word for the page's colours (`good`, `open`, `bad`) and a sentence."""
+    rows = run.events.rows
+    if not rows:
+        return "bad", "No event was logged."
+    last = rows[-1]
+    if last["event"] == "end":
+        reason = str(last.get("reason", "finished"))
+        word = "good" if reason in ("finished", "completed", "done") else "open"
+        return word, f"{reason.capitalize()} at step {last['step']:,}."
+    return "open", f"No end was logged: still going, or stopped at step {last['step']:,}."
+
+
+def headline(run: Run) -> list[Figure]:
+    """The five numbers at the top of the page."""
+    tokens, time, size = tokens_seen(run), elapsed(run), parameters(run)
+    return [
+        _quality(run),
+        _floor(run),
+        Figure("Tokens seen", None if tokens is None else si(tokens), "tokens", _epochs(run, tokens)),
+        Figure("Time", None) if time is None else Figure("Time", clock(time[0]), clock_unit(time[0]), time[1]),
+        Figure("Parameters", None) if size is None else Figure("Parameters", si(size), "", f"{size:,} in all"),
+    ]
+
+
+def clock_unit(seconds: float) -> str:
+    """The unit of what `clock` prints."""
+    return "h:min:s" if round(seconds) >= 3600 else "min:s"
+
+
+def _quality(run: Run) -> Figure:
+    metric = held_out(run)
+    if metric is not None:
+        remark = "held-out text" + ("" if metric.interval is None else f", 95 % interval {interval(metric)}")
+        return Figure("Bits per byte", f"{metric.value:.3f}", "bits/byte", remark)
+    _, values = column(run.events.of("evaluate"), "bits_per_byte", "metrics")
+    if values:
+        return Figure("Bits per byte", f"{values[-1]:.3f}", "bits/byte", "last while training; not evaluated")
+    return Figure("Bits per byte", None, remark="not evaluated")
+
+
+def _floor(run: Run) -> Figure:
+    floor, model = best_floor(run), held_out(run)
+    if floor is None:
+        return Figure("Best floor", None, remark="not evaluated")
+    remark = floor_name(floor)
+    if model is not None:
+        change = 100 * (model.value / floor.value - 1)
+        remark += f"; the model is {abs(change):.1f} % {'below' if change < 0 else 'above'} it"
+    return Figure("Best floor", f"{floor.value:.3f}", "bits/byte", remark)
+
+
+def floor_name(metric: Metric) -> str:
+    """A floor's method without the words that only say its unit (`xz bits per byte` -> `xz`)."""
+    words = metric.name.replace("_", " ")
+    for unit in ("bits per byte", "bits/byte", "bpb"):
+        words = words.replace(unit, "")
+    return " ".join(words.split()).strip(" ,:()") or metric.name
+
+
+def interval(metric: Metric) -> str:
+    """A metric's interval as text, in the metric's unit."""
+    if metric.interval is None:
+        return ""
+    return f"{precise(metric.interval[0])} to {precise(metric.interval[1])}"
+
+
+def precise(value: float) -> str:
+    """A measured value: three decimals below a thousand, whole and grouped above."""
+    return f"{value:.3f}" if abs(value) < 1000 else f"{value:,.0f}"
+
+
+def _epochs(run: Run, tokens: float | None) -> str:
+    """How often the data was seen, where one prepared set makes that a plain quotient."""
+    if tokens is None or len(run.data) != 1:
+        return ""
+    size = find(find(run.data[0], "train"), "tokens")
+    return f"{tokens / size:.2f} epochs of {si(size)} tokens" if isinstance(size, int) and size else ""
+
+
+def throughput(run: Run) -> list[Figure]:
+    """Speed, utilisation, waiting and memory over the run's train events."""
+    train = run.events.of("train")
+    speed, flops, use = (finite(train, key) for key in ("tokens_per_second", "flops_per_second", "utilisation"))
+    wait, memory = finite(train, "data_wait_share"), finite(train, "memory_bytes")
+    return [
+        Figure("Training speed", f"{statistics.median(speed):,.0f}" if speed else None, "tokens/s", _of(speed)),
+        quantity("Model arithmetic", statistics.median(flops) if flops else None, "FLOP/s", _of(flops)),
+        Figure("Utilisation", _percent(use, 1), "%", f"of the GEMM peak, {_of(use)}" if use else ""),
+        _peak(run),
+        Figure("Waiting for data", _percent(wait, 2), "% of the time", _of(wait)),
+        quantity("Memory", max(memory, default=None), "B", "highest logged"),
+    ]
+
+
+def _peak(run: Run) -> Figure:
+    """The best matrix product measured on this machine, in the fastest format first."""
+    told = run.environment.get("gemm_peak_flops")
+    found = (
+        [(value, kind) for kind, value in told.items() if isinstance(value, (int, float))]
+        if isinstance(told, dict)
+        else []
+    )
+    found.sort(reverse=True)
+    remark = f"matrix products in {found[0][1]}, measured here" if found else ""
+    others = [f"{si(value, 'FLOP/s')} in {kind}" for value, kind in found[1:]]
+    return quantity("GEMM peak", found[0][0] if found else None, "FLOP/s", "; ".join([remark, *others]))
+
+
+def _percent(values: Sequence[float], digits: int) -> str | None:
+    return f"{100 * statistics.median(values):.{digits}f}" if values else None
+
+
+def _of(values: Sequence[float]) -> str:
+    return f"median of {len(values):,} log lines" if values else ""

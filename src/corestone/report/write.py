@@ -1,0 +1,98 @@
+"""The run report: one HTML file that needs nothing else, for one run or for several side by side."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from corestone import __version__
+from corestone.core.errors import CheckpointError
+from corestone.report import figures, sections
+from corestone.report.compare import compare
+from corestone.report.folder import Run, read_run
+
+HERE = Path(__file__).parent
+
+
+def write_report(runs: Sequence[Path], out: Path | None = None) -> Path:
+    """Write the report of one run, or a comparison of several.
+
+    Args:
+        runs: run folders; unfinished ones and those that lack files are reported as far as they go.
+        out: the file to write, or an existing folder to write it into. None: `report.html` in the run folder, for
+            several runs `comparison.html` in the working folder.
+
+    Returns:
+        The path of the file.
+
+    Raises:
+        CheckpointError: no run was given, a folder is no run, or the file cannot be written.
+    """
+    if not runs:
+        raise CheckpointError("report: no run folder was given; give one or more")
+    read = [read_run(folder) for folder in runs]
+    name = "report.html" if len(read) == 1 else "comparison.html"
+    path = (runs[0] / name if len(read) == 1 else Path(name)) if out is None else out / name if out.is_dir() else out
+    page = _render("run.html.j2", _page(read[0])) if len(read) == 1 else _render("compare.html.j2", compare(read))
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        fresh = path.with_name(f".{path.name}.{os.getpid()}.partial")
+        fresh.write_text(page, encoding="utf-8", errors="replace")
+        os.replace(fresh, path)
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be written ({error.strerror}); choose another --out") from None
+    return path
+
+
+def _render(template: str, values: Mapping[str, Any]) -> str:
+    """Fill a template. Everything is escaped but the drawings and the style sheet, which are our own."""
+    jinja = Environment(
+        loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    jinja.filters["svg"] = Markup
+    style = Markup((HERE / "report.css").read_text(encoding="utf-8"))
+    return jinja.get_template(template).render(style=style, version=__version__, **values)
+
+
+def _page(run: Run) -> dict[str, Any]:
+    recipe = run.recipe or {}
+    shown, between = sections.moments(run)
+    mood, state = figures.state(run)
+    return {
+        "title": str(recipe.get("name") or run.name),
+        "folder": run.name,
+        "description": str(recipe.get("description") or ""),
+        "mood": mood,
+        "state": state,
+        "notes": run.notes,
+        "headline": figures.headline(run),
+        "setup": sections.setup(run),
+        "recipe_text": run.recipe_text,
+        "machine": sections.machine(run),
+        "data_sets": sections.data_sets(run),
+        "curves": sections.curves(run),
+        "throughput": figures.throughput(run),
+        "speed_charts": sections.speed_charts(run),
+        "compared": sections.comparison_rows(run),
+        "others": sections.other_rows(run),
+        "evaluated_on": _evaluated_on(run),
+        "moments": shown,
+        "between": between,
+        "anomalies": sections.anomalies(run),
+        "checkpoints": sections.checkpoints(run),
+        "commands": sections.commands(run),
+    }
+
+
+def _evaluated_on(run: Run) -> str:
+    """What the evaluation scored, in words."""
+    told = run.evaluation or {}
+    parts = [
+        f"{label} {told[key]}" for key, label in (("checkpoint", "Checkpoint"), ("split", "split")) if told.get(key)
+    ]
+    return ", ".join(parts)

@@ -1,0 +1,61 @@
+"""Every parameter has exactly one rule."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from corestone.core.errors import SpecError
+from corestone.models.decoder import build_decoder
+from corestone.optim.build import build_optimiser, claim, load_optimiser_tensors, optimiser_tensors, set_learning_rate
+from corestone.optim.spec import AdamW, Rule
+from corestone.zoo.gpt import gpt1, gpt2
+
+NAMES = ["a.weight", "a.bias", "b.weight"]
+
+
+def test_decay_of_every_parameter():
+    """Golden: what GPT models decay."""
+    spec = AdamW(learning_rate=1e-3)
+    for model in (gpt2(16, 1, 2, vocab_size=8, context_length=4), gpt1()):
+        names = [name for name, _ in build_decoder(model, device="meta").named_parameters()]
+        decayed = {name for name, rule in claim(names, spec.rules).items() if rule.weight_decay}
+        assert decayed == {
+            name for name in names if name.endswith("weight") and "norm" not in name
+        }  # matrices and tables, no gain, no bias
+        assert len(decayed) == 2 + 4 * len(model.stack.blocks)
+
+
+@pytest.mark.parametrize(
+    ("rules", "message"),
+    [
+        ((Rule(match=("a.*",)),), "'b.weight': no rule claims it"),
+        ((Rule(match=("*.weight",)), Rule(match=("a.*",))), "'a.weight': rules .* both claim it"),
+        ((Rule(match=("*", "typo.*")),), "pattern 'typo.*' matches no parameter"),
+    ],
+)
+def test_a_parameter_without_its_one_rule_is_an_error(rules, message):
+    with pytest.raises(SpecError, match=message):
+        claim(NAMES, rules)
+
+
+def test_rules_reach_the_optimiser_and_its_state_survives_a_round_trip():
+    parameters = {name: torch.ones(3) for name in NAMES}
+    spec = AdamW(
+        learning_rate=0.1,
+        rules=(Rule(match=("*.weight",), weight_decay=0.5, lr_scale=2.0), Rule(match=("*.bias",))),
+    )
+    optimiser = build_optimiser(spec, parameters)
+    assert optimiser_tensors(optimiser) == {}
+    set_learning_rate(optimiser, 0.01)
+    assert [group["lr"] for group in optimiser.param_groups] == [0.02, 0.01]
+    for parameter in parameters.values():
+        parameter.grad = torch.zeros(3)
+    optimiser.step()
+    assert parameters["a.weight"][0].item() == pytest.approx(1 - 0.02 * 0.5)
+    assert parameters["a.bias"][0].item() == 1
+    saved = {name: value.clone() for name, value in optimiser_tensors(optimiser).items()}
+    again = build_optimiser(spec, parameters)
+    load_optimiser_tensors(again, saved)
+    assert optimiser_tensors(again).keys() == saved.keys()
+    assert all(torch.equal(optimiser_tensors(again)[name], value) for name, value in saved.items())

@@ -1,0 +1,55 @@
+"""Schedules against their formulas."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from corestone.core.errors import SpecError
+from corestone.core.units import Duration, duration
+from corestone.optim.schedule import build_schedule
+from corestone.optim.spec import Constant, Cosine, Linear, WarmupStableDecay
+
+
+def steps(length: Duration) -> int:
+    return length.steps(batch_tokens=100, batch_examples=10, epoch_tokens=1000)
+
+
+def curve(spec, total):
+    factor = build_schedule(spec, total, steps)
+    return [factor(step) for step in range(total)]
+
+
+@given(total=st.integers(2, 200), warmup=st.integers(0, 199))
+def test_warmup_is_linear_and_the_peak_is_one(total, warmup):
+    for spec in (Constant, Cosine, Linear):
+        if warmup > total:
+            continue
+        values = curve(spec(warmup=duration(f"{warmup} steps")), total)
+        assert values[:warmup] == [(step + 1) / warmup for step in range(min(warmup, total))]
+        assert max(values) <= 1
+        assert all(a >= b for a, b in zip(values[warmup:], values[warmup + 1 :], strict=False))
+
+
+def test_ends_stand_at_the_final_factor():
+    assert curve(Cosine(final=0.1), 11)[-1] == pytest.approx(0.1)
+    assert curve(Cosine(final=0.0), 11)[5] == pytest.approx((1 + math.cos(math.pi / 2)) / 2)
+    assert curve(Linear(final=0.2), 11)[-1] == pytest.approx(0.2)
+    assert curve(Linear(), 11)[5] == pytest.approx(0.5)
+    assert curve(Constant(), 11) == [1.0] * 11
+    stable = curve(WarmupStableDecay(warmup=duration("2 steps"), decay=duration("4 steps")), 10)
+    assert stable == pytest.approx([0.5, 1, 1, 1, 1, 1, 0.75, 0.5, 0.25, 0])
+
+
+def test_units_convert_to_steps():
+    assert [steps(duration(text)) for text in ("7 steps", "650 tokens", "20 examples", "2.5 epochs")] == [7, 7, 2, 25]
+
+
+def test_a_run_shorter_than_its_schedule_is_refused():
+    with pytest.raises(SpecError, match="longer than the run of 5 steps"):
+        curve(Cosine(warmup=duration("6 steps")), 5)
+    with pytest.raises(SpecError, match="are longer than the run"):
+        curve(WarmupStableDecay(warmup=duration("3 steps"), decay=duration("4 steps")), 6)

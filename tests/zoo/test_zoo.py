@@ -1,0 +1,48 @@
+"""Every zoo entry builds on the meta device and has exactly the published parameters."""
+
+from __future__ import annotations
+
+import pytest
+
+from corestone.core.errors import SpecError
+from corestone.models.decoder import build_decoder
+from corestone.zoo.catalogue import find, zoo
+
+# Sums over unique tensors of the released configurations (GPT-3: of its table, heads x head size = width).
+EXACT = {
+    "gpt1-117m": 116_534_784,
+    "gpt2-124m": 124_439_808,
+    "gpt2-355m": 354_823_168,
+    "gpt2-774m": 774_030_080,
+    "gpt2-1.6b": 1_557_611_200,
+    "gpt3-125m": 125_226_240,
+    "gpt3-350m": 355_871_744,
+    "gpt3-760m": 760_300_032,
+    "gpt3-1.3b": 1_315_723_264,
+    "gpt3-2.7b": 2_651_553_280,
+    "gpt3-6.7b": 6_658_404_352,
+    "gpt3-13b": 12_853_386_240,
+    "gpt3-175b": 174_604_259_328,
+}
+
+
+def test_the_zoo_is_what_is_tested():
+    assert list(zoo()) == list(EXACT)
+
+
+@pytest.mark.parametrize("name", EXACT)
+def test_parameter_count_equals_the_published_one(name):
+    entry = find(name)
+    count = sum(p.numel() for p in build_decoder(entry.spec, device="meta").parameters())
+    assert count == EXACT[name]
+    assert count == pytest.approx(entry.published, rel=0.005)  # the papers round
+
+
+def test_gpt3_alternates_dense_and_banded_layers():
+    windows = [block.mixer.window for block in find("gpt3-125m").spec.stack.blocks]
+    assert windows == [None, 256] * 6
+
+
+def test_a_misspelt_name_is_answered_with_the_nearest():
+    with pytest.raises(SpecError, match="did you mean 'gpt2-124m'"):
+        find("gpt2-124")
