@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from corestone.core.environment import environment
 from corestone.core.errors import CheckpointError, CorestoneError
-from corestone.core.runlog import RunLog, number, read_events, scalars, tracker
+from corestone.core.runlog import RunLog, build_trackers, number, read_events, scalars
 
 
 def _fill(run: Path, steps: int) -> None:
@@ -177,7 +177,8 @@ def test_scalars_take_numbers_and_metrics_only() -> None:
 
 def test_tensorboard_files_hold_the_numbers_and_hide_what_a_resume_takes_back(tmp_path: Path) -> None:
     def run(first: int, last: int) -> None:
-        with RunLog(tmp_path, [tracker("tensorboard", tmp_path, step=first - 1)]) as log:
+        with RunLog(tmp_path, build_trackers([], tmp_path, "name", {})) as log:
+            log.truncate(first - 1)
             for step in range(first, last + 1):
                 log.log("train", step=step, tokens=step * 10, loss=float(step))
             log.log("sample", step=last, tokens=last * 10, samples=[{"prompt": "p", "text": "t"}])
@@ -208,8 +209,8 @@ def _tensorboard(folder: Path) -> tuple[list[float], list[int]]:
 
 
 def test_an_unknown_tracker_names_the_nearest() -> None:
-    with pytest.raises(CorestoneError, match="did you mean 'tensorboard'"):
-        tracker("tensorbord", Path())
+    with pytest.raises(CorestoneError, match="did you mean 'mlflow'"):
+        build_trackers(["mlfow"], Path(), "name", {})
 
 
 @pytest.mark.parametrize("kind", ["mlflow", "wandb"])
@@ -217,7 +218,7 @@ def test_a_tracker_whose_library_is_missing_names_the_extra(kind: str, tmp_path:
     if find_spec(kind) is not None:
         pytest.skip(f"{kind} is installed")
     with pytest.raises(CorestoneError, match=rf"pip install 'corestone\[{kind}\]'"):
-        tracker(kind, tmp_path)
+        build_trackers([kind], tmp_path, "name", {})
 
 
 def test_mlflow_gets_the_numbers_and_goes_on_in_the_same_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -225,7 +226,8 @@ def test_mlflow_gets_the_numbers_and_goes_on_in_the_same_run(tmp_path: Path, mon
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"file://{tmp_path / 'store'}")
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
     for first in (1, 3):
-        with RunLog(tmp_path, [tracker("mlflow", tmp_path, step=first - 1)]) as log:
+        with RunLog(tmp_path, build_trackers(["mlflow"], tmp_path, "name", {"seed": 1})) as log:
+            log.truncate(first - 1)
             for step in range(first, first + 3):
                 log.log("train", step=step, tokens=step, loss=float(step))
     remote = (tmp_path / "mlflow-run.txt").read_text().strip()
@@ -236,7 +238,8 @@ def test_mlflow_gets_the_numbers_and_goes_on_in_the_same_run(tmp_path: Path, mon
 def test_wandb_takes_a_run_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("wandb")
     monkeypatch.setenv("WANDB_MODE", "offline")
-    with RunLog(tmp_path, [tracker("wandb", tmp_path)]) as log:
+    with RunLog(tmp_path, build_trackers(["wandb"], tmp_path, "name", {"seed": 1})) as log:
+        log.truncate(0)
         log.log("train", step=1, tokens=1, loss=1.0)
     assert list((tmp_path / "wandb").glob("offline-run-*/*.wandb"))
 

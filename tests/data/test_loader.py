@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,8 +16,14 @@ from streams import Stream, data
 
 from corestone.core.batch import IGNORE, TextBatch
 from corestone.core.errors import DataError
+from corestone.data.ledger import documents_of_step, steps_of_document
 from corestone.data.loader import TextLoader
 from corestone.data.mixture import Mixture
+from corestone.data.packing import evaluation_batches
+from corestone.data.prepare.pipeline import prepare
+from corestone.data.spec import Bytes, Files, Prepare
+from corestone.data.tokenizer import build_tokenizer
+from corestone.data.tokens import open_token_set
 
 LENGTHS = [3, 1, 30, 2, 2, 9, 55, 1, 1, 18, 7, 64, 5]
 
@@ -211,3 +219,32 @@ def test_wrong_sizes_are_refused_with_the_cure() -> None:
         TextLoader([stream], data(16), 0, 8, 4, 4)
     with pytest.raises(DataError, match="too short for one sample"):
         TextLoader([stream], data(1000), 0, 8)
+
+
+def test_a_prepared_folder_gives_every_token_of_every_document(tmp_path: Path) -> None:
+    """Real files through preparation, several shards, the loader, the ledger and the evaluation view."""
+    texts = {f"t{i}.txt": f"Text {i}: " + "räksmörgås " * (7 * i + 1) for i in range(40)}
+    for name, text in texts.items():
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    tokenizer = build_tokenizer(Bytes(), [])
+    source = Files(paths=(str(tmp_path / "*.txt"),), validation_percent=20)
+    prepare(source, tokenizer, Prepare(shard_tokens=1024), tmp_path / "out")
+    train, validation = (open_token_set(tmp_path / "out", split, verify=True) for split in ("train", "validation"))
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    files = [tmp_path / "out" / shard["file"] for shard in manifest["splits"]["train"]["shards"]]
+    assert len(files) > 5
+    stream = np.concatenate([np.fromfile(file, dtype="<u2") for file in files])
+    spec, samples = data(100), (train.n_tokens - 1) // 100
+    loader = TextLoader([train], spec, 3, 7)
+    assert loader.unused_tokens == (len(stream) - 1 - samples * 100,)
+    rows = torch.cat([loader.batch(step).tokens_BT for step in range(-(-samples // 7))])[:samples]
+    assert sorted(rows.tolist()) == sorted(stream[: samples * 100].reshape(-1, 100).astype(int).tolist())
+    seen = documents_of_step([train], spec, 3, 7, 5)
+    read = np.concatenate([train.slice(part.start, part.stop) for part in seen])
+    assert np.array_equal(read, loader.batch(5).tokens_BT.numpy().reshape(-1))
+    assert loader.names(5) == list(dict.fromkeys(part.document for part in seen))
+    assert 5 in steps_of_document([train], spec, 3, 7, seen[0].document, 6)
+    targets = torch.cat([batch.targets_BT.reshape(-1) for batch in evaluation_batches(validation, 100, 3, True)])
+    text = tokenizer.decode([token for token in targets.tolist() if token not in (IGNORE, int(stream[0]))])
+    held_out = [validation.document_id(i) for i in range(validation.n_documents)]
+    assert text == "".join(texts[Path(name).name] for name in held_out)

@@ -10,14 +10,13 @@ from pathlib import Path
 import pytest
 import tokenizers
 import torch
-from corestone.data.tokenizer import Tokenizer, build_tokenizer
 from safetensors.torch import save_file
 from tiny_models import random_tensors
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from corestone.core.spec import to_yaml
 from corestone.data.spec import BytePair
-from corestone.interop.incoming import ModelFile
+from corestone.data.tokenizer import Tokenizer, build_tokenizer
 from corestone.interop.settings import family_of_spec, to_config
 from corestone.interop.weights import to_theirs
 from corestone.models.spec import Decoder
@@ -72,7 +71,7 @@ def checkpoint(tmp_path: Path, trained_tokenizer: Tokenizer) -> Callable[..., Pa
         write_checkpoint(
             folder,
             {"model.safetensors": random_tensors(spec)},
-            {"model.yaml": to_yaml(ModelFile(model=spec)), **tokenizer.files()},
+            {"model.yaml": to_yaml(spec), **tokenizer.files()},
         )
         return folder
 

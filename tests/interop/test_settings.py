@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_models import make_decoder
 
@@ -45,6 +45,7 @@ def decoders(draw: st.DrawFn) -> Decoder:
     )
 
 
+@settings(deadline=None)
 @given(decoders())
 def test_a_record_survives_config_json(spec: Decoder) -> None:
     family = family_of_spec(spec, "test")
@@ -100,7 +101,9 @@ def test_a_config_that_says_something_else_is_refused_by_name(key: str, value: A
         to_spec(family_of_config(config, "folder/config.json"), config, "folder/config.json")
     message = str(refusal.value)
     named = {"resid_pdrop": "dropout", "layer_norm_epsilon": "eps"}.get(key, key)
-    assert message.startswith("folder/config.json") and named in message and "\n" not in message
+    assert message.startswith("folder/config.json")
+    assert named in message
+    assert "\n" not in message
 
 
 def _with(spec: Decoder, **changes: Any) -> Decoder:

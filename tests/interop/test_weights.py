@@ -117,7 +117,8 @@ def test_tensors_that_do_not_fit_are_refused_by_name(spoil: Callable[[dict[str, 
     spoil(tensors)
     with pytest.raises(CheckpointError, match=re.escape(words)) as refusal:
         to_ours(family_of_spec(spec, "test"), spec, tensors, "folder")
-    assert str(refusal.value).startswith("folder: ") and "\n" not in str(refusal.value)
+    assert str(refusal.value).startswith("folder: ")
+    assert "\n" not in str(refusal.value)
 
 
 def test_a_model_built_with_weights_holds_them_and_its_head_is_tied() -> None:

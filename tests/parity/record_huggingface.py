@@ -52,16 +52,16 @@ CASES: dict[str, dict[str, Any]] = {
 
 
 def tiny(case: str, **changes: Any) -> Any:
-    """A random model of a case with some settings changed, every gain and bias away from its usual 1 and 0, with logits of the order of 10."""
+    """A random model of a case, some settings changed, every gain and bias away from its usual 1 and 0."""
     import transformers
 
     torch.manual_seed(sum(case.encode()))
     settings = {"resid_pdrop": 0.2, "embd_pdrop": 0.1, "attn_pdrop": 0.05, "bos_token_id": 0, "eos_token_id": 0}
-    config = transformers.AutoConfig.for_model(**CASES[case], **settings, **changes)
+    config = transformers.AutoConfig.for_model(**{**settings, **CASES[case], **changes})
     model = transformers.AutoModelForCausalLM.from_config(config)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            parameter.normal_(1.0 if "ln_" in name and name.endswith("weight") else 0.0, 0.5)
+            parameter.normal_(1.0 if "ln_" in name and name.endswith("weight") else 0.0, 0.3)
     return model.eval()
 
 

@@ -28,7 +28,7 @@ class Tracker(Protocol):
     """A second place where a run's numbers go."""
 
     def write(self, event: Event) -> None:
-        """Take one event as it stands in the log."""
+        """Take one event as it stands in the log, or `resume`, which is in no log: what comes after `step` is void."""
         ...
 
     def close(self) -> None:
@@ -146,6 +146,8 @@ class RunLog:
                 self._file = _open(self.path)
             except OSError as error:
                 raise _unwritable(self.path, error) from None
+        for tracker in self._trackers:
+            tracker.write({"event": "resume", "step": step, "time": round(time.time(), 3)})
         return dropped
 
     def close(self) -> None:
@@ -209,22 +211,23 @@ def _unwritable(path: Path, error: OSError) -> CheckpointError:
     return CheckpointError(f"{path}: cannot be written ({error.strerror}); {cure}")
 
 
-def tracker(kind: str, run: Path, step: int = 0) -> Tracker:
-    """Make a tracker by name: `tensorboard`, `mlflow` or `wandb`.
+def build_trackers(kinds: Sequence[str], run: Path, name: str, settings: Mapping[str, Any]) -> list[Tracker]:
+    """TensorBoard files under RUN/tensorboard, and the further trackers asked for.
 
     Args:
-        run: the run folder; its name names the run.
-        step: the step a resumed run goes on from. TensorBoard hides what came after it, mlflow and wandb go on in the
-            same remote run.
+        kinds: out of `mlflow` and `wandb`.
+        run: the run folder. It keeps the remote runs' ids, so that a resumed run goes on in the same ones.
+        name: of the run at the trackers.
+        settings: the recipe as a plain tree, kept beside the numbers.
 
     Raises:
         CorestoneError: unknown name, or the extra that brings the library is not installed.
     """
-    makers: dict[str, Callable[[Path, int], Tracker]]
-    makers = {"tensorboard": TensorBoard, "mlflow": MLflow, "wandb": WandB}
-    if kind not in makers:
-        raise CorestoneError(unknown("tracker", kind, makers))
-    return makers[kind](run, step)
+    makers: dict[str, Callable[[Path, str, Mapping[str, Any]], Tracker]] = {"mlflow": MLflow, "wandb": WandB}
+    for kind in kinds:
+        if kind not in makers:
+            raise CorestoneError(unknown("tracker", kind, makers))
+    return [TensorBoard(run), *(makers[kind](run, name, settings) for kind in kinds)]
 
 
 def scalars(event: Event) -> dict[str, float]:
@@ -246,15 +249,23 @@ def _samples(event: Event) -> str:
 class TensorBoard:
     """Event files under RUN/tensorboard."""
 
-    def __init__(self, run: Path, step: int = 0) -> None:
-        # Imported here because tensorboardX imports torch, which a report has no use for.
+    def __init__(self, run: Path) -> None:
+        # Imported here because tensorboardX imports torch, which reading a log has no use for.
         from tensorboardX import SummaryWriter
 
-        # The format has its own way to take steps back: a session start that hides what older files say after it.
-        self._writer = SummaryWriter(str(run / "tensorboard"), purge_step=step + 1 if step else None)
+        self._folder = run / "tensorboard"
+        self._open = SummaryWriter
+        self._writer: Any = None
+        self._hide_from: int | None = None
 
     def write(self, event: Event) -> None:
         """Add the event's numbers, and its samples as text."""
+        if event["event"] == "resume":
+            # The format has its own way to take steps back: a session start that hides what older files say after it.
+            self._hide_from = event["step"] + 1 if self._folder.is_dir() else None
+            return
+        if self._writer is None:
+            self._writer = self._open(str(self._folder), purge_step=self._hide_from)
         for name, value in scalars(event).items():
             self._writer.add_scalar(name, value, event["step"], walltime=event["time"])
         if event["event"] == "sample":
@@ -263,22 +274,24 @@ class TensorBoard:
 
     def close(self) -> None:
         """Flush and close the event file."""
-        self._writer.close()
+        if self._writer is not None:
+            self._writer.close()
 
 
 class MLflow:
     """A run of mlflow; server and experiment come from mlflow's own environment variables."""
 
-    def __init__(self, run: Path, step: int = 0) -> None:
+    def __init__(self, run: Path, name: str, settings: Mapping[str, Any]) -> None:
         try:
             import mlflow
         except ImportError:
             raise CorestoneError("tracker 'mlflow' needs a library: pip install 'corestone[mlflow]'") from None
         self._mlflow = mlflow
-        note = run / "mlflow-run.txt"
-        known = note.read_text(encoding="utf-8").strip() if step and note.exists() else None
-        active = mlflow.start_run(run_id=known, run_name=None if known else run.name)
-        note.write_text(active.info.run_id + "\n", encoding="utf-8")
+        known = _remote_id(run, "mlflow")
+        active = mlflow.start_run(run_id=known, run_name=None if known else name)
+        if known is None:
+            mlflow.log_dict(dict(settings), "recipe.json")
+            _remember(run, "mlflow", active.info.run_id)
 
     def write(self, event: Event) -> None:
         """Log the event's numbers."""
@@ -292,15 +305,14 @@ class MLflow:
 class WandB:
     """A run of Weights & Biases; project and key come from its own environment variables."""
 
-    def __init__(self, run: Path, step: int = 0) -> None:
+    def __init__(self, run: Path, name: str, settings: Mapping[str, Any]) -> None:
         try:
             import wandb
         except ImportError:
             raise CorestoneError("tracker 'wandb' needs a library: pip install 'corestone[wandb]'") from None
-        note = run / "wandb-run.txt"
-        known = note.read_text(encoding="utf-8").strip() if step and note.exists() else uuid.uuid4().hex[:8]
-        note.write_text(known + "\n", encoding="utf-8")
-        self._run = wandb.init(id=known, resume="allow", name=run.name, dir=str(run))
+        known = _remote_id(run, "wandb") or uuid.uuid4().hex[:8]
+        self._run = wandb.init(id=known, resume="allow", name=name, dir=str(run), config=dict(settings))
+        _remember(run, "wandb", known)
         # Steps go by a metric of our own: wandb's counter refuses to go back to a checkpoint.
         self._run.define_metric("*", step_metric="step")
 
@@ -311,3 +323,13 @@ class WandB:
     def close(self) -> None:
         """End the remote run."""
         self._run.finish()
+
+
+def _remote_id(run: Path, kind: str) -> str | None:
+    note = run / f"{kind}-run.txt"
+    return note.read_text(encoding="utf-8").strip() or None if note.is_file() else None
+
+
+def _remember(run: Path, kind: str, remote: str) -> None:
+    run.mkdir(parents=True, exist_ok=True)
+    (run / f"{kind}-run.txt").write_text(remote + "\n", encoding="utf-8")

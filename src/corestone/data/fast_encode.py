@@ -16,6 +16,7 @@ or says why a tokenizer cannot be expressed. Preparation still compares the two 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -139,7 +140,7 @@ def _last_merge(token: str, rank_of_pair: dict[tuple[str, ...], int]) -> int | N
     parts = list(token)
     rank = None
     while len(parts) > 1:
-        found = [(rank_of_pair.get(pair), at) for at, pair in enumerate(zip(parts, parts[1:], strict=False))]
+        found = [(rank_of_pair.get(pair), at) for at, pair in enumerate(pairwise(parts))]
         known = [(rank, at) for rank, at in found if rank is not None]
         if not known:
             return None

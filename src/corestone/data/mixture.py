@@ -114,9 +114,8 @@ class Mixture:
             return turns
         draws = []
         for turn in turns.tolist():
+            # A total is at most its exact share rounded up, so the block is this one or, rounded down, the next.
             block = int(turn / (self._shares[component] * self.block))
-            while self._taken(block)[component] > turn:
-                block -= 1
             while self._taken(block + 1)[component] <= turn:
                 block += 1
             before, edges = self._layout(block)

@@ -113,8 +113,9 @@ def segments_and_positions(inner: Integers, B: int, T: int) -> tuple[torch.Tenso
     numbers = np.arange(len(begins)) - first_of_row[begins // T]
     lengths = np.diff(begins, append=B * T)
     segments = np.repeat(numbers.astype(np.int32), lengths).reshape(B, T)
-    positions = (np.arange(B * T) - np.repeat(begins, lengths)).reshape(B, T)
-    return torch.from_numpy(segments), torch.from_numpy(positions)
+    positions = np.repeat(begins, lengths)
+    np.subtract(np.arange(B * T), positions, out=positions)
+    return torch.from_numpy(segments), torch.from_numpy(positions.reshape(B, T))
 
 
 def pack(windows: Ids, inner: Integers | None) -> TextBatch:

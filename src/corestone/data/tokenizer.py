@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import tokenizers
 from numpy.typing import NDArray
+from pydantic import Field
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from corestone.core.errors import DataError, unknown
@@ -56,7 +57,7 @@ class TokenizerManifest(Spec):
     padded_vocab_size: int
     separator: int
     bytes_per_token: float | None = None
-    special: dict[str, int] = {}
+    special: dict[str, int] = Field(default_factory=dict)
 
 
 class Tokenizer:
@@ -238,6 +239,8 @@ class Tokenizer:
     @cached_property
     def _fast_and_reason(self) -> tuple[FastEncoding | None, str]:
         """Made when first needed: replaying a large vocabulary takes a second."""
+        if self._cut_literal:
+            return None, f"its model would make '{self._literal}' in a text the separator"
         return fast_encoding(self._tree)
 
     def _unknown_id(self) -> int | None:
@@ -333,7 +336,8 @@ def _train(spec: BytePair, texts: Iterable[str]) -> Tokenizer:
     measured = sample_texts(sample, _MEASURED_BYTES)
     tokens = sum(len(ids) for ids in tokenizer.encode_batch(measured))
     ratio = sum(len(text.encode()) for text in measured) / max(1, tokens)
-    return Tokenizer(tokenizer.files()[TOKENIZER_FILE], tokenizer.manifest.model_copy(update={"bytes_per_token": ratio}))
+    manifest = tokenizer.manifest.model_copy(update={"bytes_per_token": round(ratio, 4)})
+    return Tokenizer(tokenizer.files()[TOKENIZER_FILE], manifest)
 
 
 def _byte_level(model: Any) -> Any:

@@ -25,6 +25,7 @@ END = 256
 SYMBOLS = 257
 BITS = 9
 CHUNK = 4_000_000  # n-grams counted at once: bounds memory, whatever the length of the text
+MOST_GRAMS = 6_000_000  # distinct 5-grams after which no more text is read: 1.4 GB at the peak
 
 Codes = NDArray[np.uint64]
 Reals = NDArray[np.float64]
@@ -42,11 +43,17 @@ class _Table:
 
 
 class ByteNgram:
-    """A fitted 5-gram model of bytes. Make one with `fit`."""
+    """A fitted 5-gram model of bytes. Make one with `fit`.
 
-    def __init__(self, tables: list[_Table], trained_bytes: int) -> None:
+    Attributes:
+        trained_bytes: how much text was counted.
+        complete: whether that was all of it.
+    """
+
+    def __init__(self, tables: list[_Table], trained_bytes: int, complete: bool) -> None:
         self._tables = tables
         self.trained_bytes = trained_bytes
+        self.complete = complete
 
     def probabilities(self, contexts: NDArray[np.integer]) -> Reals:
         """The whole distribution after some contexts.
@@ -82,14 +89,15 @@ class ByteNgram:
         return result
 
 
-def fit(documents: Iterable[bytes]) -> ByteNgram:
+def fit(documents: Iterable[bytes], max_bytes: int | None = None) -> ByteNgram:
     """Count a text and smooth the counts.
 
-    Memory grows with the number of distinct 5-grams (16 bytes each, a few times over while counting), not with the
-    length of the text.
+    Memory grows with the number of distinct 5-grams, not with the length of the text; reading stops when there are
+    6 million (prose or code has about a million in 32 MB, so that only text close to random gets there).
 
     Args:
-        documents: UTF-8 text (or any bytes) of each document.
+        documents: UTF-8 text (or any bytes) of each document; read no further than needed.
+        max_bytes: where to stop reading; the document in which the limit falls is cut there. None: no such limit.
 
     Raises:
         DataError: there is not one byte to count.
@@ -97,18 +105,27 @@ def fit(documents: Iterable[bytes]) -> ByteNgram:
     grams, counts = np.zeros(0, np.uint64), np.zeros(0, np.int64)
     waiting: list[Codes] = []
     trained = held = 0
+    complete = True
     for document in documents:
-        trained += len(document)
+        if max_bytes is not None and len(document) > max_bytes - trained:
+            document, complete = document[: max_bytes - trained], False
         for codes in _document_codes(document):
+            if len(grams) >= MOST_GRAMS:
+                complete = False
+                break
             waiting.append(codes)
             held += len(codes)
+            trained += len(codes)
             if held >= CHUNK:
                 grams, counts = _count(grams, counts, waiting)
                 waiting, held = [], 0
+        else:
+            trained -= 1  # the document's end is counted, but is no byte
+        if not complete:
+            break
     if trained == 0:
         raise DataError("the 5-gram floor has no training text: the training split is empty; give it at least one byte")
-    grams, counts = _count(grams, counts, waiting)
-    return ByteNgram(_tables(grams, counts), trained)
+    return ByteNgram(_tables(*_count(grams, counts, waiting)), trained, complete)
 
 
 def _document_codes(document: bytes) -> Iterator[Codes]:

@@ -73,46 +73,53 @@ def check_reference(folder: Path, ours: Logits, tokens_BT: Tensor, tokenizer: To
     except ImportError:
         return ["transformers: not checked, the library is not installed (pip install 'corestone[hf]')"]
     with _quiet(transformers):
-        try:
-            model, loading = transformers.AutoModelForCausalLM.from_pretrained(
-                folder, dtype=torch.float32, local_files_only=True, output_loading_info=True
-            )
-            theirs = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        except Exception as error:  # the library's errors have no base of their own
-            reason = " ".join(str(error).split())
-            raise CheckpointError(
-                f"{where}: refused, nothing was written: transformers cannot load it ({reason})"
-            ) from None
-    odd = [f"{kind} {sorted(names)[:3]}" for kind, names in loading.items() if names and kind != "error_msgs"]
-    if odd:
-        raise CheckpointError(f"{where}: refused, nothing was written: transformers finds tensors {'; '.join(odd)}")
-    model.eval()
+        model, theirs = _load(transformers, folder, where)
 
-    @torch.no_grad()
-    def logits(dtype: torch.dtype) -> Tensor:
-        out: Tensor = model.to(dtype)(tokens_BT).logits
-        return out
+        @torch.no_grad()
+        def logits(dtype: torch.dtype) -> Tensor:
+            out: Tensor = model.to(dtype)(tokens_BT).logits
+            return out
 
-    library = f"transformers {transformers.__version__}"
-    line = agree(f"{library} ({type(model).__name__})", ours, logits, where)
-    for text in TEXTS:
-        mine, other = list(tokenizer.encode(text)), theirs.encode(text, add_special_tokens=False)
-        if mine != other:
-            raise CheckpointError(
-                f"{where}: refused, nothing was written: AutoTokenizer of {library} gives other ids for {text!r}: "
-                f"{other[:8]} instead of {mine[:8]}"
-            )
+        library = f"transformers {transformers.__version__}"
+        line = agree(f"{library} ({type(model).__name__})", ours, logits, where)
+        for text in TEXTS:
+            mine, other = list(tokenizer.encode(text)), theirs.encode(text, add_special_tokens=False)
+            if mine != other:
+                raise CheckpointError(
+                    f"{where}: refused, nothing was written: AutoTokenizer of {library} gives other ids for {text!r}: "
+                    f"{other[:8]} instead of {mine[:8]}"
+                )
     return [line, f"{library} (AutoTokenizer): same ids on {len(TEXTS)} texts"]
+
+
+def _load(transformers: Any, folder: Path, where: str) -> tuple[Any, Any]:
+    """The library's model, in evaluation mode, and tokenizer of an exported folder."""
+    try:
+        model, loading = transformers.AutoModelForCausalLM.from_pretrained(
+            folder, dtype=torch.float32, local_files_only=True, output_loading_info=True
+        )
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except Exception as error:  # the library's errors have no base of their own
+        reason = " ".join(str(error).split())
+        raise CheckpointError(
+            f"{where}: refused, nothing was written: transformers cannot load it ({reason})"
+        ) from None
+    odd = [f"{kind} {sorted(map(str, names))[:3]}" for kind, names in loading.items() if names]
+    if odd:
+        raise CheckpointError(f"{where}: refused, nothing was written: transformers reports {'; '.join(odd)}")
+    return model.eval(), tokenizer
 
 
 @contextmanager
 def _quiet(transformers: Any) -> Iterator[None]:
-    """Without the library's progress bar."""
+    """Without the library's progress bar and remarks (the texts may be longer than a small model's context)."""
     log = transformers.utils.logging
-    shown = log.is_progress_bar_enabled()
+    shown, verbosity = log.is_progress_bar_enabled(), log.get_verbosity()
     log.disable_progress_bar()
+    log.set_verbosity_error()
     try:
         yield
     finally:
+        log.set_verbosity(verbosity)
         if shown:
             log.enable_progress_bar()

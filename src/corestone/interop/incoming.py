@@ -8,7 +8,7 @@ from pathlib import Path
 from torch import Tensor
 
 from corestone.core.errors import CheckpointError, DataError
-from corestone.core.spec import Spec, to_yaml
+from corestone.core.spec import to_yaml
 from corestone.data.tokenizer import Tokenizer
 from corestone.interop.files import read_json, read_weights
 from corestone.interop.settings import family_of_config, to_spec
@@ -19,12 +19,6 @@ from corestone.train.archive import MODEL, WEIGHTS
 from corestone.train.checkpoint import write_checkpoint
 
 CONFIG = "config.json"
-
-
-class ModelFile(Spec):
-    """What a checkpoint's model.yaml says, for the one shape of model that has a counterpart elsewhere."""
-
-    model: Decoder
 
 
 @dataclass(frozen=True)
@@ -52,7 +46,7 @@ def import_huggingface(folder: Path, out: Path) -> Imported:
     config = read_json(folder / CONFIG)
     tokenizer, notes = read_tokenizer(folder, family_of_config(config, str(folder / CONFIG)), config)
     check_vocabulary(spec, tokenizer, str(folder))
-    write_checkpoint(out, {WEIGHTS: tensors}, {MODEL: to_yaml(ModelFile(model=spec)), **tokenizer.files()})
+    write_checkpoint(out, {WEIGHTS: tensors}, {MODEL: to_yaml(spec), **tokenizer.files()})
     parameters = sum(tensor.numel() for tensor in tensors.values())
     return Imported(folder=out, model_type=model_type, spec=spec, parameters=parameters, notes=notes)
 

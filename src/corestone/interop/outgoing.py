@@ -22,7 +22,7 @@ from corestone.data.tokenizer import Tokenizer, load_tokenizer
 from corestone.interop.agreement import Logits, agree, check_reference, fixed_tokens, own_logits
 from corestone.interop.families import Family
 from corestone.interop.files import WEIGHTS
-from corestone.interop.incoming import CONFIG, ModelFile, check_vocabulary, read_huggingface, refuse_existing
+from corestone.interop.incoming import CONFIG, check_vocabulary, read_huggingface, refuse_existing
 from corestone.interop.settings import family_of_spec, to_config
 from corestone.interop.vocabulary import tokenizer_texts
 from corestone.interop.weights import build_with, to_theirs
@@ -85,12 +85,12 @@ def export_huggingface(source: Path, out: Path) -> Exported:
 
 def _read_spec(text: str, where: str) -> Decoder:
     try:
-        kind = yaml.safe_load(text)["model"]["kind"]
+        kind = yaml.safe_load(text)["kind"]
     except (yaml.YAMLError, KeyError, TypeError):
         kind = "decoder"  # from_yaml says what is wrong, and where
     if kind != "decoder":
         raise CheckpointError(f"{where}: a model of kind '{kind}' has no counterpart in Hugging Face known here")
-    return from_yaml(ModelFile, text, where).model
+    return from_yaml(Decoder, text, where)
 
 
 def _texts(family: Family, spec: Decoder, tokenizer: Tokenizer, where: str) -> dict[str, str]:

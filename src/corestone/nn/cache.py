@@ -41,6 +41,15 @@ class KVCache:
         self.values_BNSH[layer][:, :, self.length : stop] = v_BNTH
         return self.keys_BNSH[layer][:, :, :stop], self.values_BNSH[layer][:, :, :stop]
 
+    def select(self, rows: Tensor) -> KVCache:
+        """A cache of some of the rows (int64 indices), with the same room."""
+        return KVCache(
+            keys_BNSH=[keys[rows] for keys in self.keys_BNSH],
+            values_BNSH=[values[rows] for values in self.values_BNSH],
+            length=self.length,
+            segments_BS=None if self.segments_BS is None else self.segments_BS[rows],
+        )
+
 
 def empty_cache(stack: Stack, batch: int, capacity: int, dtype: torch.dtype, device: torch.device) -> KVCache:
     """Allocate a cache for `batch` rows of at most `capacity` tokens."""

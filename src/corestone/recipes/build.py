@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 
 from corestone.core.errors import CheckpointError, SpecError
-from corestone.core.spec import Spec, from_yaml, to_yaml
+from corestone.core.spec import Spec, parse, to_yaml
 from corestone.core.units import Duration
 from corestone.data.cache import cache_dir
 from corestone.data.loader import TextLoader
@@ -128,7 +129,7 @@ class Built:
                 "optimizer.safetensors": optimiser_tensors(self.optimiser),
             },
             {
-                "model.yaml": to_yaml(ModelFile(model=self.run.model)),
+                "model.yaml": to_yaml(self.run.model),
                 "recipe.yaml": to_yaml(self.run),
                 "state.json": json.dumps(state.to_json()),
                 **tokenizer,
@@ -162,4 +163,4 @@ def load_weights(parameters: dict[str, torch.Tensor], tensors: dict[str, torch.T
 
 def read_model_spec(text: str, where: str) -> Spec:
     """The model record of a checkpoint's `model.yaml`."""
-    return from_yaml(ModelFile, text, where).model
+    return parse(ModelFile, {"model": yaml.safe_load(text)}, where).model

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,28 +15,120 @@ from rich.table import Table
 from corestone.core.batch import TextBatch
 from corestone.core.errors import CheckpointError
 from corestone.core.protocols import Metric
-from corestone.core.units import si
-from corestone.data.cache import cache_dir
 from corestone.data.packing import evaluation_batches
 from corestone.data.prepare.pipeline import prepare_source
-from corestone.data.sources import parse_source
-from corestone.data.spec import Prepare
+from corestone.data.sources import describe, parse_source
+from corestone.data.spec import Prepare, Source
 from corestone.data.tokenizer import Tokenizer, check_same
 from corestone.data.tokens import TokenSet, open_token_set
-from corestone.evaluate.floors import floors
-from corestone.evaluate.held_out import count_words, held_out_text
-from corestone.evaluate.perplexity import TextPerplexity
+from corestone.evaluate.floors import document_texts, floors, held_out_text
+from corestone.evaluate.perplexity import TextPerplexity, count_words, documents_within
+from corestone.parallel.allocator import keep_freed_memory
+from corestone.parallel.collectives import World
 from corestone.parallel.precision import Precision
 from corestone.recipes.build import open_data
 from corestone.recipes.load import load_model, open_run
-from corestone.parallel.collectives import World
-from corestone.train.checkpoint import newest_whole
+from corestone.recipes.spec import Evaluation
+from corestone.train.archive import locate
+
+DEFAULT_CONTEXT = 1024
 
 
-def scorer(token_set: TokenSet, tokenizer: Tokenizer, batches: Sequence[TextBatch]) -> TextPerplexity:
-    """A scorer of the given batches of a token set."""
-    raise NotImplementedError
+def scorer(
+    token_set: TokenSet,
+    tokenizer: Tokenizer,
+    context_length: int,
+    apart: bool,
+    batch_size: int,
+    tokens: int | None = None,
+) -> TextPerplexity:
+    """A scorer of a prepared split, or of its first documents that hold at most so many tokens together."""
+    documents = None if tokens is None else documents_within(token_set, tokens)
+
+    def batches(size: int) -> Iterator[TextBatch]:
+        return evaluation_batches(token_set, context_length, size, apart)
+
+    words = count_words(document_texts(token_set, tokenizer, documents))
+    return TextPerplexity(token_set, batches, batch_size, words or None, documents)
 
 
-def evaluate(path: Path, source: str | None = None, precision: Precision = "auto", console: Console | None = None) -> dict[str, Any]:
-    raise NotImplementedError
+def evaluate(
+    path: Path,
+    source: str | None = None,
+    precision: Precision = "auto",
+    batch_size: int | None = None,
+    console: Console | None = None,
+) -> list[dict[str, Any]]:
+    """Score the newest whole checkpoint of a run, or a checkpoint.
+
+    Args:
+        source: other text than the run's own, as the command line names sources; all its documents count. A bare
+            checkpoint needs one.
+        batch_size: rows at a time; it changes the speed alone.
+
+    Returns:
+        One result per held-out set: checkpoint, source, split, model and floors (lists of metrics). For a run's own
+        data it is also written to `evaluation.json`.
+    """
+    keep_freed_memory()
+    console = console or Console()
+    model, tokenizer = load_model(path, precision)
+    checkpoint = locate(path)
+    run = open_run(path) if (path / "recipe.yaml").is_file() and checkpoint != path else None
+    if run is None and source is None:
+        raise CheckpointError(f"{path}: a checkpoint has no data of its own; name some with --data SOURCE")
+    context = min(model.context_length, run.data.context_length if run else DEFAULT_CONTEXT)
+    apart = run.data.keep_documents_apart if run else True
+    size = batch_size or (run.evaluation if run else Evaluation()).batch_size
+    results = []
+    for named, split, held_out, training in _sets(path, source, tokenizer):
+        check_same(tokenizer.manifest, held_out.tokenizer, str(path))
+        metrics = list(scorer(held_out, tokenizer, context, apart, size).run(model))
+        measured = floors(held_out_text(held_out, tokenizer), document_texts(training, tokenizer)) if training else []
+        result = {
+            "checkpoint": str(checkpoint.relative_to(path)) if checkpoint != path else checkpoint.name,
+            "source": describe(named),
+            "split": split,
+            "precision": str(next(model.parameters()).dtype).removeprefix("torch."),
+            "model": [asdict(metric) for metric in metrics],
+            "floors": [asdict(metric) for metric in measured],
+        }
+        results.append(result)
+        _show(console, result, metrics, measured)
+    if run is not None and source is None:
+        content = results[0] | ({"others": results[1:]} if results[1:] else {})
+        (path / "evaluation.json").write_text(json.dumps(content, indent=1), encoding="utf-8")
+    return results
+
+
+def _sets(
+    path: Path, source: str | None, tokenizer: Tokenizer
+) -> Iterator[tuple[Source, str, TokenSet, TokenSet | None]]:
+    """Per source: its record, the split's name, the held-out set and the training set for the 5-gram floor."""
+    if source is None:
+        run = open_run(path)
+        data = open_data(run, World(rank=0, size=1, device=torch.device("cpu")))
+        for component, held_out, training in zip(run.data.components, data.validation, data.train, strict=True):
+            yield component.source, "validation", held_out, training
+        return
+    named = parse_source(source)
+    folder = prepare_source(named, tokenizer, Prepare())
+    yield named, "validation", open_token_set(folder, "validation"), open_token_set(folder, "train")
+
+
+def _show(console: Console, result: dict[str, Any], metrics: Sequence[Metric], measured: Sequence[Metric]) -> None:
+    table = Table(title=f"{result['source']}, {result['split']} ({result['checkpoint']}, {result['precision']})")
+    for name in ("metric", "value", "95 % interval", "unit", "n"):
+        table.add_column(name, justify="left" if name in ("metric", "unit") else "right")
+    for metric in metrics:
+        table.add_row(f"[bold]{metric.name}[/]", *_cells(metric))
+    if measured:
+        table.add_section()
+    for metric in measured:
+        table.add_row(f"floor: {metric.name}", *_cells(metric))
+    console.print(table)
+
+
+def _cells(metric: Metric) -> list[str]:
+    interval = "" if metric.interval is None else f"{metric.interval[0]:.4g} to {metric.interval[1]:.4g}"
+    return [f"{metric.value:.5g}", interval, metric.unit, f"{metric.n:,}"]

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 
 from rich.console import Console
 from rich.markup import escape
 
-from corestone.core.batch import TextBatch
 from corestone.core.runlog import RunLog
 from corestone.core.units import clock, si
 from corestone.evaluate.perplexity import TextPerplexity
@@ -82,7 +80,7 @@ class Watch:
             self.write("evaluate", state, metrics={name: metric.value for name, metric in metrics.items()})
             self.console.print(
                 f"[green]held out[/]  {loss.value:.4f} nats/token  {metrics['bits_per_byte'].value:.4f} bits/byte "
-                f"(first {loss.n:,} tokens)",
+                f"({loss.n:,} tokens)",
                 highlight=False,
             )
         self.built.world.barrier()
@@ -123,14 +121,3 @@ MEASURED = (
     "data_wait_share",
     "memory_bytes",
 )
-
-
-def first_tokens(batches: Iterable[TextBatch], tokens: int) -> list[TextBatch]:
-    """Whole batches from the beginning until they hold at least so many tokens, or all there are."""
-    first = []
-    for batch in islice(batches, None):
-        first.append(batch)
-        tokens -= batch.tokens_BT.numel()
-        if tokens <= 0:
-            break
-    return first

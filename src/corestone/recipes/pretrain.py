@@ -14,7 +14,6 @@ from corestone.core.errors import CheckpointError
 from corestone.core.runlog import RunLog, build_trackers
 from corestone.core.spec import plain, to_yaml
 from corestone.core.units import clock, si
-from corestone.data.packing import evaluation_batches
 from corestone.data.sources import card
 from corestone.evaluate.perplexity import TextPerplexity
 from corestone.parallel.allocator import keep_freed_memory
@@ -22,11 +21,11 @@ from corestone.parallel.collectives import join_world
 from corestone.parallel.peak import gemm_peak
 from corestone.recipes.build import Built, open_data
 from corestone.recipes.evaluate import evaluate, scorer
-from corestone.recipes.hooks import Watch, first_tokens
+from corestone.recipes.hooks import Watch
 from corestone.recipes.load import open_run
 from corestone.recipes.show_progress import PrepareProgress
 from corestone.recipes.spec import Run
-from corestone.report.build import write_report
+from corestone.report.write import write_report
 from corestone.train.checkpoint import checkpoints, newest_whole
 from corestone.train.loop import Trainer
 from corestone.train.meter import Meter
@@ -66,10 +65,11 @@ def pretrain(run: Run, folder: Path, resume: Resume = "auto", console: Console |
     if world.is_main:
         describe_folder(run, folder, built, peak)
         introduce(console, built, folder, peak)
-    log = RunLog(folder, build_trackers(run.trackers, folder, run.name, plain(run))) if world.is_main else None
+    state = resume_state(built, folder, console)
+    log = open_log(run, folder, state) if world.is_main else None
     watch = Watch(built, folder, log, meter, console, beginning_of_held_out(built))
     try:
-        train(built, watch, resume_state(built, folder, log, console))
+        train(built, watch, state)
     finally:
         built.loader.close()
         if log is not None:
@@ -150,14 +150,19 @@ def introduce(console: Console, built: Built, folder: Path, peak: float) -> None
 
 
 def beginning_of_held_out(built: Built) -> TextPerplexity:
-    """The scorer used while training: the first tokens of the held-out text."""
-    run, token_set = built.run, built.data.validation[0]
-    size = run.evaluation.batch_size
-    batches = evaluation_batches(token_set, run.data.context_length, size, run.data.keep_documents_apart)
-    return scorer(token_set, built.data.tokenizer, first_tokens(batches, run.evaluation.tokens_while_training))
+    """The scorer used while training: the first documents of the first component's held-out text."""
+    run = built.run
+    return scorer(
+        built.data.validation[0],
+        built.data.tokenizer,
+        run.data.context_length,
+        run.data.keep_documents_apart,
+        run.evaluation.batch_size,
+        run.evaluation.tokens_while_training,
+    )
 
 
-def resume_state(built: Built, folder: Path, log: RunLog | None, console: Console) -> State:
+def resume_state(built: Built, folder: Path, console: Console) -> State:
     """Go on from the newest whole checkpoint, or begin."""
     newest, messages = newest_whole(folder)
     for message in messages:
@@ -165,14 +170,16 @@ def resume_state(built: Built, folder: Path, log: RunLog | None, console: Consol
     if newest is None:
         if checkpoints(folder):
             console.print("[yellow]no checkpoint is whole; starting from the beginning[/]")
-        if log is not None:
-            log.truncate(-1)
         return State()
-    state = built.restore(newest)
-    if log is not None:
-        log.truncate(state.step)
-    console.print(f"resuming   behind step {state.step} ({newest})", highlight=False)
-    return state
+    console.print(f"resuming   from {newest}", highlight=False)
+    return built.restore(newest)
+
+
+def open_log(run: Run, folder: Path, state: State) -> RunLog:
+    """The run's log, without what a killed process wrote after its last checkpoint."""
+    log = RunLog(folder, build_trackers(run.trackers, folder, run.name, plain(run)))
+    log.truncate(state.step if state.step else -1)
+    return log
 
 
 def train(built: Built, watch: Watch, state: State) -> State:

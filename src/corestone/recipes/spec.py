@@ -26,7 +26,8 @@ class Evaluation(Spec):
 
     Attributes:
         batch_size: rows at a time; it changes the speed alone.
-        tokens_while_training: held-out tokens scored while training, from the start; the end scores all of them.
+        tokens_while_training: while training, only the first held-out documents with at most so many tokens together
+            are scored (at least one document); the end scores all of them.
     """
 
     batch_size: int = Field(default=16, ge=1)
@@ -52,7 +53,7 @@ class Run(Spec):
 
 
 class ModelFile(Spec):
-    """What `model.yaml` of a checkpoint says."""
+    """A model of any kind by itself, as a checkpoint's `model.yaml` holds it."""
 
     model: Annotated[Spec, MODELS]
 

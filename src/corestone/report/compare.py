@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from corestone.core.units import clock, si
+from corestone.core.units import si
 from corestone.report import figures
 from corestone.report.figures import Figure, column
 from corestone.report.folder import Run, flatten
@@ -78,7 +78,7 @@ def results(run: Run) -> list[Figure]:
     _, validation = column(run.events.of("evaluate"), "bits_per_byte", "metrics")
     _, loss = column(run.events.of("train"), "loss")
     last = smooth(loss, len(loss) / 40)[-1] if loss else 0.0
-    tokens, time, size = figures.tokens_seen(run), figures.elapsed(run), figures.parameters(run)
+    tokens, size = figures.tokens_seen(run), figures.parameters(run)
     speed = {figure.label: figure for figure in figures.throughput(run)}
     return [
         Figure("Held-out, bits/byte", None if metric is None else f"{metric.value:.3f}", remark=_spread(run)),
@@ -87,7 +87,7 @@ def results(run: Run) -> list[Figure]:
         Figure("Training loss, nats/token", f"{last:.3f}" if loss else None, remark="last, smoothed"),
         Figure("Tokens seen", None if tokens is None else si(tokens), "tokens"),
         Figure("Parameters", None if size is None else si(size)),
-        Figure("Time", None) if time is None else Figure("Time", clock(time[0]), figures.clock_unit(time[0])),
+        Figure("Training time", figures.time_figure(run).full),
         Figure("Speed", speed["Training speed"].full),
         Figure("Utilisation", speed["Utilisation"].full),
         Figure("Memory", speed["Memory"].full),

@@ -56,9 +56,9 @@ def finite(events: Sequence[Event], key: str) -> list[float]:
 
 def is_bits_per_byte(metric: Metric) -> bool:
     """Whether a metric is bits per byte of text, the one unit in which models and compressors compare."""
-    words = (
-        f"{metric.name} {metric.unit}".lower().replace("_", " ").replace("/", " per ").replace("bpb", "bits per byte")
-    )
+    words = f"{metric.name} {metric.unit}".lower()
+    for short, full in (("_", " "), ("/", " per "), ("bpb", "bits per byte")):
+        words = words.replace(short, full)
     return "bits per byte" in " ".join(words.split())
 
 
@@ -84,13 +84,34 @@ def tokens_seen(run: Run) -> float | None:
     return max((value for row in run.events.rows if (value := number(row, "tokens")) is not None), default=None)
 
 
-def elapsed(run: Run) -> tuple[float, str] | None:
-    """Seconds the run took and what that covers: what `end` says, otherwise the first to the last event."""
-    rows = run.events.rows
-    if rows and rows[-1]["event"] == "end" and (seconds := number(rows[-1], "seconds")) is not None:
-        return seconds, "start to end of the run"
-    times = [value for row in rows if (value := number(row, "time")) is not None]
-    return (max(times) - min(times), "first to last event") if len(times) > 1 else None
+def training_time(run: Run) -> float | None:
+    """Seconds spent on training steps: the tokens between log lines over the speed logged for them.
+
+    Evaluation, samples, checkpoints and the pauses of a resumed run are not in it.
+    """
+    total = before = 0.0
+    for event in run.events.of("train"):
+        tokens, speed = number(event, "tokens"), number(event, "tokens_per_second")
+        if tokens is None or not speed or not math.isfinite(speed):
+            continue
+        total += (tokens - before) / speed
+        before = tokens
+    return total or None
+
+
+def elapsed(run: Run) -> float | None:
+    """Seconds from the first to the last event."""
+    times = [value for row in run.events.rows if (value := number(row, "time")) is not None]
+    return max(times) - min(times) if len(times) > 1 else None
+
+
+def time_figure(run: Run) -> Figure:
+    """How long the run trained, and what passed meanwhile on the clock."""
+    seconds, passed = training_time(run), elapsed(run)
+    if seconds is None:
+        return Figure("Training time", None)
+    shown = "" if passed is None else f"{clock(passed)} {clock_unit(passed)} from first to last event"
+    return Figure("Training time", clock(seconds), clock_unit(seconds), shown)
 
 
 def state(run: Run) -> tuple[str, str]:
@@ -108,12 +129,12 @@ def state(run: Run) -> tuple[str, str]:
 
 def headline(run: Run) -> list[Figure]:
     """The five numbers at the top of the page."""
-    tokens, time, size = tokens_seen(run), elapsed(run), parameters(run)
+    tokens, size = tokens_seen(run), parameters(run)
     return [
         _quality(run),
         _floor(run),
         Figure("Tokens seen", None if tokens is None else si(tokens), "tokens", _epochs(run, tokens)),
-        Figure("Time", None) if time is None else Figure("Time", clock(time[0]), clock_unit(time[0]), time[1]),
+        time_figure(run),
         Figure("Parameters", None) if size is None else Figure("Parameters", si(size), "", f"{size:,} in all"),
     ]
 
@@ -191,12 +212,8 @@ def throughput(run: Run) -> list[Figure]:
 def _peak(run: Run) -> Figure:
     """The best matrix product measured on this machine, in the fastest format first."""
     told = run.environment.get("gemm_peak_flops")
-    found = (
-        [(value, kind) for kind, value in told.items() if isinstance(value, (int, float))]
-        if isinstance(told, dict)
-        else []
-    )
-    found.sort(reverse=True)
+    peaks = told.items() if isinstance(told, dict) else ()
+    found = sorted(((value, kind) for kind, value in peaks if isinstance(value, (int, float))), reverse=True)
     remark = f"matrix products in {found[0][1]}, measured here" if found else ""
     others = [f"{si(value, 'FLOP/s')} in {kind}" for value, kind in found[1:]]
     return quantity("GEMM peak", found[0][0] if found else None, "FLOP/s", "; ".join([remark, *others]))

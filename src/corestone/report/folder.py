@@ -45,10 +45,20 @@ class Run:
         """The run folder's name."""
         return self.folder.resolve().name
 
+    @property
+    def evaluations(self) -> list[Tree]:
+        """The evaluation of each held-out set; the first is the run's main one."""
+        if not self.evaluation:
+            return []
+        others = self.evaluation.get("others")
+        return [
+            self.evaluation,
+            *(item for item in (others if isinstance(others, list) else []) if isinstance(item, dict)),
+        ]
+
     def metrics(self, side: str) -> list[Metric]:
-        """The metrics of evaluation.json on one side (`model` or `floors`) that are whole."""
-        found = (self.evaluation or {}).get(side)
-        return [metric for item in (found if isinstance(found, list) else []) if (metric := _metric(item))]
+        """The metrics of the main evaluation on one side (`model` or `floors`) that are whole."""
+        return metrics(self.evaluation or {}, side)
 
 
 def read_run(folder: Path) -> Run:
@@ -135,6 +145,12 @@ def _checkpoints(folder: Path) -> Iterator[Checkpoint]:
         if path.is_dir() and digits.isdigit():
             size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
             yield Checkpoint(name=path.name, step=int(digits), size=size)
+
+
+def metrics(evaluation: Tree, side: str) -> list[Metric]:
+    """The metrics of an evaluation on one side (`model` or `floors`) that are whole."""
+    found = evaluation.get(side)
+    return [metric for item in (found if isinstance(found, list) else []) if (metric := _metric(item))]
 
 
 def _metric(item: Any) -> Metric | None:

@@ -13,7 +13,7 @@ from corestone.core.runlog import Event, number
 from corestone.core.units import si
 from corestone.report import figures
 from corestone.report.figures import column
-from corestone.report.folder import Run, Tree, find
+from corestone.report.folder import Run, Tree, find, metrics
 from corestone.report.plots import Series, plot, smooth
 
 OPEN_SAMPLES = 4
@@ -92,17 +92,14 @@ def setup(run: Run) -> Pairs:
     shape = None
     if isinstance(stack, Mapping) and isinstance(stack.get("blocks"), list):
         heads = find(stack, "num_heads")
-        shape = _joined(f"{len(stack['blocks'])} layers", _named("width", stack.get("width")), heads and f"{heads} heads")
+        shape = _joined(
+            f"{len(stack['blocks'])} layers", _named("width", stack.get("width")), heads and f"{heads} heads"
+        )
     training, optimiser, tokenizer = recipe.get("training"), recipe.get("optimiser"), find(recipe, "tokenizer")
     rows: Pairs = [
         ("Model", _joined(_kind(recipe.get("model")), shape)),
         ("Objective", _kind(recipe.get("objective"))),
-        (
-            "Tokenizer",
-            _joined(
-                _kind(find(recipe, "tokenizer")), _counted(find(find(recipe, "tokenizer"), "vocab_size"), "tokens")
-            ),
-        ),
+        ("Tokenizer", _joined(_kind(tokenizer), _counted(find(tokenizer, "vocab_size"), "tokens"))),
         ("Context", _counted(find(recipe.get("data"), "context_length"), "tokens")),
         ("Batch", _counted(find(training, "batch_tokens"), "tokens per step")),
         ("Length", _text(find(training, "length"))),
@@ -148,12 +145,17 @@ def machine(run: Run) -> Pairs:
         ("Processor", _joined(_text(box.get("cpu")), _counted(box.get("cores"), "usable cores"))),
         ("Memory", _bytes(box.get("memory_bytes"))),
         ("GPU", _gpus(box.get("gpu"))),
+        ("Computed on", _joined(_text(told.get("device")), _text(told.get("precision")), _ranks(told))),
         ("System", _text(told.get("platform"))),
         ("Python", _text(told.get("python"))),
         ("Corestone", _text(told.get("corestone"))),
         ("Packages", ", ".join(versions) or None),
-        ("Git", git(told.get("git"))),
+        ("Git", git(told["git"]) if "git" in told else None),
     ]
+
+
+def _ranks(told: Tree) -> str | None:
+    return _joined(_counted(told.get("ranks"), "rank(s)"), _counted(told.get("threads"), "thread(s) in each"))
 
 
 def _bytes(value: Any) -> str | None:
@@ -176,8 +178,8 @@ def git(told: Any) -> str | None:
     if not isinstance(told, Mapping) or not isinstance(told.get("commit"), str):
         return "not in a git repository"
     branch = f" on {told['branch']}" if told.get("branch") else ""
-    changed = {True: "with uncommitted changes", False: "without uncommitted changes"}.get(told.get("modified"), "")  # type: ignore[arg-type]
-    return f"{told['commit'][:12]}{branch}" + (f", {changed}" if changed else "")
+    changes = {"True": ", with uncommitted changes", "False": ", without uncommitted changes"}
+    return f"{told['commit'][:12]}{branch}{changes.get(str(told.get('modified')), '')}"
 
 
 @dataclass(frozen=True)
@@ -215,7 +217,9 @@ def _data_set(item: Tree) -> DataSet:
         ("Weight", _text(item.get("weight"))),
         ("Tokenizer", _joined(_kind(tokenizer), _counted(tokenizer.get("vocab_size"), "tokens"))),
         ("Bytes per token", f"{ratio:.3f}" if isinstance(ratio, float) else None),
+        ("Encoder", _joined(_text(manifest.get("encoder")), _text(manifest.get("encoder_reason")))),
         ("Fingerprint", _text(manifest.get("fingerprint"))),
+        ("Corpus sha256", _text(card.get("corpus_sha256"))),
     ]
     return DataSet(
         title=str(card.get("title") or card.get("name") or _source(manifest.get("source")) or "data set"),
@@ -265,10 +269,30 @@ class Row:
     share: float = 0.0
 
 
-def comparison_rows(run: Run) -> list[Row]:
+@dataclass(frozen=True)
+class Evaluated:
+    """The evaluation of one held-out set: what was scored, model and floors in bits per byte, and the rest."""
+
+    about: str
+    compared: Sequence[Row]
+    others: Sequence[Row]
+
+
+def evaluations(run: Run) -> list[Evaluated]:
+    """All held-out sets that were scored; those without a whole metric are left out."""
+    found = [Evaluated(_about(tree), _compared(tree), _others(tree)) for tree in run.evaluations]
+    return [item for item in found if item.compared or item.others]
+
+
+def _about(tree: Tree) -> str:
+    labels = (("source", ""), ("split", "split "), ("checkpoint", "checkpoint "), ("precision", "computed in "))
+    return ", ".join(f"{label}{tree[key]}" for key, label in labels if isinstance(tree.get(key), str) and tree[key])
+
+
+def _compared(tree: Tree) -> list[Row]:
     """Model and floors in bits per byte, best first."""
-    model = [(metric, True) for metric in run.metrics("model") if figures.is_bits_per_byte(metric)]
-    floors = [(metric, False) for metric in run.metrics("floors") if figures.is_bits_per_byte(metric)]
+    model = [(metric, True) for metric in metrics(tree, "model") if figures.is_bits_per_byte(metric)]
+    floors = [(metric, False) for metric in metrics(tree, "floors") if figures.is_bits_per_byte(metric)]
     both = sorted(model + floors, key=lambda pair: pair[0].value)
     longest = max((metric.value for metric, _ in both), default=1.0) or 1.0
     return [
@@ -277,10 +301,10 @@ def comparison_rows(run: Run) -> list[Row]:
     ]
 
 
-def other_rows(run: Run) -> list[Row]:
+def _others(tree: Tree) -> list[Row]:
     """What was evaluated besides bits per byte, in the order of the file."""
-    model = [_row(metric, True) for metric in run.metrics("model") if not figures.is_bits_per_byte(metric)]
-    return model + [_row(metric, False) for metric in run.metrics("floors") if not figures.is_bits_per_byte(metric)]
+    sides = ((metric, side == "model") for side in ("model", "floors") for metric in metrics(tree, side))
+    return [_row(metric, is_model) for metric, is_model in sides if not figures.is_bits_per_byte(metric)]
 
 
 def _row(metric: Metric, is_model: bool, is_best: bool = False, share: float = 0.0) -> Row:
@@ -307,10 +331,9 @@ def moments(run: Run) -> tuple[list[Moment], list[Moment]]:
 
 
 def _moment(event: Event) -> Moment:
-    samples = event.get("samples")
-    pairs = [
-        (str(item.get("prompt", "")), str(item.get("text", ""))) for item in samples or [] if isinstance(item, Mapping)
-    ]
+    told = event.get("samples")
+    samples = [item for item in (told if isinstance(told, list) else []) if isinstance(item, Mapping)]
+    pairs = [(str(item.get("prompt", "")), str(item.get("text", ""))) for item in samples]
     # A text may or may not begin with its prompt; it is shown once.
     cut = [(prompt, text.removeprefix(prompt) if prompt else text) for prompt, text in pairs]
     return Moment(_when(event), cut)
@@ -324,13 +347,11 @@ def _when(event: Event) -> str:
 def anomalies(run: Run) -> list[tuple[str, str]]:
     """Each anomaly: when, and everything the log says of it."""
     plumbing = ("event", "step", "tokens", "time")
-    return [
-        (
-            _when(event),
-            "; ".join(f"{key.replace('_', ' ')}: {_listed(event[key])}" for key in event if key not in plumbing),
-        )
-        for event in run.events.of("anomaly")
-    ]
+    found = []
+    for event in run.events.of("anomaly"):
+        told = [f"{key.replace('_', ' ')}: {_listed(event[key])}" for key in event if key not in plumbing]
+        found.append((_when(event), "; ".join(told)))
+    return found
 
 
 def _listed(value: Any) -> str:

@@ -78,21 +78,10 @@ def _page(run: Run) -> dict[str, Any]:
         "curves": sections.curves(run),
         "throughput": figures.throughput(run),
         "speed_charts": sections.speed_charts(run),
-        "compared": sections.comparison_rows(run),
-        "others": sections.other_rows(run),
-        "evaluated_on": _evaluated_on(run),
+        "evaluations": sections.evaluations(run),
         "moments": shown,
         "between": between,
         "anomalies": sections.anomalies(run),
         "checkpoints": sections.checkpoints(run),
         "commands": sections.commands(run),
     }
-
-
-def _evaluated_on(run: Run) -> str:
-    """What the evaluation scored, in words."""
-    told = run.evaluation or {}
-    parts = [
-        f"{label} {told[key]}" for key, label in (("checkpoint", "Checkpoint"), ("split", "split")) if told.get(key)
-    ]
-    return ", ".join(parts)

@@ -1,0 +1,188 @@
+"""Training throughput and memory beside the Hugging Face Trainer and a hand-written loop, same model, same batches.
+
+    python benchmarks/training_speed.py --model 10m
+    python benchmarks/training_speed.py --model 124m
+
+Sides take turns in one process; printed are medians of steps and ratios. Peak memory is measured in a process per
+side. Checked before: same loss on the same batch, bf16 gradients near float32 ones.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import time
+
+import torch
+from peers import HandWritten, HuggingFace
+
+from corestone.core.batch import plain_batch
+from corestone.models.decoder import build_decoder
+from corestone.objectives.next_token import NextTokenObjective
+from corestone.objectives.spec import NextToken
+from corestone.optim.build import build_optimiser
+from corestone.optim.spec import AdamW
+from corestone.parallel.allocator import keep_freed_memory
+from corestone.parallel.collectives import World
+from corestone.parallel.peak import gemm_peak
+from corestone.parallel.precision import MasterWeights
+from corestone.train.loop import Trainer
+from corestone.train.meter import Meter, peak_memory
+from corestone.train.spec import Training
+from corestone.core.units import duration
+from corestone.zoo.gpt import gpt2
+
+CPU = torch.device("cpu")
+SIZES = {  # spec, batch, context
+    "10m": (gpt2(384, 6, 6, vocab_size=256, context_length=256), 16, 256),
+    "124m": (gpt2(768, 12, 12, vocab_size=50304, context_length=1024), 4, 512),
+}
+
+
+class Listed:
+    """Batches from a list."""
+
+    def __init__(self) -> None:
+        self.batches: list = []
+
+    def batch(self, step: int):
+        tokens, targets = self.batches[step]
+        return plain_batch(tokens, targets)
+
+    def names(self, step: int) -> list[str]:
+        return []
+
+
+class Corestone:
+    """The real trainer's own step."""
+
+    name = "corestone"
+
+    def __init__(self, spec, weights, dtype=torch.bfloat16, learning_rate: float = 3e-4) -> None:
+        model = build_decoder(spec)
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                parameter.copy_(weights[name])
+        self.weights = MasterWeights(model, dtype)
+        self.loader = Listed()
+        self.trainer = Trainer(
+            spec=Training(length=duration("1 steps"), batch_tokens=1),
+            seed=0,
+            total_steps=1,
+            model=model,
+            objective=NextTokenObjective(NextToken()),
+            loader=self.loader,
+            weights=self.weights,
+            optimiser=build_optimiser(AdamW(learning_rate=learning_rate), self.weights.masters),
+            learning_rate=lambda step: learning_rate,
+            world=World(rank=0, size=1, device=CPU),
+            meter=Meter(1.0, 1.0, CPU),
+            hooks=[],
+            save=lambda state: None,
+            roll_back=lambda: None,
+            log_anomaly=lambda *given: None,
+        )
+
+    def times(self, batches) -> tuple[list[float], list[float]]:
+        self.loader.batches = batches
+        seconds, losses = [], []
+        for step in range(len(batches)):
+            start = time.perf_counter()
+            result = self.trainer._gradients(step)
+            self.trainer._update(result.learning_rate)
+            seconds.append(time.perf_counter() - start)
+            losses.append(result.loss)
+        return seconds, losses
+
+    @torch.no_grad()
+    def held_out(self, tokens, targets) -> float:
+        loss = self.trainer.objective.loss(self.trainer.model, plain_batch(tokens, targets))
+        return (loss.total / loss.weight).item()
+
+
+def gradients_error(spec, weights, batch) -> float:
+    """Relative distance of our bf16 gradient from our float32 one."""
+    found = []
+    for dtype in (torch.float32, torch.bfloat16):
+        side = Corestone(spec, weights, dtype)
+        side.loader.batches = [batch]
+        side.trainer._gradients(0)
+        found.append([master.grad for master in side.weights.masters.values()])
+    difference = sum((a - b).square().sum() for a, b in zip(*found, strict=True)).sqrt()
+    return (difference / sum(a.square().sum() for a in found[0]).sqrt()).item()
+
+
+def data(spec, rows: int, length: int, count: int):
+    """Random token ids: the speed does not depend on them."""
+    generator = torch.Generator().manual_seed(0)
+    vocab = min(spec.embedding.vocab_size, 50257)
+    ids = [torch.randint(0, vocab, (rows, length + 1), generator=generator) for _ in range(count)]
+    return [(x[:, :-1].contiguous(), x[:, 1:].contiguous()) for x in ids]
+
+
+def start_weights(spec):
+    return {name: p.detach().clone() for name, p in build_decoder(spec, seed=0).named_parameters()}
+
+
+def make(side: str, spec, weights):
+    return {
+        "corestone": lambda: Corestone(spec, weights),
+        "hand": lambda: HandWritten(spec, weights),
+        "hand-compiled": lambda: HandWritten(spec, weights, compiled=True),
+        "hf": lambda: HuggingFace(spec, weights),
+    }[side]()
+
+
+def memory(side: str, size: str) -> float:
+    """Peak bytes of a process that trains three steps."""
+    command = [sys.executable, __file__, "--model", size, "--memory-of", side]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", choices=SIZES, default="10m")
+    parser.add_argument("--sides", nargs="+", default=["corestone", "hand", "hand-compiled", "hf"])
+    parser.add_argument("--rounds", type=int, default=4)
+    parser.add_argument("--steps", type=int, default=4, help="steps per side and round; the first is not counted")
+    parser.add_argument("--memory-of", help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    spec, rows, length = SIZES[given.model]
+    if given.memory_of:
+        if given.memory_of == "corestone":
+            keep_freed_memory()
+        make(given.memory_of, spec, start_weights(spec)).times(data(spec, rows, length, 3))
+        print(json.dumps(peak_memory(CPU)))
+        return
+    keep_freed_memory()  # for all sides: one process has one allocator
+    weights = start_weights(spec)
+    print(f"{given.model}: relative error of bf16 gradients {gradients_error(spec, weights, data(spec, rows, length, 1)[0]):.2%}")
+    sides = {side: make(side, spec, weights) for side in given.sides}
+    flops = build_decoder(spec, device="meta").training_flops(length)
+    seconds: dict[str, list[float]] = {side: [] for side in sides}
+    losses: dict[str, float] = {}
+    for _ in range(given.rounds):
+        for side, runner in sides.items():
+            took, found = runner.times(data(spec, rows, length, given.steps))
+            seconds[side] += took[1:]
+            losses.setdefault(side, found[0])
+    peak = gemm_peak(torch.bfloat16, CPU, seconds=2.0)
+    ours = statistics.median(seconds["corestone"]) if "corestone" in seconds else None
+    print(f"bf16 GEMM peak {peak / 1e9:.0f} GFLOP/s, {torch.get_num_threads()} threads")
+    for side, runner in sides.items():
+        median = statistics.median(seconds[side])
+        rate = rows * length / median
+        ratio = f"corestone is {median / ours:.2f}x" if ours else ""
+        print(
+            f"{runner.name:28} {rate:8.0f} tokens/s  median {median * 1e3:7.0f} ms of {len(seconds[side])} steps  "
+            f"{rate * flops / peak:4.0%} of peak  first loss {losses[side]:.4f}  "
+            f"memory {memory(side, given.model) / 1e9:.2f} GB  {ratio}"
+        )
+
+
+if __name__ == "__main__":
+    main()

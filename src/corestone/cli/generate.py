@@ -1,0 +1,109 @@
+"""corestone generate: text from a trained model."""
+
+from __future__ import annotations
+
+import json
+import sys
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from corestone.core.errors import SpecError
+
+if TYPE_CHECKING:
+    from corestone.generate.spec import Sampling
+
+
+class Format(str, Enum):
+    """Number formats of the weights."""
+
+    auto = "auto"
+    bfloat16 = "bfloat16"
+    float32 = "float32"
+    int8 = "int8"
+
+
+def generate(
+    run: Annotated[Path, typer.Argument(help="A run folder (its newest checkpoint) or a checkpoint folder.")],
+    prompts: Annotated[
+        list[str] | None, typer.Argument(help="Texts to continue; none: text from nothing.", metavar="[PROMPT]...")
+    ] = None,
+    temperature: Annotated[float, typer.Option(help="Divides the logits; 0 takes the likeliest token.")] = 1.0,
+    greedy: Annotated[bool, typer.Option("--greedy", help="The likeliest token always: --temperature 0.")] = False,
+    top_k: Annotated[int | None, typer.Option(help="Keep the k likeliest tokens.")] = None,
+    top_p: Annotated[float | None, typer.Option(help="Keep the likeliest tokens that hold this probability.")] = None,
+    min_p: Annotated[
+        float | None, typer.Option(help="Keep tokens at least this fraction as likely as the likeliest.")
+    ] = None,
+    repetition_penalty: Annotated[float, typer.Option(help="Above 1: tokens already there become less likely.")] = 1.0,
+    max_tokens: Annotated[int, typer.Option(help="End after this many new tokens.")] = 200,
+    stop: Annotated[list[str] | None, typer.Option(help="End before this text; may be repeated.")] = None,
+    seed: Annotated[int, typer.Option(help="Of the draws: same seed, same text.")] = 0,
+    precision: Annotated[Format, typer.Option(help="Number format; int8 rounds the weights only.")] = Format.auto,
+    int8: Annotated[bool, typer.Option("--int8", help="Short for --precision int8.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object per prompt: prompt, text.")] = False,
+) -> None:
+    """Continue prompts with a trained model. One prompt is shown while it is written, several when they are done."""
+    from corestone.core.spec import parse
+    from corestone.generate.spec import Sampling
+
+    if greedy and temperature not in (0.0, 1.0):
+        raise SpecError("generate: --greedy and --temperature contradict each other: give one of them")
+    tree = {
+        "temperature": 0.0 if greedy else temperature,
+        "top_k": top_k,
+        "top_p": top_p,
+        "min_p": min_p,
+        "repetition_penalty": repetition_penalty,
+        "max_tokens": max_tokens,
+        "stop": tuple(stop or ()),
+        "seed": seed,
+    }
+    sampling = parse(Sampling, tree, "generate")  # refused before torch is loaded
+    model, tokenizer = _load(run, Format.int8 if int8 else precision)
+    _note_long_prompts(model, tokenizer, prompts or [])
+    _write(model, tokenizer, prompts or [""], sampling, as_json)
+
+
+def _load(run: Path, precision: Format) -> tuple[Any, Any]:
+    from corestone.generate.quantize import weight_only_int8
+    from corestone.recipes.load import load_model
+
+    if precision is not Format.int8:
+        return load_model(run, precision.value)
+    model, tokenizer = load_model(run, "float32")
+    return weight_only_int8(model), tokenizer
+
+
+def _note_long_prompts(model: Any, tokenizer: Any, prompts: list[str]) -> None:
+    context = model.context_length
+    for number, prompt in enumerate(prompts, start=1):
+        tokens = len(tokenizer.encode(prompt)) + 1  # the separator comes first
+        if tokens > context:
+            typer.echo(
+                f"note: prompt {number} has {tokens:,} tokens and the model's context {context:,}: "
+                f"only its last {max(1, context // 2):,} tokens are read",
+                err=True,
+            )
+
+
+def _write(model: Any, tokenizer: Any, prompts: list[str], sampling: Sampling, as_json: bool) -> None:
+    from corestone.generate.text import generate_text
+
+    if as_json:
+        for prompt, text in zip(prompts, generate_text(model, tokenizer, prompts, sampling), strict=True):
+            typer.echo(json.dumps({"prompt": prompt, "text": text}, ensure_ascii=False))
+    elif len(prompts) == 1:
+        _show(prompts[0])
+        generate_text(model, tokenizer, prompts, sampling, stream=lambda _, piece: _show(piece))
+        _show("\n")
+    else:
+        texts = generate_text(model, tokenizer, prompts, sampling)
+        typer.echo("\n\n".join(prompt + text for prompt, text in zip(prompts, texts, strict=True)))
+
+
+def _show(piece: str) -> None:
+    sys.stdout.write(piece)
+    sys.stdout.flush()

@@ -1,0 +1,54 @@
+"""`corestone prepare`: raw text to immutable token files."""
+
+from __future__ import annotations
+
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from corestone.cli.recipes import OVERRIDES
+
+
+class OnBadInput(str, Enum):
+    """What to do with input that cannot be read."""
+
+    stop = "stop"
+    skip = "skip"
+
+
+def prepare(
+    what: Annotated[
+        str, typer.Argument(help="A recipe, or with --out a data set's name, a file, folder or glob, hf://PATH or -.")
+    ],
+    overrides: Annotated[list[str] | None, OVERRIDES] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder to make. Without it WHAT is a recipe.")] = None,
+    vocab_size: Annotated[int, typer.Option(min=257, help="With --out: size of the byte-pair vocabulary.")] = 32_768,
+    tokenizer: Annotated[
+        str | None, typer.Option(help="With --out: a tokenizer.json, or 'bytes', instead of training one.")
+    ] = None,
+    on_bad: Annotated[OnBadInput, typer.Option(help="With --out: stop at bad input, or skip and count it.")] = OnBadInput.stop,
+    workers: Annotated[int, typer.Option(min=0, help="Processes that tokenise; 0: this one, on all its cores.")] = 0,
+) -> None:
+    """Prepare a recipe's data, or any text into a folder: tokenizer, token files, index, manifest.
+
+    Interrupted and run again, it goes on where it stopped and ends with the same bytes.
+    """
+    from rich.console import Console
+
+    from corestone.data.spec import BytePair, Bytes, TokenizerFile
+    from corestone.recipes.catalogue import find_recipe
+    from corestone.recipes.prepare import prepare_folder, prepare_recipe
+
+    if out is None:
+        prepare_recipe(find_recipe(what, overrides or []), workers, Console())
+        return
+    chosen = (
+        BytePair(vocab_size=vocab_size)
+        if tokenizer is None
+        else Bytes()
+        if tokenizer == "bytes"
+        else TokenizerFile(path=tokenizer)
+    )
+    prepare_folder(what, chosen, on_bad.value, out, workers, Console())
