@@ -17,9 +17,9 @@ import sys
 import time
 
 import torch
-from peers import HandWritten, HuggingFace
 
 from corestone.core.batch import plain_batch
+from corestone.core.units import duration
 from corestone.models.decoder import build_decoder
 from corestone.objectives.next_token import NextTokenObjective
 from corestone.objectives.spec import NextToken
@@ -32,8 +32,8 @@ from corestone.parallel.precision import MasterWeights
 from corestone.train.loop import Trainer
 from corestone.train.meter import Meter, peak_memory
 from corestone.train.spec import Training
-from corestone.core.units import duration
 from corestone.zoo.gpt import gpt2
+from peers import HandWritten, HuggingFace
 
 CPU = torch.device("cpu")
 SIZES = {  # spec, batch, context
@@ -160,7 +160,8 @@ def main() -> None:
         return
     keep_freed_memory()  # for all sides: one process has one allocator
     weights = start_weights(spec)
-    print(f"{given.model}: relative error of bf16 gradients {gradients_error(spec, weights, data(spec, rows, length, 1)[0]):.2%}")
+    error = gradients_error(spec, weights, data(spec, rows, length, 1)[0])
+    print(f"{given.model}: relative error of bf16 gradients {error:.2%}")
     sides = {side: make(side, spec, weights) for side in given.sides}
     flops = build_decoder(spec, device="meta").training_flops(length)
     seconds: dict[str, list[float]] = {side: [] for side in sides}

@@ -78,5 +78,8 @@ def test_numbers_are_readable():
 
 
 def test_reading_a_recipe_loads_no_torch():
-    code = "import sys; from corestone.recipes.catalogue import find_recipe as f; f('shakespeare', []); print('torch' in sys.modules)"
+    code = (
+        "import sys; from corestone.recipes.catalogue import find_recipe as f; f('shakespeare', []); "
+        "print('torch' in sys.modules)"
+    )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "False\n"

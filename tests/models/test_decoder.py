@@ -24,7 +24,12 @@ def shrunk(spec, band=None):
         block.model_copy(
             update={
                 "mixer": block.mixer.model_copy(
-                    update={"num_heads": 4, "head_dim": 8, "dropout": 0.0, "window": band if block.mixer.window else None}
+                    update={
+                        "num_heads": 4,
+                        "head_dim": 8,
+                        "dropout": 0.0,
+                        "window": band if block.mixer.window else None,
+                    }
                 ),
                 "feedforward": block.feedforward.model_copy(update={"hidden_dim": 64}),
                 "dropout": 0.0,

@@ -16,7 +16,7 @@ from corestone.nn.attend import BLOCK_ROWS, attend_fused, attend_products, lower
 def by_definition(q, k, v, segments, window):
     """Softmax over allowed keys, one query at a time, in float64."""
     q, k, v = (x.double() for x in (q, k, v))
-    B, N, T, H = q.shape
+    B, _, T, H = q.shape
     rows = []
     for t in range(T):
         scores = torch.einsum("bnh,bnsh->bns", q[:, :, t], k) / math.sqrt(H)

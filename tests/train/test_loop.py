@@ -93,7 +93,7 @@ def test_skip_makes_no_update_from_a_poisoned_batch_and_names_its_documents():
 
 def test_stop_names_step_documents_and_cure():
     parts, _ = trainer(training(), objective=Poison(lambda call: float("inf") if call == 3 else 1.0))
-    with pytest.raises(CorestoneError, match=r"step 2: the loss is inf; documents of the batch: document-2-0.*policy"):
+    with pytest.raises(CorestoneError, match=r"step 3: the loss is inf; documents of the batch: document-2-0.*policy"):
         parts.run(State())
 
 

@@ -12,10 +12,13 @@ from corestone.core.errors import DataError
 
 def ledger(
     run: Annotated[Path, typer.Argument(help="A run folder.")],
-    step: Annotated[int | None, typer.Option(help="List the documents of this step (the first is 0).")] = None,
+    step: Annotated[
+        int | None, typer.Option(min=1, help="List the documents of this step; the first is 1, as in the log.")
+    ] = None,
     document: Annotated[str | None, typer.Option(help="List the steps that see the document of this id.")] = None,
     until: Annotated[
-        int | None, typer.Option(help="With --document: look at the steps before this one. Default: the run's last.")
+        int | None,
+        typer.Option(min=1, help="With --document: look at the steps up to this one. Default: the run's last."),
     ] = None,
 ) -> None:
     """Answer which documents a step saw, or at which steps a document was seen.
@@ -27,12 +30,11 @@ def ledger(
 
     if (step is None) == (document is None):
         raise DataError("ledger: give either --step NUMBER or --document ID")
-    if min(step or 0, until or 0) < 0:
-        raise DataError("ledger: steps count from 0; give --step or --until a number that is not negative")
     token_sets, spec, seed, batch_size, last_step = open_run_data(run)
     if step is not None:
-        seen = documents_of_step(token_sets, spec, seed, batch_size, step)
-        note = "" if step < last_step else f" (the run has made {last_step:,} steps: this one is yet to come)"
+        # The data room counts batches from 0; the log and this verb count steps done, so the first is 1.
+        seen = documents_of_step(token_sets, spec, seed, batch_size, step - 1)
+        note = "" if step <= last_step else f" (the run has made {last_step:,} steps: this one is yet to come)"
         typer.echo(f"step {step:,}: {batch_size:,} samples of {spec.context_length:,} tokens{note}")
         for part in seen:
             where = f"component {part.component}, tokens {part.start:,} to {part.stop - 1:,}"
@@ -41,6 +43,6 @@ def ledger(
         end = last_step if until is None else until
         steps = steps_of_document(token_sets, spec, seed, batch_size, document, end)
         count = f"{len(steps):,} {'step' if len(steps) == 1 else 'steps'}"
-        typer.echo(f"{document}: seen at {count} of the {end:,} from step 0 on")
+        typer.echo(f"{document}: seen at {count} of the {end:,} from step 1 on")
         for number in steps:
-            typer.echo(str(number))
+            typer.echo(str(number + 1))

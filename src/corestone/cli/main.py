@@ -54,7 +54,10 @@ def options(
 
 
 def main() -> None:
-    """Run a verb. Exit codes: 0 done, 1 a defect of Corestone, 2 a mistake the user can mend, 128+n stopped by signal n."""
+    """Run a verb.
+
+    Exit codes: 0 done, 1 a defect of Corestone, 2 a mistake the user can mend, 128 + n stopped by signal n.
+    """
     debug = "--debug" in sys.argv
     sys.argv = [argument for argument in sys.argv if argument != "--debug"]
     try:

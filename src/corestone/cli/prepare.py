@@ -28,7 +28,9 @@ def prepare(
     tokenizer: Annotated[
         str | None, typer.Option(help="With --out: a tokenizer.json, or 'bytes', instead of training one.")
     ] = None,
-    on_bad: Annotated[OnBadInput, typer.Option(help="With --out: stop at bad input, or skip and count it.")] = OnBadInput.stop,
+    on_bad: Annotated[
+        OnBadInput, typer.Option(help="With --out: stop at bad input, or skip and count it.")
+    ] = OnBadInput.stop,
     workers: Annotated[int, typer.Option(min=0, help="Processes that tokenise; 0: this one, on all its cores.")] = 0,
 ) -> None:
     """Prepare a recipe's data, or any text into a folder: tokenizer, token files, index, manifest.

@@ -26,7 +26,7 @@ class CheckpointError(CorestoneError):
     """A checkpoint or run folder that cannot be used."""
 
 
-class Interrupted(Exception):
+class Interrupted(Exception):  # noqa: N818 (it is no error)
     """The run was asked to stop (SIGINT, SIGTERM), saved its state and stopped. `signum` tells by what."""
 
     def __init__(self, signum: int, message: str) -> None:

@@ -133,7 +133,7 @@ class _Products(torch.autograd.Function):
             p = torch.softmax(scores, dim=-1)
             out_BTNH[:, start:stop] = torch.bmm(p, v_GTH[:, first:stop]).view(B, N, stop - start, H).transpose(1, 2)
             probabilities.append(p)
-        ctx.save_for_backward(q_GTH, k_GTH, v_GTH, out_BTNH, *probabilities)
+        ctx.save_for_backward(q_GTH, k_GTH, v_GTH, *probabilities)
         ctx.window = window  # type: ignore[attr-defined]
         return out_BTNH.transpose(1, 2)
 
@@ -141,7 +141,7 @@ class _Products(torch.autograd.Function):
     def backward(ctx: torch.autograd.function.FunctionCtx, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         (dout_BNTH,) = gradients
         B, N, T, H = dout_BNTH.shape
-        q_GTH, k_GTH, v_GTH, out_BTNH, *probabilities = ctx.saved_tensors  # type: ignore[attr-defined]
+        q_GTH, k_GTH, v_GTH, *probabilities = ctx.saved_tensors  # type: ignore[attr-defined]
         dout_GTH = dout_BNTH.reshape(B * N, T, H)
         dq_GTH = torch.empty_like(q_GTH)
         dk_GTH, dv_GTH = (torch.zeros(x.shape, dtype=torch.float32, device=x.device) for x in (k_GTH, v_GTH))

@@ -33,7 +33,8 @@ class BlockLayer(nn.Module):
     def forward(self, x_BTD: Tensor, mask: LoweredMask, cache: KVCache | None = None, layer: int = 0) -> Tensor:
         if self.pre:
             x_BTD = x_BTD + self.dropout(self.mixer(self.mixer_norm(x_BTD), mask, cache, layer))
-            return x_BTD + self.dropout(self.feedforward(self.feedforward_norm(x_BTD)))
+            y_BTD: Tensor = x_BTD + self.dropout(self.feedforward(self.feedforward_norm(x_BTD)))
+            return y_BTD
         x_BTD = self.mixer_norm(x_BTD + self.dropout(self.mixer(x_BTD, mask, cache, layer)))
-        y_BTD: Tensor = self.feedforward_norm(x_BTD + self.dropout(self.feedforward(x_BTD)))
-        return y_BTD
+        z_BTD: Tensor = self.feedforward_norm(x_BTD + self.dropout(self.feedforward(x_BTD)))
+        return z_BTD

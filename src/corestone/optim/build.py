@@ -46,9 +46,7 @@ def build_optimiser(spec: AdamW, parameters: Mapping[str, Tensor]) -> torch.opti
                 "lr_scale": rule.lr_scale,
             }
         )
-    return torch.optim.AdamW(
-        groups, lr=spec.learning_rate, betas=(spec.beta1, spec.beta2), eps=spec.eps, fused=True
-    )
+    return torch.optim.AdamW(groups, lr=spec.learning_rate, betas=(spec.beta1, spec.beta2), eps=spec.eps, fused=True)
 
 
 def set_learning_rate(optimiser: torch.optim.Optimizer, learning_rate: float) -> None:

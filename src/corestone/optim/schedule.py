@@ -27,9 +27,7 @@ def build_schedule(spec: Schedule, total_steps: int, to_steps: Callable[[Duratio
     return factor
 
 
-def _decay(
-    spec: Schedule, warmup: int, total: int, to_steps: Callable[[Duration], int]
-) -> Callable[[int], float]:
+def _decay(spec: Schedule, warmup: int, total: int, to_steps: Callable[[Duration], int]) -> Callable[[int], float]:
     """The factor behind the warm-up. The last step (total - 1) stands at `final`."""
     span = max(1, total - 1 - warmup)
     if isinstance(spec, Constant):

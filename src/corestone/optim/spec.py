@@ -66,7 +66,7 @@ class Linear(Spec):
 
 
 class WarmupStableDecay(Spec):
-    """Warm-up, the full learning rate, then a straight line down to `final` over `decay` (Hu et al. 2024, section 4)."""
+    """Warm-up, the full learning rate, then a line down to `final` over `decay` (Hu et al. 2024, section 4)."""
 
     kind: Literal["warmup_stable_decay"] = "warmup_stable_decay"
     warmup: Duration = duration("0 steps")

@@ -1,4 +1,4 @@
-"""Keep freed memory mapped: glibc gives large blocks back to the kernel, and touching them anew costs more than using them."""
+"""Keep freed memory mapped: glibc gives large blocks back to the kernel, and touching them anew is slow."""
 
 from __future__ import annotations
 
@@ -23,4 +23,5 @@ def keep_freed_memory() -> bool:
     except (OSError, AttributeError):
         return False
     settings = {_M_MMAP_THRESHOLD: _LARGEST, _M_TRIM_THRESHOLD: _LARGEST, _M_TOP_PAD: 64 << 20, _M_MMAP_MAX: 0}
-    return all([mallopt(key, value) == 1 for key, value in settings.items()])
+    accepted = [mallopt(key, value) for key, value in settings.items()]
+    return all(accepted)

@@ -111,7 +111,7 @@ class Watch:
         """Say what went wrong at a step and which documents it saw."""
         policy = self.built.run.training.anomaly.policy
         self.write("anomaly", state, problem=problem, policy=policy, documents=list(documents))
-        self.console.print(f"[red]anomaly[/]   step {state.step}: {problem} (policy: {policy})", highlight=False)
+        self.console.print(f"[red]anomaly[/]   step {state.step + 1}: {problem} (policy: {policy})", highlight=False)
 
 
 MEASURED = (

@@ -20,7 +20,7 @@ from corestone.recipes.spec import Run
 def prepare_recipe(run: Run, workers: int, console: Console) -> list[Path]:
     """Prepare what a recipe needs, in the cache; `pretrain` finds it there."""
     with PrepareProgress(console) as progress:
-        tokenizer, folders = prepare_data(run.data, cache_dir(), workers, progress)
+        _, folders = prepare_data(run.data, cache_dir(), workers, progress)
     for folder in folders:
         _tell(console, json.loads((folder / "manifest.json").read_text(encoding="utf-8")), folder)
     return folders
@@ -53,4 +53,3 @@ def _tell(console: Console, manifest: dict[str, Any], folder: Path) -> None:
             highlight=False,
         )
     console.print(f"tokenizer  {tokenizer['kind']}, {tokenizer['vocab_size']:,} tokens", highlight=False)
-

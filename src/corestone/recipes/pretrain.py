@@ -135,9 +135,10 @@ def introduce(console: Console, built: Built, folder: Path, peak: float) -> None
     tokens = sum(token_set.n_tokens for token_set in built.data.train)
     documents = sum(token_set.n_documents for token_set in built.data.train)
     planned = built.total_steps * run.training.batch_tokens
+    precision = str(built.dtype).removeprefix("torch.")
     console.print(f"[bold]{run.name}[/]  {run.description}", highlight=False)
     console.print(
-        f"model      {si(built.parameters)} parameters, {str(built.dtype).removeprefix('torch.')} with float32 masters\n"
+        f"model      {si(built.parameters)} parameters, {precision} with float32 masters\n"
         f"data       {si(tokens, 'tokens')} in {documents:,} documents, vocabulary {tokenizer.vocab_size:,}, "
         f"{tokenizer.bytes_per_token or 0:.2f} bytes/token\n"
         f"run        {built.total_steps:,} steps of {run.training.batch_tokens:,} tokens = {si(planned, 'tokens')} "
@@ -222,5 +223,3 @@ def train(built: Built, watch: Watch, state: State) -> State:
             highlight=False,
         )
     return state
-
-

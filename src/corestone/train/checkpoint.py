@@ -85,7 +85,7 @@ def _write_files(partial: Path, tensors: Mapping[str, Mapping[str, Tensor]], tex
     _flush(partial)
 
 
-def _digest(files: Mapping[str, Mapping[str, int | str]]) -> str:
+def _digest(files: Mapping[str, object]) -> str:
     """The manifest's own hash, so that a damaged list of files is noticed too."""
     return hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
 
@@ -155,7 +155,7 @@ def checkpoints(run: Path) -> list[tuple[int, Path]]:
 
 def newest_whole(run: Path) -> tuple[Path | None, list[str]]:
     """The newest undamaged checkpoint, and a message for each newer one that was passed over."""
-    messages = []
+    messages: list[str] = []
     for _, path in reversed(checkpoints(run)):
         problem = damage(path)
         if problem is None:

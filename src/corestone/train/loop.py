@@ -111,7 +111,9 @@ class Trainer:
         self.world.sum_([*gradients, *sums.values()])
         weight = float(sums.pop("weight"))
         if weight == 0:
-            raise CorestoneError(f"step {step}: no target in the whole batch (documents {self.loader.names(step)[:3]})")
+            raise CorestoneError(
+                f"step {step + 1}: no target in the whole batch (documents {self.loader.names(step)[:3]})"
+            )
         norm = float(torch.nn.utils.get_total_norm(gradients)) / weight
         clip = self.spec.clip_norm
         shrink = min(1.0, clip / norm) if clip is not None and norm > 0 else 1.0
@@ -146,8 +148,8 @@ class Trainer:
         if policy == "stop" or state.anomalies >= self.spec.anomaly.most:
             after = "" if policy == "stop" else f" ({state.anomalies} anomalies before it, the most allowed)"
             raise CorestoneError(
-                f"step {step}: {problem}{after}; documents of the batch: {shown}. Lower optimiser.learning_rate, or set "
-                "training.anomaly.policy=skip or roll_back"
+                f"step {step + 1}: {problem}{after}; documents of the batch: {shown}. Lower "
+                "optimiser.learning_rate, or set training.anomaly.policy=skip or roll_back"
             )
         anomalies, skipped = state.anomalies + 1, [*state.skipped, step]
         if policy == "roll_back":

@@ -18,7 +18,8 @@ class Anomaly(Spec):
 
     Attributes:
         policy: "stop" ends the run with an error; "skip" makes no update from that batch; "roll_back" returns to the
-            last checkpoint and makes no update from that batch when it comes again (Chowdhery et al. 2022, section 5.1).
+            last checkpoint and makes no update from that batch when it comes again (Chowdhery et al. 2022,
+            section 5.1).
         most: after this many anomalies the run stops whatever the policy.
     """
 

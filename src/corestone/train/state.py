@@ -1,4 +1,4 @@
-"""What a run must remember to go on, beside its weights: a few numbers, since batches and dropout follow from the step."""
+"""What a run must remember beside its weights: a few numbers, since batches and dropout follow from the step."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class State:
     Attributes:
         step: optimiser steps done.
         recent_losses: nats per token of the last steps, for the watch on spikes.
-        skipped: steps whose batch must make no update.
+        skipped: batches (from 0) that must make no update; batch b belongs to step b + 1 of the log.
         anomalies: how many were met.
         best: lowest held-out loss so far and the step it was measured at.
         held_out: newest held-out loss and its step.

@@ -78,7 +78,8 @@ def fill(partial: Path, order: Order) -> None:
         shutil.rmtree(partial)
         raise
     if difference is not None:
-        _restart(partial, order, f"tiktoken gave other ids than tokenizers ({difference})", difference)
+        why = f"tiktoken gave other ids than tokenizers ({difference})"
+        _restart(partial, order, why, why)
         return
     facts = set_facts(order.fingerprint, order.source, order.options, order.tokenizer, counts, journal.encoder_note)
     write_manifest(partial, facts, order.tokenizer, journal, order.options.shard_tokens)

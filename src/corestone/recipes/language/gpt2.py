@@ -12,7 +12,9 @@ from corestone.zoo.gpt import gpt2
 
 
 def gpt2_124m() -> Run:
-    """GPT-2 124M on an open web corpus, 10 B tokens; for a GPU. The paper gives no learning rate: GPT-3 Small's is used.
+    """GPT-2 124M on an open web corpus, 10 B tokens; for a GPU.
+
+    The paper gives no learning rate: GPT-3 Small's is used (Brown et al. 2020, table 2.1).
 
     The vocabulary is padded to a multiple of 64. Batch: 512 rows of 1,024 tokens (Radford et al. 2019, section 2.3).
     """

@@ -1,0 +1,46 @@
+"""Tiny decoders with lively weights: at the usual initialisation a tied model only repeats its last token."""
+
+from __future__ import annotations
+
+import torch
+
+from corestone.core.batch import plain_batch
+from corestone.generate.decode import Vocabulary
+from corestone.models.decoder import DecoderModel, build_decoder
+from corestone.zoo.gpt import gpt2, gpt3
+
+SEPARATOR = 0
+VOCABULARY = Vocabulary(size=61, separator=SEPARATOR)
+PADDED = 64
+
+
+def tiny(context_length: int = 64, window: int | None = None, seed: int = 3) -> DecoderModel:
+    """Two layers of width 32 in float32; a window makes the second layer banded."""
+    spec = gpt2(32, 2, 4, vocab_size=PADDED, context_length=context_length)
+    if window is not None:
+        blocks = gpt3(32, 2, 4, band=window).stack.blocks
+        spec = spec.model_copy(update={"stack": spec.stack.model_copy(update={"blocks": blocks})})
+    spec = spec.model_copy(update={"init": spec.init.model_copy(update={"std": 0.4, "position_std": 0.4})})
+    return build_decoder(spec, seed=seed).eval()
+
+
+def next_logits(model: DecoderModel, tokens: list[int]) -> torch.Tensor:
+    """Logits (V,) behind a row, by one uncached forward call over all of it."""
+    with torch.no_grad():
+        return model.head(model(plain_batch(torch.tensor([tokens]))).hidden[0, -1])
+
+
+def continue_uncached(model: DecoderModel, prompt: list[int], tokens: int, context: int) -> list[int]:
+    """Greedy decoding by the plainest means: the whole window anew for each token, and the stated rule of the window."""
+    row, window = [SEPARATOR, *prompt], len(prompt) + 1
+    new: list[int] = []
+    for _ in range(tokens):
+        if window > context:
+            window = max(1, context // 2)
+        token = int(next_logits(model, row[-window:])[: VOCABULARY.size].argmax())
+        if token == SEPARATOR:
+            break
+        row.append(token)
+        new.append(token)
+        window += 1
+    return new
