@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from corestone.core.errors import SpecError
+from corestone.core.format import clock, si
 from corestone.core.spec import from_yaml, override, to_yaml
-from corestone.core.units import Duration, clock, duration, si
+from corestone.core.units import Duration, duration
 from corestone.recipes.catalogue import RECIPES, find_recipe
 from corestone.recipes.spec import Run
 

@@ -49,7 +49,7 @@ def test_killed_and_run_again_until_done(tmp_path, texts, workers, seed):
     prepare(source, tokenizer, Prepare(shard_tokens=20_000), tmp_path / "uninterrupted")
     (tmp_path / "run.py").write_text(SCRIPT)
     random_source, kills, committed = random.Random(seed), 0, []
-    for attempt in range(40):
+    for attempt in range(12):
         latest = 0.06 if attempt < 4 else 1.0 + workers  # the first ones surely before the end
         if run_and_kill(tmp_path, workers, random_source.uniform(0.005, latest)):
             break

@@ -27,7 +27,7 @@ def test_cached_tokens_are_the_uncached_ones(prompt: list[int], window: int | No
 
 @pytest.mark.parametrize("window", [None, 4])
 def test_cached_logits_are_the_uncached_ones(window: int | None) -> None:
-    """Prompt in one call, then token by token, beside a row with left padding. Measured worst case 3e-6 of values to 9."""
+    """Prompt in one call, then token by token, beside a left-padded row. Measured worst case 1.2e-5 of values to 9."""
     model = tiny(window=window)
     rows, pads = torch.randint(1, 61, (2, 20), generator=torch.Generator().manual_seed(0)), 3
     segments = torch.zeros(2, 20, dtype=torch.int32)

@@ -46,7 +46,7 @@ def test_rounded_weights_are_within_half_a_step(seed: int, dtype: torch.dtype, s
 @pytest.mark.parametrize("rows", [1, 3, 8, 16, 17, 40])
 @pytest.mark.parametrize("bias", [True, False])
 def test_int8_products_are_those_of_the_restored_weights(rows: int, bias: bool) -> None:
-    """Few rows take the int8 kernel, many the restored weights. Relative, worst case measured 0.0031 in bfloat16."""
+    """Few rows take the int8 kernel, many the restored weights. Relative, worst case measured 0.0033."""
     plain = nn.Linear(64, 96, bias=bias)
     layer = Int8Linear(plain.weight, plain.bias, torch.bfloat16)
     x = random(2, rows, 64)[:1].bfloat16()
@@ -55,7 +55,7 @@ def test_int8_products_are_those_of_the_restored_weights(rows: int, bias: bool) 
         exact = exact + plain.bias.bfloat16().double()
     result = layer(x)
     assert result.shape == (1, rows, 96)
-    assert float((result.double() - exact).norm() / exact.norm()) < 0.01
+    assert float(((result.double() - exact).norm() / exact.norm()).detach()) < 0.01
 
 
 def test_float32_activations_take_the_plain_road() -> None:
@@ -77,7 +77,7 @@ def test_an_int8_model_replaces_every_matrix_and_leaves_the_original() -> None:
 
 
 def test_an_int8_model_stays_close_and_generates() -> None:
-    """Logits within 1.1 % (float32 activations) and 2.1 % (bfloat16) of the unrounded model's, relative, measured."""
+    """Relative distance of logits to the unrounded model's; worst of ten rows 0.028 in float32, 0.033 in bfloat16."""
     model = tiny()
     row = [0, 5, 9, 33, 7, 60]
     exact = next_logits(model, row)
@@ -92,7 +92,7 @@ def test_an_int8_model_stays_close_and_generates() -> None:
 @packs
 @pytest.mark.parametrize("shape", [(1, 64), (1, 1, 64), (8, 64), (2, 37, 64), (1, 300, 64)])
 def test_packed_products_are_the_plain_ones(shape: tuple[int, ...]) -> None:
-    """Both round the same sums to bfloat16 (2^-8). Relative, worst case measured 0.0005."""
+    """Both round the same sums to bfloat16 (2^-8). Relative, measured: no difference at all."""
     for plain in (nn.Linear(64, 192).bfloat16(), nn.Linear(64, 50, bias=False).bfloat16()):
         packed = PackedLinear(plain.weight, plain.bias)
         x = random(*shape).bfloat16()

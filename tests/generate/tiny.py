@@ -31,7 +31,7 @@ def next_logits(model: DecoderModel, tokens: list[int]) -> torch.Tensor:
 
 
 def continue_uncached(model: DecoderModel, prompt: list[int], tokens: int, context: int) -> list[int]:
-    """Greedy decoding by the plainest means: the whole window anew for each token, and the stated rule of the window."""
+    """Greedy decoding by the plainest means: the whole window anew for each token, and its stated rule."""
     row, window = [SEPARATOR, *prompt], len(prompt) + 1
     new: list[int] = []
     for _ in range(tokens):

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from corestone.core.errors import CorestoneError, unknown
-from corestone.core.units import si
+from corestone.core.format import si
 
 
 def import_(

@@ -13,7 +13,7 @@ def zoo(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = F
     from rich.console import Console
     from rich.table import Table
 
-    from corestone.core.units import si
+    from corestone.core.format import si
     from corestone.models.decoder import build_decoder
     from corestone.zoo.catalogue import zoo as entries
 

@@ -51,11 +51,13 @@ def _from_python(path: Path) -> Run:
         raise SpecError(f"{path}: not a Python file")
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
     try:
-        run = module.recipe()
-    except AttributeError:
-        raise SpecError(f"{path}: needs a function `recipe()` that returns a Run") from None
+        spec.loader.exec_module(module)
+    except SyntaxError as error:
+        raise SpecError(f"{path}, line {error.lineno}: not valid Python ({error.msg})") from None
+    if "recipe" not in vars(module):
+        raise SpecError(f"{path}: needs a function `recipe()` that returns a Run")
+    run = module.recipe()
     if not isinstance(run, Run):
         raise SpecError(f"{path}: recipe() returned {type(run).__name__}, not a Run")
     return run

@@ -9,8 +9,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.markup import escape
 
+from corestone.core.format import clock, si
 from corestone.core.runlog import RunLog
-from corestone.core.units import clock, si
 from corestone.evaluate.perplexity import TextPerplexity
 from corestone.generate.text import generate_text
 from corestone.recipes.build import Built

@@ -8,7 +8,7 @@ from typing import Any
 
 from rich.console import Console
 
-from corestone.core.units import si
+from corestone.core.format import si
 from corestone.data.cache import cache_dir
 from corestone.data.prepare.pipeline import prepare, prepare_data, prepare_tokenizer
 from corestone.data.sources import parse_source

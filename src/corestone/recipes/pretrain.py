@@ -11,9 +11,9 @@ from rich.console import Console
 
 from corestone.core.environment import environment
 from corestone.core.errors import CheckpointError
+from corestone.core.format import clock, si
 from corestone.core.runlog import RunLog, build_trackers
 from corestone.core.spec import plain, to_yaml
-from corestone.core.units import clock, si
 from corestone.data.sources import card
 from corestone.evaluate.perplexity import TextPerplexity
 from corestone.parallel.allocator import keep_freed_memory

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from corestone.core.units import si
+from corestone.core.format import si
 from corestone.report import figures
 from corestone.report.figures import Figure, column
 from corestone.report.folder import Run, flatten

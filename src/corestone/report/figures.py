@@ -7,9 +7,9 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from corestone.core.format import clock, si
 from corestone.core.protocols import Metric
 from corestone.core.runlog import Event, number
-from corestone.core.units import clock, si
 from corestone.report.folder import Run, find
 
 

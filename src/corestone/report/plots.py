@@ -14,7 +14,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from corestone.core.units import si
+from corestone.core.format import si
 
 MAX_POINTS = 600
 """Points drawn per line; longer lines keep the lowest and highest value of each stretch, so that spikes stay."""

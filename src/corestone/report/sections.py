@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from corestone.core.format import si
 from corestone.core.protocols import Metric
 from corestone.core.runlog import Event, number
-from corestone.core.units import si
 from corestone.report import figures
 from corestone.report.figures import column
 from corestone.report.folder import Run, Tree, find, metrics

@@ -22,7 +22,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from corestone.core.errors import CheckpointError
-from corestone.core.units import si
+from corestone.core.format import si
 
 MANIFEST = "manifest.json"
 VERSION = 1

@@ -9,11 +9,12 @@ bytes of an uninterrupted one.
 from __future__ import annotations
 
 import fcntl
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from corestone.core.errors import DataError
 from corestone.core.spec import fingerprint, plain
@@ -28,7 +29,7 @@ from corestone.data.spec import BytePair, Data, Prepare, Source
 from corestone.data.tokenizer import Tokenizer, build_tokenizer, load_tokenizer
 from corestone.data.tokens import MANIFEST, VERSION, read_manifest
 
-__all__ = ["Progress", "prepare", "prepare_data", "prepare_source"]
+__all__ = ["Progress", "prepare", "prepare_data", "prepare_source", "prepare_tokenizer"]
 
 
 class _Silent:
@@ -101,18 +102,17 @@ def prepare_data(
         prepared folder per component, in their order.
     """
     show = progress or _Silent()
-    tokenizer = _cached_tokenizer(spec, cache, show)
+    tokenizer = prepare_tokenizer(spec, cache, show)
     sources = [component.source for component in spec.components]
     return tokenizer, [prepare_source(one, tokenizer, spec.prepare, cache, workers, show) for one in sources]
 
 
-def _set_fingerprint(source: Source, tokenizer: Tokenizer, options: Prepare) -> str:
-    """Equal for sets that hold the same bytes: the same content, ids and options."""
-    ids = [tokenizer.manifest.sha256, tokenizer.manifest.separator]
-    return fingerprint([VERSION, plain(source), source_fingerprint(source), plain(options), ids])
+def prepare_tokenizer(spec: Data, cache: Path, progress: Progress | None = None) -> Tokenizer:
+    """The tokenizer of a run: trained on the training side of all components, once for each content; or as it is.
 
-
-def _cached_tokenizer(spec: Data, cache: Path, show: Progress) -> Tokenizer:
+    Raises DataError where a source cannot be read or has no training text, or a file holds no usable tokenizer.
+    """
+    show = progress or _Silent()
     if not isinstance(spec.tokenizer, BytePair):
         return build_tokenizer(spec.tokenizer, ())
     sources = [component.source for component in spec.components]
@@ -128,6 +128,12 @@ def _cached_tokenizer(spec: Data, cache: Path, show: Progress) -> Tokenizer:
             tokenizer.save(partial)
             partial.rename(folder)
         return load_tokenizer(folder)
+
+
+def _set_fingerprint(source: Source, tokenizer: Tokenizer, options: Prepare) -> str:
+    """Equal for sets that hold the same bytes: the same content, ids and options."""
+    ids = [tokenizer.manifest.sha256, tokenizer.manifest.separator]
+    return fingerprint([VERSION, plain(source), source_fingerprint(source), plain(options), ids])
 
 
 def _training_texts(spec: Data, show: Progress) -> Iterator[str]:
@@ -170,12 +176,24 @@ def _alone(folder: Path, show: Progress) -> Iterator[None]:
     """Let one process at a time make a folder; the others wait and then find it done."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     lock = folder.with_name(folder.name + ".lock")
-    with lock.open("w") as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            show.note(f"{folder}: another process is preparing it; waiting")
-            fcntl.flock(stream, fcntl.LOCK_EX)
-        yield
-        # Whoever waits on the removed file finds the folder done; after an error it stays.
-        lock.unlink(missing_ok=True)
+    while True:
+        with lock.open("w") as stream:
+            try:
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                show.note(f"{folder}: another process is preparing it; waiting")
+                fcntl.flock(stream, fcntl.LOCK_EX)
+            if not _still_named(stream, lock):
+                continue  # the one before removed it, and another may hold a new one
+            try:
+                yield
+            finally:
+                lock.unlink(missing_ok=True)
+            return
+
+
+def _still_named(stream: IO[str], path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(stream.fileno()), path.stat())
+    except FileNotFoundError:
+        return False

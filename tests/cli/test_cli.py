@@ -1,0 +1,114 @@
+"""The command line: quick to answer, one clear line and exit code 2 for a user's mistake, never a traceback."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+VERBS = [
+    "data", "prepare", "recipes", "show", "pretrain", "evaluate", "generate", "report", "ledger", "zoo", "import",
+    "export",
+]  # fmt: skip
+
+
+def corestone(*arguments: str, cwd=None, stdin: str = "") -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "corestone", *arguments]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "160"}
+    return subprocess.run(command, cwd=cwd, input=stdin, capture_output=True, text=True, env=environment)
+
+
+def test_help_names_every_verb_and_loads_no_torch():
+    code = """
+import sys
+sys.argv = ["corestone", "--help"]
+from corestone.cli.main import main
+try:
+    main()
+except SystemExit:
+    pass
+heavy = {"torch", "numpy", "pydantic", "transformers", "matplotlib", "pyarrow"} & set(sys.modules)
+print("HEAVY", sorted(heavy))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert "HEAVY []" in done.stdout, done.stdout + done.stderr
+    assert all(verb in done.stdout for verb in VERBS)
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_has_help(verb):
+    done = corestone(verb, "--help")
+    assert done.returncode == 0, done.stderr
+    assert "Usage" in done.stdout
+
+
+def test_version():
+    assert corestone("--version").stdout.startswith("corestone 0.")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["pretrain", "shakspeare"], "did you mean 'shakespeare'"),
+        (["pretrain", "shakespeare", "training.bach_tokens=1"], "did you mean 'batch_tokens'"),
+        (["pretrain", "shakespeare", "optimiser.learning_rate=-1"], "greater than 0"),
+        (["pretrain", "missing.yaml"], "missing.yaml: cannot be read"),
+        (["pretrain", "missing.py"], "no such recipe file"),
+        (["pretrain", "broken.py"], "broken.py"),
+        (["show", "nothing.yaml"], "nothing.yaml: expected a mapping"),
+        (["show", "typo.yaml"], "did you mean 'seed'"),
+        (["show"], "which recipe?"),
+        (["evaluate", "nowhere"], "nowhere: no such folder"),
+        (["evaluate", "."], "neither a run folder"),
+        (["generate", "nowhere", "x"], "nowhere: no such folder"),
+        (["report", "nowhere"], "nowhere"),
+        (["ledger", ".", "--step", "3"], "no run folder"),
+        (["export", "nowhere", "--out", "o"], "nowhere: no such folder"),
+        (["import", "nowhere", "--out", "o"], "nowhere"),
+        (["data", "show", "shakespear"], "did you mean 'shakespeare'"),
+        (["prepare", "missing.txt", "--out", "o"], "missing.txt"),
+        (["prepare", "empty.txt", "--out", "o"], "empty.txt"),
+        (["prepare", "latin.txt", "--out", "o"], "latin.txt"),
+        (["prepare", "broken.jsonl", "--out", "o"], "line 2"),
+        (["prepare", "cut.jsonl.gz", "--out", "o"], "cut.jsonl.gz"),
+        (["prepare", "good.txt", "--tokenizer", "none.json", "--out", "o"], "none.json"),
+    ],
+)
+def test_a_mistake_is_one_clear_line(tmp_path, arguments, message):
+    (tmp_path / "nothing.yaml").write_text("")
+    (tmp_path / "typo.yaml").write_text("name: x\nsede: 3\n")
+    (tmp_path / "broken.py").write_text("def recipe(:\n")
+    (tmp_path / "empty.txt").write_text("")
+    (tmp_path / "good.txt").write_text("good text")
+    (tmp_path / "latin.txt").write_bytes(b"caf\xe9")
+    (tmp_path / "broken.jsonl").write_text('{"text": "one"}\n{"text": \n')
+    (tmp_path / "cut.jsonl.gz").write_bytes(b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\x03\x01\x05")
+    done = corestone(*arguments, cwd=tmp_path)
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert len([line for line in done.stderr.splitlines() if line.startswith("error:")]) == 1
+
+
+def test_debug_shows_the_traceback():
+    done = corestone("pretrain", "shakspeare", "--debug")
+    assert done.returncode == 2
+    assert "Traceback" in done.stderr
+    assert "did you mean" in done.stderr.splitlines()[-1]
+
+
+def test_json_outputs_are_json():
+    assert {row["name"] for row in json.loads(corestone("zoo", "--json").stdout)} >= {"gpt2-124m", "gpt3-175b"}
+    assert json.loads(corestone("recipes", "--json").stdout)[0]["recipe"] == "language/shakespeare"
+    assert json.loads(corestone("show", "--schema").stdout)["title"] == "Run"
+    assert {card["name"] for card in json.loads(corestone("data", "list", "--json").stdout)} >= {"shakespeare"}
+
+
+def test_what_show_prints_can_be_shown_again(tmp_path):
+    first = corestone("show", "shakespeare", "seed=5").stdout
+    (tmp_path / "r.yaml").write_text(first)
+    assert corestone("show", str(tmp_path / "r.yaml")).stdout == first
+    assert "seed: 5" in first
