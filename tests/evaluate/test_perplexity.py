@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from corestone.core.batch import IGNORE, TextBatch, plain_batch
 from corestone.core.errors import DataError
-from corestone.core.protocols import Metric, Output
+from corestone.core.metric import Metric
+from corestone.core.protocols import Output
 from corestone.data.packing import evaluation_batches
 from corestone.evaluate import perplexity
 from corestone.evaluate.perplexity import TextPerplexity, count_words, documents_within

@@ -12,6 +12,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from corestone.core.metric import Metric
+
 
 class Batch(Protocol):
     """What the loop needs of a batch: rows that can be cut into micro-batches and moved."""
@@ -92,17 +94,6 @@ class Loader(Protocol):
     def batch(self, step: int) -> Any: ...
 
     def names(self, step: int) -> Sequence[str]: ...
-
-
-@dataclass(frozen=True)
-class Metric:
-    """One evaluated number: its name, value, unit, sample size and 95 % interval (None where it has none)."""
-
-    name: str
-    value: float
-    unit: str
-    n: int
-    interval: tuple[float, float] | None = None
 
 
 class Evaluator(Protocol):

@@ -12,7 +12,7 @@ import zstandard
 from numpy.typing import NDArray
 
 from corestone.core.errors import DataError
-from corestone.core.protocols import Metric
+from corestone.core.metric import Metric
 from corestone.evaluate.intervals import add_to_blocks, block_starts, ratio_interval
 from corestone.evaluate.ngram import fit
 

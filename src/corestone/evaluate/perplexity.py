@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from corestone.core.batch import IGNORE, TextBatch
 from corestone.core.errors import DataError
-from corestone.core.protocols import Metric, Model
+from corestone.core.metric import Metric
+from corestone.core.protocols import Model
 from corestone.evaluate.floors import StoredText
 from corestone.evaluate.intervals import add_to_blocks, block_starts, ratio_interval
 

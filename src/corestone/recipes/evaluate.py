@@ -14,7 +14,7 @@ from rich.table import Table
 
 from corestone.core.batch import TextBatch
 from corestone.core.errors import CheckpointError
-from corestone.core.protocols import Metric
+from corestone.core.metric import Metric
 from corestone.data.packing import evaluation_batches
 from corestone.data.prepare.pipeline import prepare_source
 from corestone.data.sources import describe, parse_source

@@ -12,7 +12,7 @@ from rich.console import Console
 from corestone.core.environment import environment
 from corestone.core.errors import CheckpointError
 from corestone.core.format import clock, si
-from corestone.core.runlog import RunLog, build_trackers
+from corestone.core.runlog import RunLog
 from corestone.core.spec import plain, to_yaml
 from corestone.data.sources import card
 from corestone.evaluate.perplexity import TextPerplexity
@@ -30,6 +30,7 @@ from corestone.train.checkpoint import checkpoints, newest_whole
 from corestone.train.loop import Trainer
 from corestone.train.meter import Meter
 from corestone.train.state import State
+from corestone.train.trackers import build_trackers
 
 Resume = Literal["auto", "never"]
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from corestone.core.format import clock, si
-from corestone.core.protocols import Metric
+from corestone.core.metric import Metric
 from corestone.core.runlog import Event, number
 from corestone.report.folder import Run, find
 

@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from corestone.core.errors import CheckpointError
-from corestone.core.protocols import Metric
+from corestone.core.metric import Metric
 from corestone.core.runlog import Events, read_events
 
 Tree = Mapping[str, Any]

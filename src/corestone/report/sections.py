@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from corestone.core.format import si
-from corestone.core.protocols import Metric
+from corestone.core.metric import Metric
 from corestone.core.runlog import Event, number
 from corestone.report import figures
 from corestone.report.figures import column

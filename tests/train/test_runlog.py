@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 
 from corestone.core.environment import environment
 from corestone.core.errors import CheckpointError, CorestoneError
-from corestone.core.runlog import RunLog, build_trackers, number, read_events, scalars
+from corestone.core.runlog import RunLog, number, read_events
+from corestone.train.trackers import build_trackers, scalars
 
 
 def _fill(run: Path, steps: int) -> None:
