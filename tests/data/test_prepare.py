@@ -17,6 +17,7 @@ from corestone.core.errors import DataError
 from corestone.data import fast_encode
 from corestone.data.document import Counts
 from corestone.data.prepare import batches, fill, writer
+from corestone.data.prepare.filters import kept_documents
 from corestone.data.prepare.pipeline import prepare, prepare_data, prepare_source
 from corestone.data.sources import documents
 from corestone.data.spec import BytePair, Bytes, Component, Data, Embedded, Files, Prepare, TokenizerFile
@@ -247,9 +248,21 @@ def test_nothing_left_names_the_reasons(tmp_path):
 
 
 def test_an_empty_side_is_named(tmp_path):
-    source = write_lines(tmp_path / "t.jsonl", ["only one"])
-    with pytest.raises(DataError, match=r"no document on the (validation|train) side of 1 read \(dropped: none\)"):
-        prepare(source, build_tokenizer(Bytes(), ()), Prepare(), tmp_path / "set")
+    source = write_lines(tmp_path / "t.jsonl", ["one", "two"]).model_copy(update={"validation_percent": 100})
+    prepare(source, build_tokenizer(Bytes(), ()), Prepare(), tmp_path / "set")
+    assert open_token_set(tmp_path / "set", "validation").n_documents == 2
+    with pytest.raises(DataError, match=r"no document on the train side of 2; give more documents"):
+        open_token_set(tmp_path / "set", "train")
+
+
+def test_the_end_of_a_lone_document_is_held_out(tmp_path):
+    lines = [f"line {number} of the only text\n" for number in range(200)]
+    (tmp_path / "input.txt").write_text("".join(lines))
+    source = Files(paths=(str(tmp_path / "input.txt"),), validation_percent=10)
+    found = {document.split: document.text for document in kept_documents(source, Prepare(), Counts())}
+    assert found["train"] + found["validation"] == "".join(lines)
+    assert found["train"].endswith("\n")
+    assert len(found["validation"]) / len("".join(lines)) == pytest.approx(0.1, abs=0.01)
 
 
 def test_folders_in_the_way(reference, source, tokenizer, tmp_path):

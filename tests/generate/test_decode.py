@@ -75,6 +75,21 @@ def test_beyond_the_context_a_row_goes_on_from_its_last_half(context: int) -> No
     assert max(map(len, result)) > context
 
 
+def test_the_penalty_counts_the_prompt_and_all_new_tokens_of_its_own_row() -> None:
+    model, lengths = tiny(context_length=16), [2, 40, 5, 40]
+    penalised = GREEDY.model_copy(update={"repetition_penalty": 1.6})
+    counts = [0, 0, 0, 0]
+
+    def watch(row: int, token: int) -> bool:
+        counts[row] += 1
+        return counts[row] == lengths[row]
+
+    result = generate(model, VOCABULARY, PROMPTS, penalised, watch)
+    alone = [continue_uncached(model, prompt, n, 16, 1.6) for prompt, n in zip(PROMPTS, lengths, strict=True)]
+    assert result == alone
+    assert result != [continue_uncached(model, prompt, n, 16) for prompt, n in zip(PROMPTS, lengths, strict=True)]
+
+
 def test_rows_end_at_the_separator_which_is_not_part_of_the_result() -> None:
     model = tiny()
     sampling = Sampling(temperature=2.0, max_tokens=400)  # of 61 tokens, the separator comes soon enough

@@ -30,14 +30,19 @@ def next_logits(model: DecoderModel, tokens: list[int]) -> torch.Tensor:
         return model.head(model(plain_batch(torch.tensor([tokens]))).hidden[0, -1])
 
 
-def continue_uncached(model: DecoderModel, prompt: list[int], tokens: int, context: int) -> list[int]:
+def continue_uncached(
+    model: DecoderModel, prompt: list[int], tokens: int, context: int, penalty: float = 1.0
+) -> list[int]:
     """Greedy decoding by the plainest means: the whole window anew for each token, and its stated rule."""
     row, window = [SEPARATOR, *prompt], len(prompt) + 1
     new: list[int] = []
     for _ in range(tokens):
         if window > context:
             window = max(1, context // 2)
-        token = int(next_logits(model, row[-window:])[: VOCABULARY.size].argmax())
+        logits = next_logits(model, row[-window:])[: VOCABULARY.size].tolist()
+        for seen in {*prompt, *new}:
+            logits[seen] = logits[seen] / penalty if logits[seen] > 0 else logits[seen] * penalty
+        token = max(range(len(logits)), key=logits.__getitem__)
         if token == SEPARATOR:
             break
         row.append(token)

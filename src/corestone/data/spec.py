@@ -20,12 +20,15 @@ class Embedded(Spec):
 
 
 class Files(Spec):
-    """Own text: files, folders or globs of .txt .md .jsonl .jsonl.gz .jsonl.zst .parquet; `-` is standard input."""
+    """Own text: files, folders or globs of .txt .md .jsonl .jsonl.gz .jsonl.zst .parquet; `-` is standard input.
+
+    Documents are held out by the hash of their name; of a lone document the end is held out.
+    """
 
     kind: Literal["files"] = "files"
     paths: tuple[str, ...] = Field(min_length=1)
     text_key: str = "text"
-    validation_percent: float = Field(default=5.0, gt=0, lt=100)
+    validation_percent: float = Field(default=5.0, gt=0, le=100)
 
 
 class Hub(Spec):
@@ -36,7 +39,7 @@ class Hub(Spec):
     config: str | None = None
     split: str = "train"
     text_key: str = "text"
-    validation_percent: float = Field(default=5.0, gt=0, lt=100)
+    validation_percent: float = Field(default=5.0, gt=0, le=100)
 
 
 Source = Annotated[Embedded | Files | Hub, Field(discriminator="kind")]

@@ -97,12 +97,18 @@ def open_token_set(folder: Path, split: str, verify: bool = False) -> TokenSet:
         verify: hash every file of the split; without it only their sizes are compared.
 
     Raises:
-        DataError: no prepared set, another version's, or a file that is missing, of the wrong size or content.
+        DataError: no prepared set, another version's, a split without documents, or a file that is missing, of the
+            wrong size or content.
     """
     manifest = read_manifest(folder)
     if split not in manifest["splits"]:
         raise DataError(f"{folder}: {unknown('split', split, manifest['splits'])}")
     facts = manifest["splits"][split]
+    if not facts["documents"]:
+        raise DataError(
+            f"{folder}: no document on the {split} side of {manifest['counts']['kept']:,}; give more documents or set "
+            "validation_percent"
+        )
     width = np.dtype(_DTYPES[manifest["dtype"]]).itemsize
     for shard in facts["shards"]:
         _check_file(folder / shard["file"], shard["tokens"] * width, shard["sha256"] if verify else None)

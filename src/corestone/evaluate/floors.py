@@ -78,7 +78,9 @@ def held_out_text(token_set: StoredText, tokenizer: Decoder, documents: int | No
     return list(document_texts(token_set, tokenizer, documents))
 
 
-def floors(held_out: Sequence[bytes], training: Iterable[bytes], training_limit: int = TRAINING_LIMIT) -> list[Metric]:
+def floors(
+    held_out: Sequence[bytes], training: Iterable[bytes] | None, training_limit: int = TRAINING_LIMIT
+) -> list[Metric]:
     """Measure the floors on the held-out text.
 
     The compressors (gzip -9, xz -9e, zstd -19) get the documents joined in order and know nothing of the training text.
@@ -90,7 +92,7 @@ def floors(held_out: Sequence[bytes], training: Iterable[bytes], training_limit:
 
     Args:
         held_out: UTF-8 text of each held-out document.
-        training: UTF-8 text of the training documents; may be a generator.
+        training: UTF-8 text of the training documents; may be a generator. None leaves the 5-gram out.
         training_limit: bytes after which the 5-gram stops reading (as it does at 6 million distinct 5-grams); where
             text is left out, its name says how much was read.
 
@@ -111,7 +113,7 @@ def floors(held_out: Sequence[bytes], training: Iterable[bytes], training_limit:
         "zstd -19": len(zstandard.ZstdCompressor(level=19).compress(text)),
     }
     metrics = [Metric(name, 8 * size / len(text), "bits/byte", len(text)) for name, size in sizes.items()]
-    return [*metrics, _ngram_floor(held_out, training, training_limit)]
+    return metrics if training is None else [*metrics, _ngram_floor(held_out, training, training_limit)]
 
 
 def _ngram_floor(held_out: Sequence[bytes], training: Iterable[bytes], limit: int) -> Metric:

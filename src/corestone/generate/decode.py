@@ -121,17 +121,15 @@ class _Decoding:
 
     def run(self) -> list[list[int]]:
         logits_BV = self._read()
-        for _ in range(self.sampling.max_tokens):
+        for count in range(1, self.sampling.max_tokens + 1):
             chosen_B = choose(logits_BV, self.seen_BV, self.sampling, [self.generators[row] for row in self.active])
             if self.seen_BV is not None:
                 self.seen_BV[torch.arange(len(self.active), device=self.device), chosen_B] = True
             staying = self._append(chosen_B.tolist())
-            if not staying:
-                break
+            if not staying or count == self.sampling.max_tokens:
+                break  # the last token is never read
             if len(staying) < len(self.active):
                 chosen_B = self._leave(staying, chosen_B)
-            if len(self.rows[self.active[0]]) - self.prompt_lengths[self.active[0]] == self.sampling.max_tokens:
-                break  # the last token is never read
             logits_BV = self._step(chosen_B)
         return [row[start:] for row, start in zip(self.rows, self.prompt_lengths, strict=True)]
 

@@ -18,7 +18,7 @@ from corestone.core.metric import Metric
 from corestone.data.packing import evaluation_batches
 from corestone.data.prepare.pipeline import prepare_source
 from corestone.data.sources import describe, parse_source
-from corestone.data.spec import Prepare, Source
+from corestone.data.spec import Embedded, Prepare, Source
 from corestone.data.tokenizer import Tokenizer, check_same
 from corestone.data.tokens import TokenSet, open_token_set
 from corestone.evaluate.floors import document_texts, floors, held_out_text
@@ -62,8 +62,8 @@ def evaluate(
     """Score the newest whole checkpoint of a run, or a checkpoint.
 
     Args:
-        source: other text than the run's own, as the command line names sources; all its documents count. A bare
-            checkpoint needs one.
+        source: other text than the run's own, as the command line names sources: the held-out side of a catalogue
+            entry, all of anything else. A bare checkpoint needs one.
         batch_size: rows at a time; it changes the speed alone.
 
     Returns:
@@ -84,7 +84,8 @@ def evaluate(
     for named, split, held_out, training in _sets(path, source, tokenizer):
         check_same(tokenizer.manifest, held_out.tokenizer, str(path))
         metrics = list(scorer(held_out, tokenizer, context, apart, size).run(model))
-        measured = floors(held_out_text(held_out, tokenizer), document_texts(training, tokenizer)) if training else []
+        seen = document_texts(training, tokenizer) if training is not None else None
+        measured = floors(held_out_text(held_out, tokenizer), seen)
         result = {
             "checkpoint": str(checkpoint.relative_to(path)) if checkpoint != path else checkpoint.name,
             "source": describe(named),
@@ -112,8 +113,12 @@ def _sets(
             yield component.source, "validation", held_out, training
         return
     named = parse_source(source)
-    folder = prepare_source(named, tokenizer, Prepare())
-    yield named, "validation", open_token_set(folder, "validation"), open_token_set(folder, "train")
+    if isinstance(named, Embedded):
+        folder = prepare_source(named, tokenizer, Prepare())
+        yield named, "validation", open_token_set(folder, "validation"), open_token_set(folder, "train")
+        return
+    everything = named.model_copy(update={"validation_percent": 100.0})
+    yield named, "all", open_token_set(prepare_source(everything, tokenizer, Prepare()), "validation"), None
 
 
 def _show(console: Console, result: dict[str, Any], metrics: Sequence[Metric], measured: Sequence[Metric]) -> None:
