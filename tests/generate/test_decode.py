@@ -49,6 +49,29 @@ def test_cached_logits_are_the_uncached_ones(window: int | None) -> None:
 
 
 @pytest.mark.parametrize("window", [None, 4])
+@pytest.mark.parametrize("pads", [0, 3])
+def test_a_float32_cache_serves_a_bfloat16_model(window: int | None, pads: int) -> None:
+    """Relative distance to float32's logits; worst of 24 rows measured 0.047 (uncached bfloat16: 0.033)."""
+    model = tiny(window=window)
+    rows = torch.randint(1, 61, (1, 24), generator=torch.Generator().manual_seed(1))
+    exact = next_logits(model, rows[0, pads:].tolist())
+    model = model.bfloat16()
+    segments = torch.zeros(1, 24, dtype=torch.int32)
+    segments[:, :pads] = -1
+    cache = empty_cache(model.spec.stack, 1, 24, torch.float32, torch.device("cpu"))
+    cache.segments_BS = segments if pads else None
+    positions = (torch.arange(24) - pads).clamp(min=0)[None]
+    for start, stop in [(0, 10), *((place, place + 1) for place in range(10, 24))]:
+        mask = Mask(segments_BT=segments[:, start:stop] if pads else None)
+        tokens = rows[:, start:stop]
+        with torch.no_grad():
+            hidden = model(TextBatch(tokens, tokens, positions[:, start:stop], mask), cache).hidden
+    logits = model.head(hidden[0, -1]).float()
+    assert hidden.dtype == torch.bfloat16
+    assert float(((logits - exact).norm() / exact.norm()).detach()) < 0.1
+
+
+@pytest.mark.parametrize("window", [None, 4])
 def test_a_batch_of_unequal_prompts_is_each_alone(window: int | None) -> None:
     model = tiny(window=window)
     together = generate(model, VOCABULARY, PROMPTS, GREEDY)

@@ -114,7 +114,9 @@ class _Decoding:
         self.windows = [len(row) for row in self.rows]
         self.generators = streams(sampling.seed, len(prompts))
         first = next(model.parameters())
-        self.device, self.dtype = first.device, first.dtype
+        self.device = first.device
+        # On CPU one query against float32 keys is up to 7 times faster than against bfloat16 ones (docs/LOG.md).
+        self.cache_dtype = torch.float32 if first.device.type == "cpu" else first.dtype
         self.seen_BV = self._seen() if sampling.repetition_penalty != 1.0 else None
 
     cache: KVCache
@@ -172,7 +174,7 @@ class _Decoding:
         B, T = len(self.active), max(self.windows)
         left = max(self.sampling.max_tokens - (len(self.rows[row]) - self.prompt_lengths[row]) for row in self.active)
         capacity = min(context, T + left)
-        self.cache = empty_cache(self.model.spec.stack, B, capacity, self.dtype, self.device)
+        self.cache = empty_cache(self.model.spec.stack, B, capacity, self.cache_dtype, self.device)
         tokens_BT = torch.full((B, T), self.vocabulary.separator)
         positions_BT = torch.zeros((B, T), dtype=torch.int64)
         segments_BS = torch.full((B, capacity), TEXT_SEGMENT, dtype=torch.int32)

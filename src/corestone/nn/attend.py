@@ -15,7 +15,10 @@ from corestone.core.mask import Mask
 from corestone.nn.cache import KVCache
 
 BLOCK_ROWS = 128
-"""Query rows per product of the batched-products kernel (measured, docs/LOG.md)."""
+"""Query rows per product of the batched-products kernel, where there are more than WHOLE (measured, docs/LOG.md)."""
+
+WHOLE = 256
+"""Up to so many rows one product is faster than several that skip hidden keys (measured, docs/LOG.md)."""
 
 LONGEST_FOR_PRODUCTS = 1024
 """Above this many tokens the fused kernel wins on CPU too (measured, docs/LOG.md)."""
@@ -40,10 +43,12 @@ def lower(mask: Mask, tokens: int, dtype: torch.dtype, cache: KVCache | None = N
     Args:
         mask: of the `tokens` queries.
         tokens: T.
-        dtype: of the scores.
+        dtype: of the scores, unless they are made with a cache's past keys: those have the cache's format.
         cache: where past keys are; its `segments_BS` must already cover the new tokens.
     """
     past = cache.length if cache is not None else 0
+    if cache is not None and past > 0:
+        dtype = cache.keys_BNSH[0].dtype
     q_segments = mask.segments_BT
     k_segments = q_segments if cache is None else cache.segments_BS
     if q_segments is None or k_segments is None:
@@ -76,6 +81,9 @@ def attend(
     On CPU, plain batched products beat the fused kernel up to about a thousand tokens in bfloat16; on GPU the fused
     kernel always wins. Both compute the same values (tests/nn/test_attend.py).
     """
+    if k_BNSH.dtype != q_BNTH.dtype:  # keys out of a cache in another format than the model's
+        wide = attend(q_BNTH.to(k_BNSH.dtype), k_BNSH, v_BNSH, mask, window, dropout)
+        return wide.to(q_BNTH.dtype)
     T, S = q_BNTH.shape[2], k_BNSH.shape[2]
     products = (
         q_BNTH.device.type == "cpu"
@@ -144,8 +152,11 @@ class _Products(torch.autograd.Function):
         q_GTH, k_GTH, v_GTH, *probabilities = ctx.saved_tensors  # type: ignore[attr-defined]
         dout_GTH = dout_BNTH.reshape(B * N, T, H)
         dq_GTH = torch.empty_like(q_GTH)
-        dk_GTH, dv_GTH = (torch.zeros(x.shape, dtype=torch.float32, device=x.device) for x in (k_GTH, v_GTH))
-        for (start, stop, first), p in zip(_blocks(T, ctx.window), probabilities, strict=True):  # type: ignore[attr-defined]
+        blocks = _blocks(T, ctx.window)  # type: ignore[attr-defined]
+        # Sums over several blocks are kept in float32; a single block needs none.
+        sums = q_GTH.dtype if len(blocks) == 1 else torch.float32
+        dk_GTH, dv_GTH = (torch.zeros(x.shape, dtype=sums, device=x.device) for x in (k_GTH, v_GTH))
+        for (start, stop, first), p in zip(blocks, probabilities, strict=True):
             dout = dout_GTH[:, start:stop]
             dv_GTH[:, first:stop] += torch.bmm(p.transpose(1, 2), dout)
             dp = torch.bmm(dout, v_GTH[:, first:stop].transpose(1, 2))
@@ -160,9 +171,10 @@ class _Products(torch.autograd.Function):
 def _blocks(tokens: int, window: int | None) -> list[tuple[int, int, int]]:
     """Query rows [start, stop) and the first key any of them sees."""
     spans = []
-    for start in range(0, tokens, BLOCK_ROWS):
+    rows = tokens if tokens <= WHOLE else BLOCK_ROWS
+    for start in range(0, tokens, rows):
         first = 0 if window is None else max(0, start - window + 1)
-        spans.append((start, min(start + BLOCK_ROWS, tokens), first))
+        spans.append((start, min(start + rows, tokens), first))
     return spans
 
 

@@ -35,10 +35,15 @@ class KVCache:
         return self.keys_BNSH[0].shape[2]
 
     def write(self, layer: int, k_BNTH: Tensor, v_BNTH: Tensor) -> tuple[Tensor, Tensor]:
-        """Store a layer's new keys and values; return all of that layer's so far."""
+        """Store a layer's new keys and values; return all of that layer's so far.
+
+        The first ones come back as they were given, later all in the cache's format.
+        """
         stop = self.length + k_BNTH.shape[2]
         self.keys_BNSH[layer][:, :, self.length : stop] = k_BNTH
         self.values_BNSH[layer][:, :, self.length : stop] = v_BNTH
+        if self.length == 0:
+            return k_BNTH, v_BNTH
         return self.keys_BNSH[layer][:, :, :stop], self.values_BNSH[layer][:, :, :stop]
 
     def select(self, rows: Tensor) -> KVCache:
