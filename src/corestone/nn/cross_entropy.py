@@ -14,6 +14,10 @@ from corestone.core.batch import IGNORE
 CHUNK_ROWS = 256
 """Rows whose logits exist at a time (measured, docs/LOG.md)."""
 
+GROUP_ROWS = 2048
+"""Rows whose logit gradients exist at a time: one product per group is faster than one per chunk, and sums in float32
+inside the product (measured, docs/LOG.md)."""
+
 
 def linear_cross_entropy(
     hidden_RD: Tensor, weight_VD: Tensor, bias_V: Tensor | None, targets_R: Tensor, z_loss: float = 0.0
@@ -21,8 +25,8 @@ def linear_cross_entropy(
     """Summed cross-entropy (nats, float32) of `softmax(hidden @ weight.T + bias)`, and the summed squared
     log-normaliser, `z_loss` times which is added to the first (Chowdhery et al. 2022, section 5).
 
-    Rows are taken in chunks and the softmax is float32; the gradients are formed in forward, while a chunk's logits
-    are at hand, so that no logits are kept. Rows whose target is IGNORE count nothing.
+    Rows are taken in chunks and the softmax is float32; the gradients are formed in forward, while the logits are at
+    hand, so that no logits are kept. Rows whose target is IGNORE count nothing.
     """
     keep = targets_R != IGNORE
     if not torch.compiler.is_compiling() and not bool(keep.all()):  # gather before the vocabulary projection
@@ -53,28 +57,29 @@ class _LinearCrossEntropy(torch.autograd.Function):
         z_loss: float,
     ) -> tuple[Tensor, Tensor]:
         needs_grad = any(ctx.needs_input_grad[:3])  # type: ignore[attr-defined]
-        total = torch.zeros((), dtype=torch.float32, device=hidden_RD.device)
-        squares = torch.zeros_like(total)
-        dhidden = torch.empty_like(hidden_RD) if needs_grad else None
-        dweight = torch.zeros(weight_VD.shape, dtype=torch.float32, device=weight_VD.device) if needs_grad else None
-        dbias = torch.zeros(bias_V.shape, device=bias_V.device) if needs_grad and bias_V is not None else None
-        for start in range(0, hidden_RD.shape[0], CHUNK_ROWS):
-            rows = slice(start, start + CHUNK_ROWS)
-            logits_CV = F.linear(hidden_RD[rows], weight_VD, bias_V)
-            log_z, dlogits = _softmax_step(logits_CV, targets_R[rows], z_loss, needs_grad)
-            chosen = logits_CV.gather(1, targets_R[rows, None]).squeeze(1).float()
-            total += (log_z - chosen).sum()
-            squares += log_z.square().sum()
-            if dhidden is not None and dweight is not None and dlogits is not None:
-                torch.mm(dlogits, weight_VD, out=dhidden[rows])
-                dweight += torch.mm(dlogits.t(), hidden_RD[rows])
-                if dbias is not None:
-                    dbias += dlogits.sum(0, dtype=torch.float32)
-        if dhidden is not None and dweight is not None:
+        R, V = hidden_RD.shape[0], weight_VD.shape[0]
+        sums = torch.zeros(2, dtype=torch.float32, device=hidden_RD.device)  # loss, squared log-normalisers
+        dhidden = torch.empty_like(hidden_RD)
+        dweight: Tensor | None = None
+        dbias: Tensor | None = None
+        for start in range(0, R, GROUP_ROWS if needs_grad else CHUNK_ROWS):
+            group = slice(start, min(R, start + (GROUP_ROWS if needs_grad else CHUNK_ROWS)))
+            dlogits = hidden_RD.new_empty(group.stop - start, V) if needs_grad else None
+            for first in range(start, group.stop, CHUNK_ROWS):
+                rows = slice(first, min(group.stop, first + CHUNK_ROWS))
+                logits_CV = F.linear(hidden_RD[rows], weight_VD, bias_V)
+                place = None if dlogits is None else dlogits[rows.start - start : rows.stop - start]
+                _softmax_step(logits_CV, targets_R[rows], z_loss, sums, place)
+            if dlogits is not None:
+                torch.mm(dlogits, weight_VD, out=dhidden[group])
+                dweight = _plus(dweight, torch.mm(dlogits.t(), hidden_RD[group]))
+                dbias = None if bias_V is None else _plus(dbias, dlogits.sum(0, dtype=torch.float32))
+        if needs_grad and dweight is not None:
             low = [dweight.to(weight_VD.dtype)] + ([] if dbias is None else [dbias.to(hidden_RD.dtype)])
             ctx.save_for_backward(dhidden, *low)
+        total, squares = sums[0] + z_loss * sums[1], sums[1].clone()
         ctx.mark_non_differentiable(squares)
-        return total + z_loss * squares, squares
+        return total, squares
 
     @staticmethod
     def backward(ctx: torch.autograd.function.FunctionCtx, *gradients: Tensor) -> tuple[Tensor | None, ...]:
@@ -84,19 +89,22 @@ class _LinearCrossEntropy(torch.autograd.Function):
         return dhidden, dweight, dbias, None, None
 
 
-def _softmax_step(
-    logits_CV: Tensor, targets_C: Tensor, z_loss: float, needs_grad: bool
-) -> tuple[Tensor, Tensor | None]:
-    """Log-normalisers (float32) and, where wanted, the gradient of the summed loss in the logits (their dtype)."""
+def _softmax_step(logits_CV: Tensor, targets_C: Tensor, z_loss: float, sums: Tensor, dlogits_CV: Tensor | None) -> None:
+    """Add a chunk's loss and squared log-normalisers to `sums`; write the gradient of its loss into `dlogits_CV`."""
     # logsumexp takes several times as long as log_softmax on CPU, so the normaliser is read off the latter.
     log_p = torch.log_softmax(logits_CV, dim=-1, dtype=torch.float32)
-    log_z = (logits_CV.gather(1, targets_C[:, None]).float() - log_p.gather(1, targets_C[:, None])).squeeze(1)
-    if not needs_grad:
-        return log_z, None
+    chosen = log_p.gather(1, targets_C[:, None])
+    log_z = logits_CV.gather(1, targets_C[:, None]).float() - chosen
+    sums += torch.stack([-chosen.sum(), log_z.square().sum()])
+    if dlogits_CV is None:
+        return
     p = log_p.exp_()
     if z_loss:
-        p *= (1.0 + 2.0 * z_loss * log_z)[:, None]
-    dlogits = p.to(logits_CV.dtype)
-    one = torch.ones((), dtype=torch.float32, device=p.device)
-    dlogits.scatter_(1, targets_C[:, None], (p.gather(1, targets_C[:, None]) - one).to(dlogits.dtype))
-    return log_z, dlogits
+        p *= 1.0 + 2.0 * z_loss * log_z
+    dlogits_CV.copy_(p)
+    dlogits_CV.scatter_(1, targets_C[:, None], (p.gather(1, targets_C[:, None]) - 1.0).to(dlogits_CV.dtype))
+
+
+def _plus(total: Tensor | None, part: Tensor) -> Tensor:
+    """A sum over groups, in float32 as soon as there are two."""
+    return part if total is None else total.float().add_(part)

@@ -8,7 +8,7 @@ import sys
 
 # Names and numbers from glibc's malloc.h.
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD, _M_MMAP_MAX = -1, -2, -3, -4
-_LARGEST = 2**31 - 1
+_LARGEST, _NEVER = 2**31 - 1, -1
 
 
 def keep_freed_memory() -> bool:
@@ -22,6 +22,6 @@ def keep_freed_memory() -> bool:
         mallopt = ctypes.CDLL("libc.so.6").mallopt
     except (OSError, AttributeError):
         return False
-    settings = {_M_MMAP_THRESHOLD: _LARGEST, _M_TRIM_THRESHOLD: _LARGEST, _M_TOP_PAD: 64 << 20, _M_MMAP_MAX: 0}
+    settings = {_M_MMAP_THRESHOLD: _LARGEST, _M_TRIM_THRESHOLD: _NEVER, _M_TOP_PAD: 64 << 20, _M_MMAP_MAX: 0}
     accepted = [mallopt(key, value) for key, value in settings.items()]
     return all(accepted)

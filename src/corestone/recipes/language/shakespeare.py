@@ -26,7 +26,12 @@ def shakespeare() -> Run:
         ),
         optimiser=AdamW(learning_rate=2e-3),
         schedule=Cosine(warmup=duration("50 steps"), final=0.05),
-        training=Training(length=duration("600 steps"), batch_tokens=4096),
-        rhythm=Rhythm(evaluate=duration("100 steps"), sample=duration("200 steps"), checkpoint=duration("200 steps")),
+        training=Training(length=duration("900 steps"), batch_tokens=2048),
+        rhythm=Rhythm(
+            log=duration("20 steps"),
+            evaluate=duration("150 steps"),
+            sample=duration("300 steps"),
+            checkpoint=duration("300 steps"),
+        ),
         samples=Samples(prompts=("**HAMLET**  \n", "To be, or not to be")),
     )

@@ -1,0 +1,31 @@
+"""Run every benchmark, one after the other: `make bench`."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+COMMANDS = [
+    ["training_speed.py", "--model", "10m"],
+    ["training_speed.py", "--model", "124m", "--rounds", "2", "--sides", "corestone", "hand", "hf"],
+    ["convergence.py"],
+    ["generation_speed.py"],
+    ["tokenize_speed.py"],
+    ["loading_speed.py"],
+]
+
+
+def main() -> None:
+    folder = Path(__file__).parent
+    failed = []
+    for command in COMMANDS:
+        print(f"\n$ python benchmarks/{' '.join(command)}", flush=True)
+        if subprocess.run([sys.executable, str(folder / command[0]), *command[1:]]).returncode:
+            failed.append(command[0])
+    if failed:
+        sys.exit(f"failed: {', '.join(failed)}")
+
+
+if __name__ == "__main__":
+    main()
