@@ -12,17 +12,17 @@ import argparse
 import statistics
 
 import torch
-from peers import HandWritten
-from training_speed import CPU, Corestone
 
 from corestone.core.spec import override
+from corestone.data.loader import TextLoader
 from corestone.data.packing import evaluation_batches
 from corestone.models.decoder import build_decoder
 from corestone.parallel.allocator import keep_freed_memory
 from corestone.parallel.collectives import World
 from corestone.recipes.build import batch_examples, open_data
 from corestone.recipes.language.shakespeare import shakespeare
-from corestone.data.loader import TextLoader
+from peers import HandWritten
+from training_speed import CPU, Corestone
 
 HELD_OUT_BATCHES = 16
 

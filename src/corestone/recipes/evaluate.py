@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -91,8 +92,8 @@ def evaluate(
             "source": describe(named),
             "split": split,
             "precision": str(next(model.parameters()).dtype).removeprefix("torch."),
-            "model": [asdict(metric) for metric in metrics],
-            "floors": [asdict(metric) for metric in measured],
+            "model": [_plain(metric) for metric in metrics],
+            "floors": [_plain(metric) for metric in measured],
         }
         results.append(result)
         _show(console, result, metrics, measured)
@@ -132,6 +133,11 @@ def _show(console: Console, result: dict[str, Any], metrics: Sequence[Metric], m
     for metric in measured:
         table.add_row(f"floor: {metric.name}", *_cells(metric))
     console.print(table)
+
+
+def _plain(metric: Metric) -> dict[str, Any]:
+    """A metric for JSON, which has no infinities: a ruined model's perplexity becomes null."""
+    return {**asdict(metric), "value": metric.value if math.isfinite(metric.value) else None}
 
 
 def _cells(metric: Metric) -> list[str]:
