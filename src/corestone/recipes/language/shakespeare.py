@@ -26,7 +26,7 @@ def shakespeare() -> Run:
         ),
         optimiser=AdamW(learning_rate=2e-3),
         schedule=Cosine(warmup=duration("50 steps"), final=0.05),
-        training=Training(length=duration("900 steps"), batch_tokens=2048),
+        training=Training(length=duration("1000 steps"), batch_tokens=2048),
         rhythm=Rhythm(
             log=duration("20 steps"),
             evaluate=duration("150 steps"),
