@@ -32,7 +32,7 @@ def test_any_split_into_micro_batches_gives_the_same_gradient(micro_batch):
     """Design, promise 2: rows have 1 to 16 targets, so a mean of means would differ."""
     whole, split = gradient(), gradient(micro_batch=micro_batch)
     for name in whole:
-        torch.testing.assert_close(split[name], whole[name], atol=1e-7, rtol=1e-4)  # worst seen 4e-8
+        torch.testing.assert_close(split[name], whole[name], atol=1e-7, rtol=1e-4)  # worst measured 3.0e-8
 
 
 def test_the_gradient_is_that_of_the_mean_over_all_targets():
@@ -71,7 +71,7 @@ def test_bfloat16_gradients_are_near_float32_ones():
     other = {name: master.grad for name, master in parts.weights.masters.items()}
     difference = sum((one[name] - other[name]).square().sum() for name in one).sqrt()
     norm = sum(grad.square().sum() for grad in one.values()).sqrt()
-    assert (difference / norm).item() < 0.02  # measured 0.0078
+    assert (difference / norm).item() < 0.02  # measured 0.0060
 
 
 def test_skip_makes_no_update_from_a_poisoned_batch_and_names_its_documents():
