@@ -8,7 +8,7 @@ from pathlib import Path
 
 COMMANDS = [
     ["training_speed.py", "--model", "10m"],
-    ["training_speed.py", "--model", "124m", "--rounds", "2", "--sides", "corestone", "hand", "hf"],
+    ["training_speed.py", "--model", "124m", "--rounds", "3"],
     ["convergence.py"],
     ["generation_speed.py"],
     ["tokenize_speed.py"],

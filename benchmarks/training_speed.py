@@ -3,18 +3,20 @@
     python benchmarks/training_speed.py --model 10m
     python benchmarks/training_speed.py --model 124m
 
-Sides take turns in one process; printed are medians of steps and ratios. Peak memory is measured in a process per
-side. Checked before: same loss on the same batch, bf16 gradients near float32 ones.
+Each side lives in a process of its own, and the sides take turns; printed are medians of steps, ratios and each
+process's peak memory. "+allocator" is a side with Corestone's allocator settings, which it would not have by itself.
+Checked before: same loss on the same batch, bf16 gradients near float32 ones.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
+import multiprocessing
 import statistics
-import subprocess
-import sys
 import time
+from collections.abc import Callable
+from functools import partial
+from multiprocessing.connection import Connection
 
 import torch
 
@@ -127,61 +129,76 @@ def start_weights(spec):
     return {name: p.detach().clone() for name, p in build_decoder(spec, seed=0).named_parameters()}
 
 
-def make(side: str, spec, weights):
-    return {
-        "corestone": lambda: Corestone(spec, weights),
-        "hand": lambda: HandWritten(spec, weights),
-        "hand-compiled": lambda: HandWritten(spec, weights, compiled=True),
-        "hf": lambda: HuggingFace(spec, weights),
-    }[side]()
+MAKERS = {
+    "corestone": Corestone,
+    "hand": HandWritten,
+    "hand-compiled": partial(HandWritten, compiled=True),
+    "hf": HuggingFace,
+}
+SIDES = ["corestone", "hand", "hand+allocator", "hand-compiled+allocator", "hf", "hf+allocator"]
 
 
-def memory(side: str, size: str) -> float:
-    """Peak bytes of a process that trains three steps."""
-    command = [sys.executable, __file__, "--model", size, "--memory-of", side]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    return json.loads(done.stdout.splitlines()[-1])
+def worker(pipe: Connection, side: str, size: str) -> None:
+    """Train as many steps as asked, until told None: seconds and losses of the steps, peak bytes so far."""
+    name, _, allocator = side.partition("+")
+    if allocator or name == "corestone":
+        keep_freed_memory()
+    spec, rows, length = SIZES[size]
+    runner = MAKERS[name](spec, start_weights(spec))
+    while (steps := pipe.recv()) is not None:
+        pipe.send((*runner.times(data(spec, rows, length, steps)), peak_memory(CPU)))
+
+
+def gradients_worker(pipe: Connection, size: str) -> None:
+    keep_freed_memory()
+    spec, rows, length = SIZES[size]
+    pipe.send(gradients_error(spec, start_weights(spec), data(spec, rows, length, 1)[0]))
+
+
+def start(target: Callable[..., None], *given: str) -> Connection:
+    context = multiprocessing.get_context("spawn")  # allocator settings must precede the first tensor
+    ours, theirs = context.Pipe()
+    context.Process(target=target, args=(theirs, *given), daemon=True).start()
+    return ours
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", choices=SIZES, default="10m")
-    parser.add_argument("--sides", nargs="+", default=["corestone", "hand", "hand-compiled", "hf"])
+    parser.add_argument("--sides", nargs="+", choices=SIDES, default=SIDES)
     parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("--steps", type=int, default=4, help="steps per side and round; the first is not counted")
-    parser.add_argument("--memory-of", help=argparse.SUPPRESS)
     given = parser.parse_args()
     spec, rows, length = SIZES[given.model]
-    if given.memory_of:
-        if given.memory_of == "corestone":
-            keep_freed_memory()
-        make(given.memory_of, spec, start_weights(spec)).times(data(spec, rows, length, 3))
-        print(json.dumps(peak_memory(CPU)))
-        return
-    keep_freed_memory()  # for all sides: one process has one allocator
-    weights = start_weights(spec)
-    error = gradients_error(spec, weights, data(spec, rows, length, 1)[0])
-    print(f"{given.model}: relative error of bf16 gradients {error:.2%}")
-    sides = {side: make(side, spec, weights) for side in given.sides}
-    flops = build_decoder(spec, device="meta").training_flops(length)
-    seconds: dict[str, list[float]] = {side: [] for side in sides}
-    losses: dict[str, float] = {}
+    print(f"{given.model}: relative error of bf16 gradients {start(gradients_worker, given.model).recv():.2%}")
+    seconds: dict[str, list[float]] = {side: [] for side in given.sides}
+    first_loss: dict[str, float] = {}
+    memory: dict[str, int] = {}
+    sides: dict[str, Connection] = {}
+    peaks = []
     for _ in range(given.rounds):
-        for side, runner in sides.items():
-            took, found = runner.times(data(spec, rows, length, given.steps))
+        for side in given.sides:
+            if side not in sides:
+                sides[side] = start(worker, side, given.model)
+            sides[side].send(given.steps)
+            took, losses, memory[side] = sides[side].recv()
             seconds[side] += took[1:]
-            losses.setdefault(side, found[0])
-    peak = gemm_peak(torch.bfloat16, CPU, seconds=2.0)
-    ours = statistics.median(seconds["corestone"]) if "corestone" in seconds else None
-    print(f"bf16 GEMM peak {peak / 1e9:.0f} GFLOP/s, {torch.get_num_threads()} threads")
-    for side, runner in sides.items():
+            first_loss.setdefault(side, losses[0])
+        peaks.append(gemm_peak(torch.bfloat16, CPU, seconds=1.0))
+    for pipe in sides.values():
+        pipe.send(None)
+    flops = build_decoder(spec, device="meta").training_flops(length)
+    peak = statistics.median(peaks)
+    print(f"bf16 GEMM peak {peak / 1e9:.0f} GFLOP/s (median of rounds), {torch.get_num_threads()} threads")
+    ours = statistics.median(seconds[given.sides[0]])
+    for side in given.sides:
         median = statistics.median(seconds[side])
         rate = rows * length / median
-        ratio = f"corestone is {median / ours:.2f}x" if ours else ""
         print(
-            f"{runner.name:28} {rate:8.0f} tokens/s  median {median * 1e3:7.0f} ms of {len(seconds[side])} steps  "
-            f"{rate * flops / peak:4.0%} of peak  first loss {losses[side]:.4f}  "
-            f"memory {memory(side, given.model) / 1e9:.2f} GB  {ratio}"
+            f"{side:24} {rate:6.0f} tokens/s  median {median * 1e3:5.0f} ms of {len(seconds[side])} steps "
+            f"({min(seconds[side]) * 1e3:.0f} to {max(seconds[side]) * 1e3:.0f})  {rate * flops / peak:4.0%} of peak  "
+            f"first loss {first_loss[side]:.4f}  memory {memory[side] / 1e9:.2f} GB  "
+            f"{given.sides[0]} is {median / ours:.2f}x"
         )
 
 

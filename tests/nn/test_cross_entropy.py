@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from corestone.core.batch import IGNORE
-from corestone.nn.cross_entropy import CHUNK_ROWS, linear_cross_entropy
+from corestone.nn.cross_entropy import SOFTMAX_ROWS, linear_cross_entropy
 
 
 def plain(hidden, weight, bias, targets, z_loss):
@@ -21,7 +21,7 @@ def plain(hidden, weight, bias, targets, z_loss):
 
 @settings(max_examples=25, deadline=None)
 @given(
-    rows=st.integers(1, 2 * CHUNK_ROWS + 3),
+    rows=st.integers(1, 2 * SOFTMAX_ROWS["cpu"] + 3),
     bias=st.booleans(),
     z_loss=st.sampled_from([0.0, 1e-4, 0.1]),
     ignored=st.floats(0, 0.9),

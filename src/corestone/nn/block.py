@@ -19,7 +19,10 @@ from corestone.nn.spec import Block
 
 
 class BlockLayer(nn.Module):
-    """`y = norm_after(x + dropout(f(norm_in(x))))` for the token mixer, then for the feed-forward."""
+    """`y = norm_after(x + dropout(f(norm_in(x))))` for the token mixer, then for the feed-forward.
+
+    x and y, the residual stream, are float32; the mixer and the feed-forward compute in their parameters' format.
+    """
 
     def __init__(self, spec: Block, width: int) -> None:
         super().__init__()
@@ -31,10 +34,11 @@ class BlockLayer(nn.Module):
         self.dropout = nn.Dropout(spec.dropout)
 
     def forward(self, x_BTD: Tensor, mask: LoweredMask, cache: KVCache | None = None, layer: int = 0) -> Tensor:
+        dtype = self.mixer_norm.weight.dtype
         if self.pre:
-            x_BTD = x_BTD + self.dropout(self.mixer(self.mixer_norm(x_BTD), mask, cache, layer))
-            y_BTD: Tensor = x_BTD + self.dropout(self.feedforward(self.feedforward_norm(x_BTD)))
+            x_BTD = x_BTD + self.dropout(self.mixer(self.mixer_norm(x_BTD).to(dtype), mask, cache, layer))
+            y_BTD: Tensor = x_BTD + self.dropout(self.feedforward(self.feedforward_norm(x_BTD).to(dtype)))
             return y_BTD
-        x_BTD = self.mixer_norm(x_BTD + self.dropout(self.mixer(x_BTD, mask, cache, layer)))
-        z_BTD: Tensor = self.feedforward_norm(x_BTD + self.dropout(self.feedforward(x_BTD)))
+        x_BTD = self.mixer_norm(x_BTD + self.dropout(self.mixer(x_BTD.to(dtype), mask, cache, layer)))
+        z_BTD: Tensor = self.feedforward_norm(x_BTD + self.dropout(self.feedforward(x_BTD.to(dtype))))
         return z_BTD

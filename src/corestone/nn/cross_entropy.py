@@ -1,6 +1,6 @@
 """Cross-entropy of logits that never exist as a whole.
 
-Shape letters: R rows, D width, V vocabulary, C rows of a chunk.
+Shape letters: R rows, D width, V vocabulary, G rows of a group, C rows in cache.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ from torch import Tensor
 
 from corestone.core.batch import IGNORE
 
-CHUNK_ROWS = 256
-"""Rows whose logits exist at a time (measured, docs/LOG.md)."""
+GROUP_ROWS = {True: 2048, False: 256}
+"""Rows whose logits exist at a time, with a gradient (where they become their own gradient, and one product per group
+is faster than several and sums in float32 inside the product) and without (measured, docs/LOG.md)."""
 
-GROUP_ROWS = 2048
-"""Rows whose logit gradients exist at a time: one product per group is faster than one per chunk, and sums in float32
-inside the product (measured, docs/LOG.md)."""
+SOFTMAX_ROWS = {"cpu": 16}
+"""Rows whose logits exist in float32 at a time: on CPU what stays in cache (measured, docs/LOG.md), elsewhere 256."""
 
 
 def linear_cross_entropy(
@@ -25,8 +25,8 @@ def linear_cross_entropy(
     """Summed cross-entropy (nats, float32) of `softmax(hidden @ weight.T + bias)`, and the summed squared
     log-normaliser, `z_loss` times which is added to the first (Chowdhery et al. 2022, section 5).
 
-    Rows are taken in chunks and the softmax is float32; the gradients are formed in forward, while the logits are at
-    hand, so that no logits are kept. Rows whose target is IGNORE count nothing.
+    Rows are taken in groups and the softmax is float32; the gradients are formed in forward, in place of the logits,
+    so that none are kept. Rows whose target is IGNORE count nothing.
     """
     keep = targets_R != IGNORE
     if not torch.compiler.is_compiling() and not bool(keep.all()):  # gather before the vocabulary projection
@@ -57,23 +57,19 @@ class _LinearCrossEntropy(torch.autograd.Function):
         z_loss: float,
     ) -> tuple[Tensor, Tensor]:
         needs_grad = any(ctx.needs_input_grad[:3])  # type: ignore[attr-defined]
-        R, V = hidden_RD.shape[0], weight_VD.shape[0]
+        R = hidden_RD.shape[0]
         sums = torch.zeros(2, dtype=torch.float32, device=hidden_RD.device)  # loss, squared log-normalisers
         dhidden = torch.empty_like(hidden_RD)
         dweight: Tensor | None = None
         dbias: Tensor | None = None
-        for start in range(0, R, GROUP_ROWS if needs_grad else CHUNK_ROWS):
-            group = slice(start, min(R, start + (GROUP_ROWS if needs_grad else CHUNK_ROWS)))
-            dlogits = hidden_RD.new_empty(group.stop - start, V) if needs_grad else None
-            for first in range(start, group.stop, CHUNK_ROWS):
-                rows = slice(first, min(group.stop, first + CHUNK_ROWS))
-                logits_CV = F.linear(hidden_RD[rows], weight_VD, bias_V)
-                place = None if dlogits is None else dlogits[rows.start - start : rows.stop - start]
-                _softmax_step(logits_CV, targets_R[rows], z_loss, sums, place)
-            if dlogits is not None:
-                torch.mm(dlogits, weight_VD, out=dhidden[group])
-                dweight = _plus(dweight, torch.mm(dlogits.t(), hidden_RD[group]))
-                dbias = None if bias_V is None else _plus(dbias, dlogits.sum(0, dtype=torch.float32))
+        for start in range(0, R, GROUP_ROWS[needs_grad]):
+            group = slice(start, min(R, start + GROUP_ROWS[needs_grad]))
+            logits_GV = F.linear(hidden_RD[group], weight_VD, bias_V)
+            _softmax_step(logits_GV, targets_R[group], z_loss, sums, needs_grad)
+            if needs_grad:  # the logits are their own gradients now
+                torch.mm(logits_GV, weight_VD, out=dhidden[group])
+                dweight = _plus(dweight, torch.mm(logits_GV.t(), hidden_RD[group]))
+                dbias = None if bias_V is None else _plus(dbias, logits_GV.sum(0, dtype=torch.float32))
         if needs_grad and dweight is not None:
             low = [dweight.to(weight_VD.dtype)] + ([] if dbias is None else [dbias.to(hidden_RD.dtype)])
             ctx.save_for_backward(dhidden, *low)
@@ -89,20 +85,21 @@ class _LinearCrossEntropy(torch.autograd.Function):
         return dhidden, dweight, dbias, None, None
 
 
-def _softmax_step(logits_CV: Tensor, targets_C: Tensor, z_loss: float, sums: Tensor, dlogits_CV: Tensor | None) -> None:
-    """Add a chunk's loss and squared log-normalisers to `sums`; write the gradient of its loss into `dlogits_CV`."""
-    # logsumexp takes several times as long as log_softmax on CPU, so the normaliser is read off the latter.
-    log_p = torch.log_softmax(logits_CV, dim=-1, dtype=torch.float32)
-    chosen = log_p.gather(1, targets_C[:, None])
-    log_z = logits_CV.gather(1, targets_C[:, None]).float() - chosen
-    sums += torch.stack([-chosen.sum(), log_z.square().sum()])
-    if dlogits_CV is None:
-        return
-    p = log_p.exp_()
-    if z_loss:
-        p *= 1.0 + 2.0 * z_loss * log_z
-    dlogits_CV.copy_(p)
-    dlogits_CV.scatter_(1, targets_C[:, None], (p.gather(1, targets_C[:, None]) - 1.0).to(dlogits_CV.dtype))
+def _softmax_step(logits_GV: Tensor, targets_G: Tensor, z_loss: float, sums: Tensor, gradients: bool) -> None:
+    """Add the loss and the squared log-normalisers to `sums`; turn the logits into the loss's gradients if asked."""
+    rows = SOFTMAX_ROWS.get(logits_GV.device.type, 256)
+    for logits_CV, targets_C in zip(logits_GV.split(rows), targets_G[:, None].split(rows), strict=True):
+        # logsumexp takes several times as long as log_softmax on CPU, so the normaliser is read off the latter.
+        log_p = torch.log_softmax(logits_CV, dim=-1, dtype=torch.float32)
+        chosen = log_p.gather(1, targets_C)
+        log_z = logits_CV.gather(1, targets_C).float() - chosen
+        sums += torch.stack([-chosen.sum(), log_z.square().sum()])
+        if gradients:
+            p = log_p.exp_()
+            if z_loss:
+                p *= 1.0 + 2.0 * z_loss * log_z
+            p.scatter_add_(1, targets_C, torch.full_like(chosen, -1.0))
+            logits_CV.copy_(p)
 
 
 def _plus(total: Tensor | None, part: Tensor) -> Tensor:

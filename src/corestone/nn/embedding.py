@@ -9,11 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from corestone.nn.norm import at_least_float32
 from corestone.nn.spec import TokenEmbedding
 
 
 class TokenEmbeddingLayer(nn.Module):
-    """(B, T) ids and positions to (B, T, D)."""
+    """(B, T) ids and positions to (B, T, D), the start of the residual stream."""
 
     def __init__(self, spec: TokenEmbedding, width: int) -> None:
         super().__init__()
@@ -22,7 +23,7 @@ class TokenEmbeddingLayer(nn.Module):
         self.dropout = nn.Dropout(spec.dropout)
 
     def forward(self, tokens_BT: Tensor, positions_BT: Tensor) -> Tensor:
-        x_BTD = lookup(self.token.weight, tokens_BT) + lookup(self.position.weight, positions_BT)
+        x_BTD = at_least_float32(lookup(self.token.weight, tokens_BT)) + lookup(self.position.weight, positions_BT)
         out: Tensor = self.dropout(x_BTD)
         return out
 

@@ -31,8 +31,8 @@ class StackLayer(nn.Module):
         self.recompute = False
 
     def forward(self, x_BTD: Tensor, mask: Mask, cache: KVCache | None = None) -> Tensor:
-        T = x_BTD.shape[1]
-        lowered = lower(mask, T, x_BTD.dtype, cache)
+        T, dtype = x_BTD.shape[1], next(self.parameters()).dtype
+        lowered = lower(mask, T, dtype, cache)
         for layer, block in enumerate(self.blocks):
             if self.recompute and torch.is_grad_enabled():
                 x_BTD = checkpoint(block, x_BTD, lowered, use_reentrant=False)
@@ -40,5 +40,5 @@ class StackLayer(nn.Module):
                 x_BTD = block(x_BTD, lowered, cache, layer)
         if cache is not None:
             cache.length += T
-        hidden: Tensor = self.final_norm(x_BTD)
+        hidden: Tensor = self.final_norm(x_BTD).to(dtype)
         return hidden
