@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: pretrain test check test-parity test-slow bench clean
+.PHONY: pretrain test check test-parity test-slow bench docs clean
 
 pretrain: .venv/installed
 	$(BIN)/corestone pretrain shakespeare
@@ -29,6 +29,11 @@ test-slow: .venv/installed-test
 bench: .venv/installed-bench
 	$(BIN)/python benchmarks/run_all.py
 
+# The reference of the Python interface, as HTML pages.
+docs: .venv/installed-docs
+	$(BIN)/pdoc --docformat google --output-directory build/docs corestone
+	@echo build/docs/index.html
+
 .venv/bin/python:
 	$(PYTHON) -m venv .venv
 
@@ -43,6 +48,10 @@ bench: .venv/installed-bench
 .venv/installed-bench: pyproject.toml | .venv/bin/python
 	$(BIN)/pip install --quiet -e '.[test,hf,bench]'
 	touch $@ .venv/installed .venv/installed-test
+
+.venv/installed-docs: pyproject.toml | .venv/bin/python
+	$(BIN)/pip install --quiet -e '.[docs]'
+	touch $@ .venv/installed
 
 clean:
 	rm -rf .venv build dist

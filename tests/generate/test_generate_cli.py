@@ -65,7 +65,7 @@ def test_without_a_prompt_text_comes_from_nothing(app: typer.Typer, folder: Path
     assert json.loads(run(app, str(folder), "--json", "--max-tokens", "20", "--seed", "1"))["prompt"] == ""
 
 
-@pytest.mark.parametrize("words", [("--int8",), ("--precision", "int8"), ("--precision", "bfloat16")])
+@pytest.mark.parametrize("words", [("--precision", "int8"), ("--precision", "bfloat16")])
 def test_every_precision_generates(app: typer.Typer, folder: Path, words: tuple[str, ...]) -> None:
     assert json.loads(run(app, str(folder), "the wall", "--json", "--max-tokens", "12", *words))["text"]
 

@@ -42,7 +42,6 @@ def generate(
     stop: Annotated[list[str] | None, typer.Option(help="End before this text; may be repeated.")] = None,
     seed: Annotated[int, typer.Option(help="Of the draws: same seed, same text.")] = 0,
     precision: Annotated[Format, typer.Option(help="Number format; int8 rounds the weights only.")] = Format.auto,
-    int8: Annotated[bool, typer.Option("--int8", help="Short for --precision int8.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object per prompt: prompt, text.")] = False,
 ) -> None:
     """Continue prompts with a trained model. One prompt is shown while it is written, several when they are done."""
@@ -62,7 +61,7 @@ def generate(
         "seed": seed,
     }
     sampling = parse(Sampling, tree, "generate")  # refused before torch is loaded
-    model, tokenizer = _load(run, Format.int8 if int8 else precision)
+    model, tokenizer = _load(run, precision)
     _note_long_prompts(model, tokenizer, prompts or [])
     _write(model, tokenizer, prompts or [""], sampling, as_json)
 

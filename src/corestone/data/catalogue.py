@@ -35,6 +35,7 @@ class CatalogueEntry(Spec):
     """One data set: its card and how to get it.
 
     Attributes:
+        text_bytes: about how much text it holds, for the progress bar.
         wheel: what it is read from; None where it comes with Python and there is nothing to fetch.
         group: what stays together in the split.
         key: what names a group; it is on the validation side where sha256(key) % 100 is below `validation_percent`.
@@ -47,6 +48,7 @@ class CatalogueEntry(Spec):
     title: str
     task: str
     size: str
+    text_bytes: int | None = None
     licence: str
     wheel: Wheel | None = None
     group: str

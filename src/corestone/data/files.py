@@ -269,7 +269,7 @@ def _read_json_lines(item: Input, source: Files) -> Iterator[Document | Problem]
     number, filled = 0, 0
     with item.path.open("rb") as raw:
         try:
-            with _decompressed(item, raw) as stream:
+            with decompressed(item, raw) as stream:
                 while line := stream.readline(MAX_LINE_BYTES + 1):
                     number += 1
                     if number == 1:
@@ -279,7 +279,7 @@ def _read_json_lines(item: Input, source: Files) -> Iterator[Document | Problem]
                         yield _json_document(line, item, number, source)
                     while len(line) > MAX_LINE_BYTES and not line.endswith(b"\n"):
                         line = stream.readline(MAX_LINE_BYTES + 1)  # the rest of a line that was refused
-        except _BROKEN as error:
+        except BROKEN as error:
             where = f"{item.shown}, after line {number}" if number else item.shown
             what = f"the {item.form} data is damaged or cut short ({error}); fetch or compress the file again"
             yield Problem(f"corrupt {item.form}", f"{where}: {what}")
@@ -288,10 +288,11 @@ def _read_json_lines(item: Input, source: Files) -> Iterator[Document | Problem]
         yield Problem("empty file", f"{item.shown}: no JSON line in it; remove it from the source")
 
 
-_BROKEN = (OSError, EOFError, zlib.error, pyarrow.ArrowException)
+BROKEN = (OSError, EOFError, zlib.error, pyarrow.ArrowException)
 
 
-def _decompressed(item: Input, raw: BinaryIO) -> BinaryIO:
+def decompressed(item: Input, raw: BinaryIO) -> BinaryIO:
+    """The bytes of a file of JSON lines, whichever way they are packed; damage raises one of BROKEN while reading."""
     if item.form == "gzip":
         return gzip.open(raw)  # type: ignore[return-value]
     if item.form == "zstd":

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Iterable
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,8 +13,8 @@ import numpy as np
 
 from corestone.core.errors import DataError
 from corestone.data.document import Counts
-from corestone.data.files import Input, inputs
 from corestone.data.prepare.batches import Batch, Encoded, batches, encode_all
+from corestone.data.prepare.estimate import total_bytes
 from corestone.data.prepare.filters import kept_documents
 from corestone.data.prepare.finish import SPLITS, EmptySetError, check_not_empty, set_facts, token_dtype, write_manifest
 from corestone.data.prepare.writer import (
@@ -28,21 +27,19 @@ from corestone.data.prepare.writer import (
     read_journal,
 )
 from corestone.data.sources import describe
-from corestone.data.spec import Files, Prepare, Source
+from corestone.data.spec import Prepare, Source
 from corestone.data.tokenizer import Tokenizer
 from corestone.data.tokens import MANIFEST
 
 COMMIT_SECONDS = 2.0
 """How much work a kill can cost."""
 
-_SIZE_IS_TEXT = ("text", "json lines")  # forms of files that are not compressed
-
 
 class Progress(Protocol):
     """What a caller may want to show. `start` begins a stage and ends the one before it."""
 
     def start(self, what: str, total_bytes: int | None) -> None:
-        """A stage begins; its length is the UTF-8 bytes of its documents, None where nobody knows."""
+        """A stage begins; its length is about the UTF-8 bytes of its documents, None where nobody knows."""
 
     def advance(self, n_bytes: int) -> None:
         """So many more bytes are done."""
@@ -83,20 +80,6 @@ def fill(partial: Path, order: Order) -> None:
         return
     facts = set_facts(order.fingerprint, order.source, order.options, order.tokenizer, counts, journal.encoder_note)
     write_manifest(partial, facts, order.tokenizer, journal, order.options.shard_tokens)
-
-
-def total_bytes(sources: Iterable[Source]) -> int | None:
-    """The text of some sources in bytes, where their files' sizes tell it; else None."""
-    total = 0
-    for source in sources:
-        if not isinstance(source, Files):
-            return None
-        for item in inputs(source):
-            if isinstance(item, Input):
-                if item.form not in _SIZE_IS_TEXT:
-                    return None
-                total += item.path.stat().st_size
-    return total
 
 
 def _restart(partial: Path, order: Order, why: str, encoder_note: str | None) -> None:

@@ -20,7 +20,8 @@ from corestone.core.errors import DataError
 from corestone.core.spec import fingerprint, plain
 from corestone.data.cache import cache_dir
 from corestone.data.document import Counts
-from corestone.data.prepare.fill import Order, Progress, fill, total_bytes
+from corestone.data.prepare.estimate import total_bytes
+from corestone.data.prepare.fill import Order, Progress, fill
 from corestone.data.prepare.filters import kept_documents
 from corestone.data.prepare.finish import clear_scaffold
 from corestone.data.prepare.writer import disk_errors, sync_folder
