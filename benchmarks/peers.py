@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import tempfile
 import time
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -69,11 +70,14 @@ def groups(model: nn.Module, decay: float = 0.1):
 
 
 class HandWritten:
-    """bf16 autocast, fused AdamW, clipping; compiled where asked."""
+    """bf16 autocast or float32, fused AdamW, clipping; compiled where asked."""
 
     name = "hand-written loop"
 
-    def __init__(self, spec, weights, learning_rate: float = 3e-4, compiled: bool = False) -> None:
+    def __init__(
+        self, spec, weights, dtype=torch.bfloat16, learning_rate: float = 3e-4, compiled: bool = False
+    ) -> None:
+        self.autocast = partial(torch.autocast, "cpu", torch.bfloat16, enabled=dtype == torch.bfloat16)
         self.model = PlainGPT(spec)
         self.model.load(weights)
         self.call = torch.compile(self.model) if compiled else self.model
@@ -83,7 +87,7 @@ class HandWritten:
 
     def step(self, tokens, targets) -> float:
         self.optimiser.zero_grad(set_to_none=True)
-        with torch.autocast("cpu", torch.bfloat16):
+        with self.autocast():
             loss = self.call(tokens, targets)
         loss.backward()
         nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
@@ -101,16 +105,16 @@ class HandWritten:
 
     @torch.no_grad()
     def held_out(self, tokens, targets) -> float:
-        with torch.autocast("cpu", torch.bfloat16):
+        with self.autocast():
             return self.model(tokens, targets).item()
 
 
 class HuggingFace:
-    """`transformers.Trainer` in bf16 with fused AdamW."""
+    """`transformers.Trainer`, in bf16 (autocast) or float32, with fused AdamW."""
 
     name = "Hugging Face Trainer"
 
-    def __init__(self, spec, weights) -> None:
+    def __init__(self, spec, weights, dtype=torch.bfloat16) -> None:
         from transformers import GPT2Config, GPT2LMHeadModel
 
         stack, table = spec.stack, spec.embedding
@@ -125,6 +129,7 @@ class HuggingFace:
             attn_pdrop=0.0,
             use_cache=False,
         )
+        self.dtype = dtype
         self.model = GPT2LMHeadModel(config)
         load_gpt2(self.model, weights)
 
@@ -156,7 +161,7 @@ class HuggingFace:
                 output_dir=folder,
                 per_device_train_batch_size=len(batches[0][0]),
                 max_steps=len(batches),
-                bf16=True,
+                bf16=self.dtype == torch.bfloat16,
                 use_cpu=True,
                 optim="adamw_torch_fused",
                 learning_rate=3e-4,

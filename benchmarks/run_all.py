@@ -6,9 +6,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+PEERS = ("hand", "hand-compiled", "hf")
+
 COMMANDS = [
     ["training_speed.py", "--model", "10m"],
-    ["training_speed.py", "--model", "124m", "--rounds", "3"],
+    # In two parts: all sides together need more than 24 GB.
+    ["training_speed.py", "--model", "124m", "--rounds", "3", "--sides", "corestone", "hand", "hand-compiled", "hf"],
+    ["training_speed.py", "--model", "124m", "--sides", "corestone", *(f"{side}+allocator" for side in PEERS)],
     ["convergence.py"],
     ["generation_speed.py"],
     ["tokenize_speed.py"],

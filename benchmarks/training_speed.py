@@ -4,7 +4,8 @@
     python benchmarks/training_speed.py --model 124m
 
 Each side lives in a process of its own, and the sides take turns; printed are medians of steps, ratios and each
-process's peak memory. "+allocator" is a side with Corestone's allocator settings, which it would not have by itself.
+process's peak memory. All sides compute in bfloat16 or in float32, whichever this machine multiplies faster, or as
+`--precision` says. "+allocator" is a side with Corestone's allocator settings, which it would not have by itself.
 Checked before: same loss on the same batch, bf16 gradients near float32 ones.
 """
 
@@ -30,7 +31,7 @@ from corestone.optim.spec import AdamW
 from corestone.parallel.allocator import keep_freed_memory
 from corestone.parallel.collectives import World
 from corestone.parallel.peak import gemm_peak
-from corestone.parallel.precision import MasterWeights
+from corestone.parallel.precision import MasterWeights, compute_dtype
 from corestone.train.loop import Trainer
 from corestone.train.meter import Meter, peak_memory
 from corestone.train.spec import Training
@@ -135,16 +136,16 @@ MAKERS = {
     "hand-compiled": partial(HandWritten, compiled=True),
     "hf": HuggingFace,
 }
-SIDES = ["corestone", "hand", "hand+allocator", "hand-compiled+allocator", "hf", "hf+allocator"]
+SIDES = ["corestone", "hand", "hand+allocator", "hand-compiled", "hand-compiled+allocator", "hf", "hf+allocator"]
 
 
-def worker(pipe: Connection, side: str, size: str) -> None:
+def worker(pipe: Connection, side: str, size: str, dtype: torch.dtype) -> None:
     """Train as many steps as asked, until told None: seconds and losses of the steps, peak bytes so far."""
     name, _, allocator = side.partition("+")
     if allocator or name == "corestone":
         keep_freed_memory()
     spec, rows, length = SIZES[size]
-    runner = MAKERS[name](spec, start_weights(spec))
+    runner = MAKERS[name](spec, start_weights(spec), dtype)
     while (steps := pipe.recv()) is not None:
         pipe.send((*runner.times(data(spec, rows, length, steps)), peak_memory(CPU)))
 
@@ -155,7 +156,7 @@ def gradients_worker(pipe: Connection, size: str) -> None:
     pipe.send(gradients_error(spec, start_weights(spec), data(spec, rows, length, 1)[0]))
 
 
-def start(target: Callable[..., None], *given: str) -> Connection:
+def start(target: Callable[..., None], *given: object) -> Connection:
     context = multiprocessing.get_context("spawn")  # allocator settings must precede the first tensor
     ours, theirs = context.Pipe()
     context.Process(target=target, args=(theirs, *given), daemon=True).start()
@@ -168,8 +169,10 @@ def main() -> None:
     parser.add_argument("--sides", nargs="+", choices=SIDES, default=SIDES)
     parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("--steps", type=int, default=4, help="steps per side and round; the first is not counted")
+    parser.add_argument("--precision", choices=["auto", "bfloat16", "float32"], default="auto")
     given = parser.parse_args()
     spec, rows, length = SIZES[given.model]
+    dtype = compute_dtype(given.precision, CPU)
     print(f"{given.model}: relative error of bf16 gradients {start(gradients_worker, given.model).recv():.2%}")
     seconds: dict[str, list[float]] = {side: [] for side in given.sides}
     first_loss: dict[str, float] = {}
@@ -179,17 +182,18 @@ def main() -> None:
     for _ in range(given.rounds):
         for side in given.sides:
             if side not in sides:
-                sides[side] = start(worker, side, given.model)
+                sides[side] = start(worker, side, given.model, dtype)
             sides[side].send(given.steps)
             took, losses, memory[side] = sides[side].recv()
             seconds[side] += took[1:]
             first_loss.setdefault(side, losses[0])
-        peaks.append(gemm_peak(torch.bfloat16, CPU, seconds=1.0))
+        peaks.append(gemm_peak(dtype, CPU, seconds=1.0))
     for pipe in sides.values():
         pipe.send(None)
     flops = build_decoder(spec, device="meta").training_flops(length)
     peak = statistics.median(peaks)
-    print(f"bf16 GEMM peak {peak / 1e9:.0f} GFLOP/s (median of rounds), {torch.get_num_threads()} threads")
+    name, threads = str(dtype).removeprefix("torch."), torch.get_num_threads()
+    print(f"all sides in {name}, GEMM peak {peak / 1e9:.0f} GFLOP/s (median of rounds), {threads} threads")
     ours = statistics.median(seconds[given.sides[0]])
     for side in given.sides:
         median = statistics.median(seconds[side])

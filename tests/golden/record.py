@@ -48,9 +48,9 @@ class OnlyLosses(Watch):
 
 def first_losses() -> list[float]:
     """Nats per token of the main job's first 20 steps, in float32: data, order, start, model and optimiser at once."""
-    run = override(shakespeare(), [*SHORT, "training.precision=float32"])
+    run = override(shakespeare(), SHORT)
     world = World(rank=0, size=1, device=torch.device("cpu"))
-    built = Built(run, open_data(run, world), world)
+    built = Built(run, open_data(run, world), world, torch.float32)
     meter = Meter(1.0, 1.0, world.device)
     watch = OnlyLosses(built, HERE, None, meter, Console(quiet=True), beginning_of_held_out(built))
     try:

@@ -3,19 +3,10 @@
 from __future__ import annotations
 
 import json
-from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
-
-
-class PrecisionName(str, Enum):
-    """Format of the arithmetic."""
-
-    auto = "auto"
-    bfloat16 = "bfloat16"
-    float32 = "float32"
 
 
 def evaluate(
@@ -23,7 +14,9 @@ def evaluate(
     data: Annotated[
         str | None, typer.Option(help="Other text: a data set's name, a file, folder or glob, hf://PATH or -.")
     ] = None,
-    precision: Annotated[PrecisionName, typer.Option(help="Format of the arithmetic.")] = PrecisionName.auto,
+    precision: Annotated[
+        Literal["auto", "bfloat16", "float32"], typer.Option(help="Format of the arithmetic.")
+    ] = "auto",
     batch_size: Annotated[int | None, typer.Option(min=1, help="Rows at a time; changes the speed alone.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
@@ -33,6 +26,6 @@ def evaluate(
     from corestone.recipes.evaluate import evaluate as run_evaluation
 
     console = Console(quiet=as_json)
-    results = run_evaluation(path, data, precision.value, batch_size, console)
+    results = run_evaluation(path, data, precision, batch_size, console)
     if as_json:
         typer.echo(json.dumps(results, indent=1))

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
-from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -16,13 +15,7 @@ if TYPE_CHECKING:
     from corestone.generate.spec import Sampling
 
 
-class Format(str, Enum):
-    """Number formats of the weights."""
-
-    auto = "auto"
-    bfloat16 = "bfloat16"
-    float32 = "float32"
-    int8 = "int8"
+Format = Literal["auto", "bfloat16", "float32", "int8"]
 
 
 def generate(
@@ -41,7 +34,7 @@ def generate(
     max_tokens: Annotated[int, typer.Option(help="End after this many new tokens.")] = 200,
     stop: Annotated[list[str] | None, typer.Option(help="End before this text; may be repeated.")] = None,
     seed: Annotated[int, typer.Option(help="Of the draws: same seed, same text.")] = 0,
-    precision: Annotated[Format, typer.Option(help="Number format; int8 rounds the weights only.")] = Format.auto,
+    precision: Annotated[Format, typer.Option(help="Number format; int8 rounds the weights only.")] = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object per prompt: prompt, text.")] = False,
 ) -> None:
     """Continue prompts with a trained model. One prompt is shown while it is written, several when they are done."""
@@ -70,8 +63,8 @@ def _load(run: Path, precision: Format) -> tuple[Any, Any]:
     from corestone.generate.quantize import weight_only_int8
     from corestone.recipes.load import load_model
 
-    if precision is not Format.int8:
-        return load_model(run, precision.value)
+    if precision != "int8":
+        return load_model(run, precision)
     model, tokenizer = load_model(run, "float32")
     return weight_only_int8(model), tokenizer
 

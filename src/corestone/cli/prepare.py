@@ -2,20 +2,12 @@
 
 from __future__ import annotations
 
-from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from corestone.cli.recipes import OVERRIDES
-
-
-class OnBadInput(str, Enum):
-    """What to do with input that cannot be read."""
-
-    stop = "stop"
-    skip = "skip"
 
 
 def prepare(
@@ -29,8 +21,8 @@ def prepare(
         str | None, typer.Option(help="With --out: a tokenizer.json, or 'bytes', instead of training one.")
     ] = None,
     on_bad: Annotated[
-        OnBadInput, typer.Option(help="With --out: stop at bad input, or skip and count it.")
-    ] = OnBadInput.stop,
+        Literal["stop", "skip"], typer.Option(help="With --out: stop at bad input, or skip and count it.")
+    ] = "stop",
     workers: Annotated[int, typer.Option(min=0, help="Processes that tokenise; 0: this one, on all its cores.")] = 0,
 ) -> None:
     """Prepare a recipe's data, or any text into a folder: tokenizer, token files, index, manifest.
@@ -53,4 +45,4 @@ def prepare(
         if tokenizer == "bytes"
         else TokenizerFile(path=tokenizer)
     )
-    prepare_folder(what, chosen, on_bad.value, out, workers, Console())
+    prepare_folder(what, chosen, on_bad, out, workers, Console())

@@ -2,20 +2,12 @@
 
 from __future__ import annotations
 
-from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from corestone.cli.recipes import OVERRIDES
-
-
-class ResumeMode(str, Enum):
-    """Go on where the folder holds this run, or refuse such a folder."""
-
-    auto = "auto"
-    never = "never"
 
 
 def pretrain(
@@ -23,8 +15,8 @@ def pretrain(
     overrides: Annotated[list[str] | None, OVERRIDES] = None,
     run: Annotated[Path | None, typer.Option("--run", help="The run's folder. Default: runs/NAME.")] = None,
     resume: Annotated[
-        ResumeMode, typer.Option("--resume", help="Go on with the run in the folder, or never.")
-    ] = ResumeMode.auto,
+        Literal["auto", "never"], typer.Option("--resume", help="Go on with the run in the folder, or never.")
+    ] = "auto",
 ) -> None:
     """Pretrain a model: prepare the data, train, evaluate, sample and write the report.
 
@@ -35,5 +27,5 @@ def pretrain(
     spec = find_recipe(recipe, overrides or [])  # refused before torch is loaded
     from corestone.recipes.pretrain import pretrain as run_recipe
 
-    path = run_recipe(spec, run or Path("runs") / spec.name, "auto" if resume is ResumeMode.auto else "never")
+    path = run_recipe(spec, run or Path("runs") / spec.name, resume)
     typer.echo(f"report: {path}")

@@ -15,10 +15,7 @@ from corestone.core.mask import Mask
 from corestone.nn.cache import KVCache
 
 BLOCK_ROWS = 128
-"""Query rows per product of the batched-products kernel, where there are more than WHOLE (measured, docs/LOG.md)."""
-
-WHOLE = 256
-"""Up to so many rows one product is faster than several that skip hidden keys (measured, docs/LOG.md)."""
+"""Query rows per product of the batched-products kernel (measured, docs/LOG.md)."""
 
 LONGEST_FOR_PRODUCTS = 1024
 """Above this many tokens the fused kernel wins on CPU too (measured, docs/LOG.md)."""
@@ -132,13 +129,14 @@ class _Products(torch.autograd.Function):
         window: int | None,
     ) -> Tensor:
         B, N, T, H = q_BNTH.shape
-        q_GTH, k_GTH, v_GTH = (x.reshape(B * N, T, H) for x in (q_BNTH * H**-0.5, k_BNTH, v_BNTH))
+        q_GTH = torch.mul(q_BNTH, H**-0.5, out=q_BNTH.new_empty(B, N, T, H)).view(B * N, T, H)
+        k_GTH, v_GTH = (x.reshape(B * N, T, H) for x in (k_BNTH, v_BNTH))
         out_BTNH = q_BNTH.new_empty(B, T, N, H)
         probabilities = []
         for start, stop, first in _blocks(T, window):
             scores = torch.bmm(q_GTH[:, start:stop], k_GTH[:, first:stop].transpose(1, 2))
             _add_bias(scores, start, stop, first, bias_BTS, window)
-            p = torch.softmax(scores, dim=-1)
+            p = torch.ops.aten._softmax.out(scores, -1, False, out=scores)
             out_BTNH[:, start:stop] = torch.bmm(p, v_GTH[:, first:stop]).view(B, N, stop - start, H).transpose(1, 2)
             probabilities.append(p)
         ctx.save_for_backward(q_GTH, k_GTH, v_GTH, *probabilities)
@@ -152,29 +150,41 @@ class _Products(torch.autograd.Function):
         q_GTH, k_GTH, v_GTH, *probabilities = ctx.saved_tensors  # type: ignore[attr-defined]
         dout_GTH = dout_BNTH.reshape(B * N, T, H)
         dq_GTH = torch.empty_like(q_GTH)
+        dk_GTH: Tensor | None = None
+        dv_GTH: Tensor | None = None
         blocks = _blocks(T, ctx.window)  # type: ignore[attr-defined]
-        # Sums over several blocks are kept in float32; a single block needs none.
-        sums = q_GTH.dtype if len(blocks) == 1 else torch.float32
-        dk_GTH, dv_GTH = (torch.zeros(x.shape, dtype=sums, device=x.device) for x in (k_GTH, v_GTH))
-        for (start, stop, first), p in zip(blocks, probabilities, strict=True):
-            dout = dout_GTH[:, start:stop]
-            dv_GTH[:, first:stop] += torch.bmm(p.transpose(1, 2), dout)
-            dp = torch.bmm(dout, v_GTH[:, first:stop].transpose(1, 2))
-            ds = torch.ops.aten._softmax_backward_data(dp, p, -1, p.dtype)
-            torch.bmm(ds, k_GTH[:, first:stop], out=dq_GTH[:, start:stop])
-            dk_GTH[:, first:stop] += torch.bmm(ds.transpose(1, 2), q_GTH[:, start:stop])
+        # The last block sees most keys: its products are where the sums over blocks begin.
+        for (start, stop, first), p in reversed(list(zip(blocks, probabilities, strict=True))):
+            dout, q, k, v = dout_GTH[:, start:stop], q_GTH[:, start:stop], k_GTH[:, first:stop], v_GTH[:, first:stop]
+            dv_GTH = _plus(dv_GTH, torch.bmm(p.transpose(1, 2), dout), first, T)
+            dp = torch.bmm(dout, v.transpose(1, 2))
+            ds = torch.ops.aten._softmax_backward_data.out(dp, p, -1, p.dtype, grad_input=dp)
+            dq_GTH[:, start:stop] = torch.bmm(ds, k)
+            dk_GTH = _plus(dk_GTH, torch.bmm(ds.transpose(1, 2), q), first, T)
         dq_GTH *= H**-0.5
         shape = (B, N, T, H)
-        return dq_GTH.view(shape), dk_GTH.to(q_GTH.dtype).view(shape), dv_GTH.to(q_GTH.dtype).view(shape), None, None
+        assert dk_GTH is not None  # there is at least one block
+        assert dv_GTH is not None
+        return dq_GTH.view(shape), dk_GTH.view(shape), dv_GTH.view(shape), None, None
+
+
+def _plus(total_GTH: Tensor | None, part_GSH: Tensor, first: int, tokens: int) -> Tensor:
+    """Add a block's share of the keys' gradients, which belongs to the keys from `first` on."""
+    G, S, H = part_GSH.shape
+    if total_GTH is None and tokens == S:
+        return part_GSH
+    if total_GTH is None:
+        total_GTH = part_GSH.new_zeros(G, tokens, H)
+    total_GTH[:, first : first + S] += part_GSH
+    return total_GTH
 
 
 def _blocks(tokens: int, window: int | None) -> list[tuple[int, int, int]]:
     """Query rows [start, stop) and the first key any of them sees."""
     spans = []
-    rows = tokens if tokens <= WHOLE else BLOCK_ROWS
-    for start in range(0, tokens, rows):
+    for start in range(0, tokens, BLOCK_ROWS):
         first = 0 if window is None else max(0, start - window + 1)
-        spans.append((start, min(start + rows, tokens), first))
+        spans.append((start, min(start + BLOCK_ROWS, tokens), first))
     return spans
 
 

@@ -21,7 +21,7 @@ from corestone.data.tokens import TokenSet, open_token_set
 from corestone.optim.build import build_optimiser, load_optimiser_tensors, optimiser_tensors
 from corestone.optim.schedule import build_schedule
 from corestone.parallel.collectives import World
-from corestone.parallel.precision import MasterWeights, compute_dtype
+from corestone.parallel.precision import MasterWeights
 from corestone.recipes.registry import MODELS, OBJECTIVES
 from corestone.recipes.spec import ModelFile, Run
 from corestone.train.checkpoint import read_tensors, write_checkpoint
@@ -88,9 +88,8 @@ def check_fit(run: Run, model: Any, tokenizer: Tokenizer) -> None:
 class Built:
     """Everything of a run that has a state, and how it is saved and restored."""
 
-    def __init__(self, run: Run, data: RunData, world: World) -> None:
-        self.run, self.data, self.world = run, data, world
-        self.dtype = compute_dtype(run.training.precision, world.device)
+    def __init__(self, run: Run, data: RunData, world: World, dtype: torch.dtype) -> None:
+        self.run, self.data, self.world, self.dtype = run, data, world, dtype
         self.model = build_model(run.model, run.seed, world.device)
         check_fit(run, self.model, data.tokenizer)
         self.parameters = sum(p.numel() for p in self.model.parameters())

@@ -17,8 +17,9 @@ from corestone.core.spec import plain, to_yaml
 from corestone.data.sources import card
 from corestone.evaluate.perplexity import TextPerplexity
 from corestone.parallel.allocator import keep_freed_memory
-from corestone.parallel.collectives import join_world
+from corestone.parallel.collectives import World, join_world
 from corestone.parallel.peak import gemm_peak
+from corestone.parallel.precision import compute_dtype
 from corestone.recipes.build import Built, open_data
 from corestone.recipes.evaluate import evaluate, scorer
 from corestone.recipes.hooks import Watch
@@ -57,7 +58,7 @@ def pretrain(run: Run, folder: Path, resume: Resume = "auto", console: Console |
     check_folder(run, folder, resume)
     with PrepareProgress(console) as progress:
         data = open_data(run, world, progress)
-    built = Built(run, data, world)
+    built = Built(run, data, world, compute_format(run, folder, world))
     meter = Meter(
         built.model.training_flops(run.data.context_length),
         peak := gemm_peak(built.dtype, world.device) * world.size,
@@ -110,6 +111,16 @@ def differing(old: Any, new: Any, path: str) -> list[str]:
     return [] if old == new else [path]
 
 
+def compute_format(run: Run, folder: Path, world: World) -> torch.dtype:
+    """The run's number format: what it began with, lest a second measurement choose otherwise; else this machine's."""
+    try:
+        begun = json.loads((folder / "environment.json").read_text(encoding="utf-8"))["precision"]
+        dtype = {"bfloat16": torch.bfloat16, "float32": torch.float32}[begun]
+    except (OSError, ValueError, KeyError, TypeError):
+        dtype = compute_dtype(run.training.precision, world.device)
+    return torch.bfloat16 if world.any(dtype == torch.bfloat16) else torch.float32
+
+
 def describe_folder(run: Run, folder: Path, built: Built, peak: float) -> None:
     """Write what the report needs to know beside the log."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -136,10 +147,12 @@ def introduce(console: Console, built: Built, folder: Path, peak: float) -> None
     tokens = sum(token_set.n_tokens for token_set in built.data.train)
     documents = sum(token_set.n_documents for token_set in built.data.train)
     planned = built.total_steps * run.training.batch_tokens
-    precision = str(built.dtype).removeprefix("torch.")
+    precision = str(built.dtype).removeprefix("torch.") + (
+        "" if built.dtype == torch.float32 else " with float32 masters"
+    )
     console.print(f"[bold]{run.name}[/]  {run.description}", highlight=False)
     console.print(
-        f"model      {si(built.parameters)} parameters, {precision} with float32 masters\n"
+        f"model      {si(built.parameters)} parameters, {precision}\n"
         f"data       {si(tokens, 'tokens')} in {documents:,} documents, vocabulary {tokenizer.vocab_size:,}, "
         f"{tokenizer.bytes_per_token or 0:.2f} bytes/token\n"
         f"run        {built.total_steps:,} steps of {run.training.batch_tokens:,} tokens = {si(planned, 'tokens')} "

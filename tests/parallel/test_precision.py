@@ -1,0 +1,53 @@
+"""The number format of a run: measured where it is left open, and kept for the run's whole life."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from corestone.parallel import precision
+from corestone.parallel.collectives import World
+from corestone.parallel.precision import WORTH, compute_dtype
+from corestone.recipes.language.shakespeare import shakespeare
+from corestone.recipes.pretrain import compute_format
+
+CPU = torch.device("cpu")
+ALONE = World(rank=0, size=1, device=CPU)
+
+
+@pytest.fixture
+def peaks(monkeypatch):
+    """FLOP/s by format, as a processor of the test's making would have them."""
+    rates = {torch.bfloat16: 1.0, torch.float32: 1.0}
+    monkeypatch.setattr(precision, "gemm_peak", lambda dtype, device, seconds: rates[dtype])
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: True)
+    precision._bfloat16_is_faster.cache_clear()
+    yield rates
+    precision._bfloat16_is_faster.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("ratio", "chosen"), [(0.5, torch.float32), (0.99 * WORTH, torch.float32), (1.01 * WORTH, torch.bfloat16)]
+)
+def test_auto_takes_what_multiplies_faster(peaks, ratio, chosen):
+    peaks[torch.bfloat16] = ratio
+    assert compute_dtype("auto", CPU) == chosen
+    assert compute_dtype("bfloat16", CPU) == torch.bfloat16
+    assert compute_dtype("float32", CPU) == torch.float32
+
+
+@pytest.mark.parametrize("begun", ["bfloat16", "float32"])
+def test_a_run_goes_on_in_the_format_it_began_with(peaks, tmp_path, begun):
+    peaks[torch.bfloat16] = 0.5 if begun == "bfloat16" else 2.0  # this machine would choose the other one
+    (tmp_path / "environment.json").write_text(json.dumps({"precision": begun}))
+    assert compute_format(shakespeare(), tmp_path, ALONE) == getattr(torch, begun)
+
+
+@pytest.mark.parametrize("text", [None, "", "[]", "{}", '{"precision": "float8"}', '{"precision": []}'])
+def test_without_a_record_the_machine_is_asked(peaks, tmp_path, text):
+    peaks[torch.bfloat16] = 2.0
+    if text is not None:
+        (tmp_path / "environment.json").write_text(text)
+    assert compute_format(shakespeare(), tmp_path, ALONE) == torch.bfloat16
