@@ -9,7 +9,7 @@ import torch
 
 from corestone.parallel import precision
 from corestone.parallel.collectives import World
-from corestone.parallel.precision import WORTH, compute_dtype
+from corestone.parallel.precision import WORTH, compute_dtype, decoding_dtype
 from corestone.recipes.language.shakespeare import shakespeare
 from corestone.recipes.pretrain import compute_format
 
@@ -36,6 +36,12 @@ def test_auto_takes_what_multiplies_faster(peaks, ratio, chosen):
     assert compute_dtype("auto", CPU) == chosen
     assert compute_dtype("bfloat16", CPU) == torch.bfloat16
     assert compute_dtype("float32", CPU) == torch.float32
+
+
+def test_decoding_takes_the_smaller_format_whatever_multiplies_faster(peaks):
+    peaks[torch.bfloat16] = 0.5
+    assert decoding_dtype("auto", CPU) == torch.bfloat16
+    assert decoding_dtype("float32", CPU) == torch.float32
 
 
 @pytest.mark.parametrize("begun", ["bfloat16", "float32"])

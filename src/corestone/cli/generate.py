@@ -61,10 +61,11 @@ def generate(
 
 def _load(run: Path, precision: Format) -> tuple[Any, Any]:
     from corestone.generate.quantize import weight_only_int8
+    from corestone.parallel.precision import decoding_dtype
     from corestone.recipes.load import load_model
 
     if precision != "int8":
-        return load_model(run, precision)
+        return load_model(run, precision, decoding_dtype)
     model, tokenizer = load_model(run, "float32")
     return weight_only_int8(model), tokenizer
 

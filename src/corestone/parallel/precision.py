@@ -33,6 +33,14 @@ def compute_dtype(precision: Precision, device: torch.device) -> torch.dtype:
     return torch.bfloat16 if pays else torch.float32
 
 
+def decoding_dtype(precision: Precision, device: torch.device) -> torch.dtype:
+    """The format for decoding. `auto` is bfloat16 wherever the hardware has it: few rows wait for weights to arrive,
+    not for their products."""
+    if precision == "auto" and device.type == "cpu":
+        return torch.bfloat16 if torch.ops.mkldnn._is_mkldnn_bf16_supported() else torch.float32
+    return compute_dtype(precision, device)
+
+
 @cache
 def _bfloat16_is_faster() -> bool:
     low, full = (gemm_peak(dtype, torch.device("cpu"), seconds=0.1) for dtype in (torch.bfloat16, torch.float32))

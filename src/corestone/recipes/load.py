@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,17 +21,22 @@ from corestone.train.archive import read_model_files
 from corestone.train.checkpoint import newest_whole
 
 
-def load_model(path: Path, precision: Precision = "auto") -> tuple[Any, Tokenizer]:
+def load_model(
+    path: Path, precision: Precision = "auto", suited: Callable[[Precision, torch.device], torch.dtype] = compute_dtype
+) -> tuple[Any, Tokenizer]:
     """The model and tokenizer of a run folder (its newest whole checkpoint) or a checkpoint folder.
 
+    Args:
+        suited: chooses the format: `compute_dtype` for whole rows, `decoding_dtype` for token after token.
+
     Returns:
-        The model in the compute format, in evaluation mode, and its tokenizer.
+        The model in that format, in evaluation mode, and its tokenizer.
     """
     world = join_world()
     text, tensors, folder = read_model_files(path)
     model = build_model(read_model_spec(text, f"{path}: model.yaml"), 0, world.device)
     load_weights(dict(model.named_parameters()), tensors, str(path))
-    model = model.to(compute_dtype(precision, world.device)).eval()
+    model = model.to(suited(precision, world.device)).eval()
     return model, load_tokenizer(folder)
 
 
