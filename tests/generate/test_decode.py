@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tiny import SEPARATOR, VOCABULARY, continue_uncached, next_logits, tiny
+from tiny import FAMILIES, SEPARATOR, VOCABULARY, continue_uncached, lively, next_logits, tiny
 
 from corestone.core.batch import TextBatch
 from corestone.core.errors import DataError
@@ -25,10 +25,10 @@ def test_cached_tokens_are_the_uncached_ones(prompt: list[int], window: int | No
     assert generate(model, VOCABULARY, [prompt], GREEDY) == [expected]
 
 
-@pytest.mark.parametrize("window", [None, 4])
-def test_cached_logits_are_the_uncached_ones(window: int | None) -> None:
+@pytest.mark.parametrize("which", [None, 4, "gptj", "opt", "bloom", "palm"])
+def test_cached_logits_are_the_uncached_ones(which: int | str | None) -> None:
     """Prompt in one call, then token by token, beside a left-padded row. Measured worst case 1.2e-5 of values to 9."""
-    model = tiny(window=window)
+    model = lively(FAMILIES[which]) if isinstance(which, str) else tiny(window=which)
     rows, pads = torch.randint(1, 61, (2, 20), generator=torch.Generator().manual_seed(0)), 3
     segments = torch.zeros(2, 20, dtype=torch.int32)
     segments[1, :pads] = -1

@@ -7,7 +7,12 @@ import torch
 from corestone.core.batch import plain_batch
 from corestone.generate.decode import Vocabulary
 from corestone.models.decoder import DecoderModel, build_decoder
+from corestone.models.spec import Decoder
+from corestone.zoo.bloom import bloom
 from corestone.zoo.gpt import gpt2, gpt3
+from corestone.zoo.gptj import gptj
+from corestone.zoo.opt import opt
+from corestone.zoo.palm import palm
 
 SEPARATOR = 0
 VOCABULARY = Vocabulary(size=61, separator=SEPARATOR)
@@ -20,8 +25,21 @@ def tiny(context_length: int = 64, window: int | None = None, seed: int = 3) -> 
     if window is not None:
         blocks = gpt3(32, 2, 4, band=window).stack.blocks
         spec = spec.model_copy(update={"stack": spec.stack.model_copy(update={"blocks": blocks})})
-    spec = spec.model_copy(update={"init": spec.init.model_copy(update={"std": 0.4, "position_std": 0.4})})
-    return build_decoder(spec, seed=seed).eval()
+    return lively(spec, seed)
+
+
+FAMILIES = {
+    "gptj": gptj(32, 2, 4, rotary_dims=4, vocab_size=PADDED, context_length=64),
+    "opt": opt(32, 2, 4, vocab_size=PADDED, context_length=64),
+    "bloom": bloom(24, 2, 6, vocab_size=PADDED, context_length=64),
+    "palm": palm(32, 2, 4, head_dim=6, vocab_size=PADDED, context_length=64),
+}
+
+
+def lively(spec: Decoder, seed: int = 3) -> DecoderModel:
+    """A model whose every part shows in the logits."""
+    init = spec.init.model_copy(update={"std": 0.4, "token_std": None, "position_std": 0.4})
+    return build_decoder(spec.model_copy(update={"init": init}), seed=seed).eval()
 
 
 def next_logits(model: DecoderModel, tokens: list[int]) -> torch.Tensor:

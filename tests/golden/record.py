@@ -32,7 +32,7 @@ def parameters(run) -> str:
     rules = claim(list(named), run.optimiser.rules)
     lines = []
     for name, parameter in named.items():
-        std = init_std(name, run.model.init, 2 * len(run.model.stack.blocks))
+        std = init_std(name, run.model.init, 2 * len(run.model.stack.blocks), parameter.shape[-1])
         start = "constant" if std is None else f"std {std:.6g}"
         lines.append(f"{name:45} {list(parameter.shape)!s:15} {start:15} decay {rules[name].weight_decay:g}")
     return "\n".join(lines) + "\n"

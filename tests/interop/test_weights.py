@@ -16,8 +16,20 @@ from corestone.interop.settings import family_of_spec
 from corestone.interop.weights import build_with, logits_of, parameter_shapes, renamed, to_ours, to_theirs
 from corestone.models.decoder import build_decoder
 from corestone.models.spec import Decoder
+from corestone.zoo.bloom import bloom
+from corestone.zoo.gptj import gptj
+from corestone.zoo.opt import opt
 
-SPECS = {"gpt2": make_decoder(), "gpt1": make_decoder(post_norm=True)}
+SPECS = {
+    "gpt2": make_decoder(),
+    "gpt1": make_decoder(post_norm=True),
+    "gptj": gptj(24, 2, 3, rotary_dims=6, vocab_size=37, context_length=11),
+    "opt": opt(24, 2, 3, vocab_size=37, context_length=11),
+    "opt-350m": opt(24, 2, 3, vocab_size=37, context_length=11).model_copy(
+        update={"embedding": opt(24, 2, 3, 37, 11).embedding.model_copy(update={"width": 10})}
+    ),
+    "bloom": bloom(24, 2, 3, vocab_size=37, context_length=11),
+}
 
 
 def theirs_of(spec: Decoder) -> dict[str, Tensor]:
@@ -35,8 +47,9 @@ def test_there_and_back_is_the_identity_bit_for_bit(spec: Decoder) -> None:
 @pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS.keys())
 def test_the_table_names_every_parameter_once(spec: Decoder) -> None:
     rows = list(renamed(family_of_spec(spec, "test"), spec))
-    assert sorted(ours for ours, _, _ in rows) == sorted(parameter_shapes(spec))
-    assert len({theirs for _, theirs, _ in rows}) == len(rows)
+    assert sorted(name.ours for name in rows) == sorted(parameter_shapes(spec))
+    parts = [part for name in rows for part in name.parts]
+    assert len(set(parts)) == len(parts)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

@@ -13,9 +13,19 @@ from corestone.core.batch import TextBatch, plain_batch
 from corestone.core.mask import Mask
 from corestone.models.decoder import build_decoder
 from corestone.nn.cross_entropy import linear_cross_entropy
+from corestone.zoo.bloom import bloom
 from corestone.zoo.gpt import gpt1, gpt2, gpt3
+from corestone.zoo.gptj import gptj
+from corestone.zoo.opt import opt, opt_350m
+from corestone.zoo.palm import palm
 
 TINY = gpt2(width=32, depth=2, num_heads=4, vocab_size=64, context_length=48)
+
+
+def quiet(spec):
+    """Without dropout."""
+    blocks = tuple(block.model_copy(update={"dropout": 0.0}) for block in spec.stack.blocks)
+    return spec.model_copy(update={"stack": spec.stack.model_copy(update={"blocks": blocks})})
 
 
 def shrunk(spec, band=None):
@@ -37,13 +47,23 @@ def shrunk(spec, band=None):
         )
         for block in spec.stack.blocks[:4]
     )
-    embedding = spec.embedding.model_copy(update={"vocab_size": 64, "context_length": 48, "dropout": 0.0})
+    smaller = {"vocab_size": 64, "context_length": 48, "dropout": 0.0, "width": spec.embedding.width and 24}
+    embedding = spec.embedding.model_copy(update=smaller)
     return spec.model_copy(
         update={"embedding": embedding, "stack": spec.stack.model_copy(update={"width": 32, "blocks": blocks})}
     )
 
 
-MODELS = {"gpt1": shrunk(gpt1()), "gpt2": TINY, "gpt3": shrunk(gpt3(768, 12, 12), band=5)}
+MODELS = {
+    "gpt1": shrunk(gpt1()),
+    "gpt2": TINY,
+    "gpt3": shrunk(gpt3(768, 12, 12), band=5),
+    "gptj": gptj(32, 2, 4, rotary_dims=4, vocab_size=64, context_length=48),
+    "opt": quiet(opt(32, 2, 4, vocab_size=64, context_length=48)),
+    "opt-350m": shrunk(opt_350m()),
+    "bloom": bloom(24, 2, 6, vocab_size=64, context_length=48),
+    "palm": palm(32, 2, 4, head_dim=6, vocab_size=64, context_length=48),
+}
 
 
 def loud(spec, seed=0):
@@ -117,11 +137,13 @@ def test_initial_values_follow_the_paper_and_only_name_and_seed():
     assert not torch.equal(model.embedding.token.weight, build_decoder(model.spec, seed=2).embedding.token.weight)
 
 
-def test_training_flops_count_every_product():
+@pytest.mark.parametrize("name", ["gpt2", "gptj", "opt-350m", "bloom", "palm"])
+def test_training_flops_count_every_product(name):
     """Against torch's own counter, which counts both halves of the causal products; the halves are taken off."""
     from torch.utils.flop_counter import FlopCounterMode
 
-    model, T = build_decoder(TINY), 48
+    spec, T = MODELS[name], 48
+    model = build_decoder(spec)
     tokens = torch.randint(0, 64, (2, T))
     with FlopCounterMode(display=False) as counter:
         # Plain operations, so that the counter sees them: full logits, one product for scores and one for values.
@@ -131,8 +153,8 @@ def test_training_flops_count_every_product():
     kernels = counter.get_flop_counts()["Global"]
     bmm = sum(v for k, v in kernels.items() if "bmm" in str(k) or "attention" in str(k))
     dense = sum(kernels.values()) - bmm
-    inner, depth = 32, 2
-    attention = 12 * inner * depth * (T + 1) / 2
+    mixer, depth = spec.stack.blocks[0].mixer, len(spec.stack.blocks)
+    attention = 12 * mixer.num_heads * mixer.head_dim * depth * (T + 1) / 2
     assert model.training_flops(T) == pytest.approx(dense / tokens.numel() + attention, rel=1e-6)
 
 
@@ -144,7 +166,7 @@ def test_recompute_changes_no_gradient(name):
         model.stack.recompute = recompute
         tokens = torch.arange(40)[None] % 64
         hidden = model(plain_batch(tokens)).hidden
-        linear_cross_entropy(hidden[0], model.head.weight, None, tokens[0])[0].backward()
+        linear_cross_entropy(hidden[0], model.head.weight, model.head.bias, tokens[0])[0].backward()
         gradients.append([p.grad for p in model.parameters()])
     assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
 

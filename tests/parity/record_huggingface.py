@@ -48,7 +48,80 @@ CASES: dict[str, dict[str, Any]] = {
         "vocab_size": 37,
         "layer_norm_epsilon": 1e-3,
     },
+    "gptj": {
+        "model_type": "gptj",
+        "n_layer": 2,
+        "n_head": 3,
+        "n_embd": 24,
+        "n_positions": 22,
+        "vocab_size": 61,
+        "rotary_dim": 6,
+    },
+    "gptj-inner": {
+        "model_type": "gptj",
+        "n_layer": 1,
+        "n_head": 1,
+        "n_embd": 8,
+        "n_positions": 9,
+        "vocab_size": 31,
+        "rotary_dim": 8,
+        "n_inner": 20,
+    },
+    "opt": {
+        "model_type": "opt",
+        "num_hidden_layers": 2,
+        "num_attention_heads": 3,
+        "hidden_size": 18,
+        "word_embed_proj_dim": 18,
+        "ffn_dim": 40,
+        "max_position_embeddings": 23,
+        "vocab_size": 61,
+    },
+    "opt-post": {
+        "model_type": "opt",
+        "num_hidden_layers": 3,
+        "num_attention_heads": 2,
+        "hidden_size": 16,
+        "word_embed_proj_dim": 10,
+        "ffn_dim": 24,
+        "max_position_embeddings": 14,
+        "vocab_size": 53,
+        "do_layer_norm_before": False,
+    },
+    "bloom": {
+        "model_type": "bloom",
+        "n_layer": 2,
+        "n_head": 6,
+        "hidden_size": 24,
+        "vocab_size": 61,
+        "seq_length": 29,
+        "layer_norm_epsilon": 1e-3,
+    },
+    "bloom-four-heads": {
+        "model_type": "bloom",
+        "n_layer": 3,
+        "n_head": 4,
+        "hidden_size": 12,
+        "vocab_size": 37,
+        "seq_length": 16,
+    },
 }
+
+
+_GPT = {"resid_pdrop": 0.2, "embd_pdrop": 0.1, "attn_pdrop": 0.05}
+DROPOUT: dict[str, dict[str, Any]] = {
+    "gpt2": _GPT,
+    "openai-gpt": _GPT,
+    "gptj": _GPT,
+    "opt": {"dropout": 0.2, "attention_dropout": 0.05, "pad_token_id": None},
+    "bloom": {"hidden_dropout": 0.2, "attention_dropout": 0.05},
+}
+
+
+def context_of(config: Any) -> int:
+    """The longest row of a case."""
+    found: int = getattr(config, "seq_length", None) or config.max_position_embeddings
+    return found
 
 
 def tiny(case: str, **changes: Any) -> Any:
@@ -56,19 +129,20 @@ def tiny(case: str, **changes: Any) -> Any:
     import transformers
 
     torch.manual_seed(sum(case.encode()))
-    settings = {"resid_pdrop": 0.2, "embd_pdrop": 0.1, "attn_pdrop": 0.05, "bos_token_id": 0, "eos_token_id": 0}
+    settings = {**DROPOUT[CASES[case]["model_type"]], "bos_token_id": 0, "eos_token_id": 0}
     config = transformers.AutoConfig.for_model(**{**settings, **CASES[case], **changes})
     model = transformers.AutoModelForCausalLM.from_config(config)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            parameter.normal_(1.0 if "ln_" in name and name.endswith("weight") else 0.0, 0.3)
+            gain = name.endswith("weight") and ("ln_" in name or "norm" in name)
+            parameter.normal_(1.0 if gain else 0.0, 0.3)
     return model.eval()
 
 
 def tokens_for(model: Any) -> torch.Tensor:
     """Random ids that fill the context."""
     generator = torch.Generator().manual_seed(1)
-    return torch.randint(model.config.vocab_size, (2, model.config.n_positions), generator=generator)
+    return torch.randint(model.config.vocab_size, (2, context_of(model.config)), generator=generator)
 
 
 @torch.no_grad()

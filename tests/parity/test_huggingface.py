@@ -1,6 +1,6 @@
-"""Parity with Hugging Face's GPT-1 and GPT-2, fp32 on CPU, by the real converter.
+"""Parity with Hugging Face's GPT-1, GPT-2, GPT-J, OPT and BLOOM, fp32 on CPU, by the real converter.
 
-Measured worst case over all cases and both directions: 2.6e-6, with logits of up to 6.1 (tolerance 1e-5). In float64,
+Measured worst case over all cases and both directions: 3.3e-6, with logits of up to 6.1 (tolerance 1e-5). In float64,
 where only the formulas are left to differ, it is 6.9e-15.
 """
 
@@ -12,11 +12,13 @@ from typing import Any
 
 import pytest
 import torch
-from record_huggingface import CASES, DATA, logits_of, tiny, tokens_for
+from record_huggingface import CASES, DATA, context_of, logits_of, tiny, tokens_for
 from safetensors.torch import load_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
+from corestone.core.batch import TextBatch, plain_batch
 from corestone.core.errors import CheckpointError
+from corestone.core.mask import Mask
 from corestone.core.spec import from_yaml
 from corestone.data.tokenizer import load_tokenizer
 from corestone.interop import outgoing, settings
@@ -24,7 +26,10 @@ from corestone.interop import weights as ours
 from corestone.interop.families import GPT2, Family
 from corestone.interop.incoming import import_huggingface, read_huggingface
 from corestone.interop.outgoing import export_huggingface
+from corestone.interop.settings import family_of_config
 from corestone.models.spec import Decoder
+from corestone.objectives.next_token import NextTokenObjective
+from corestone.objectives.spec import NextToken
 from corestone.train.archive import read_model_files
 
 TOLERANCE = 1e-5
@@ -93,7 +98,9 @@ def test_import_and_export_keep_the_logits(case: str, options: dict[str, Any], t
     mine = ours.build_with(spec, tensors, case)
     assert worst(ours.logits_of(mine, tokens), expected) <= TOLERANCE
     exact = logits_of(model.double(), tokens)
-    assert worst(ours.logits_of(mine.double(), tokens), exact) <= 1e-11  # worst case 6.9e-15
+    # Worst case 6.9e-15; GPT-J's angles and BLOOM's softmax are float32 there whatever the model is: 9.0e-7.
+    only_float32 = CASES[case]["model_type"] in {"gptj", "bloom"}
+    assert worst(ours.logits_of(mine.double(), tokens), exact) <= (5e-6 if only_float32 else 1e-11)
     model = model.float()
 
     exported = export_huggingface(imported.folder, tmp_path / "back")
@@ -107,8 +114,9 @@ def test_import_and_export_keep_the_logits(case: str, options: dict[str, Any], t
     for name, tensor in state.items():
         assert torch.equal(tensor, before[name][:rows] if tensor.shape[0] == rows else before[name])
     assert worst(logits_of(again, kept), logits_of(model, kept)[..., :rows]) <= TOLERANCE
-    for key in ("resid_pdrop", "embd_pdrop", "attn_pdrop", "layer_norm_epsilon", "n_positions", "n_head"):
-        assert getattr(again.config, key) == pytest.approx(getattr(model.config, key))
+    family = family_of_config(again.config.to_dict(), "test")
+    for key in {*family.keys.values()} - {"vocab_size", "n_inner", family.keys.get("activation"), "init_std"}:
+        assert getattr(again.config, key) == pytest.approx(getattr(model.config, key)), key
 
 
 @pytest.mark.parity
@@ -197,3 +205,45 @@ def test_a_folder_that_the_reference_cannot_load_stops_the_export(
     with pytest.raises(CheckpointError, match="transformers cannot load it"):
         export_huggingface(tmp_path / "ours", tmp_path / "back")
     assert not (tmp_path / "back").exists()
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("case", CASES)
+def test_gradients_are_the_references(case: str, tmp_path: Path) -> None:
+    """Of the summed next-token loss, by the converter's own table. Worst case 1.4e-6 of the largest entry."""
+    model = tiny(case)
+    spec, tensors, _ = read_huggingface(save(model, tmp_path / "theirs"))
+    tokens = tokens_for(model)
+    mine = ours.build_with(spec, tensors, case)
+    objective = NextTokenObjective(NextToken())
+    objective.loss(mine, plain_batch(tokens[:, :-1], tokens[:, 1:])).total.backward()
+    model.zero_grad()
+    logits = model(tokens).logits[:, :-1]
+    torch.nn.functional.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten(), reduction="sum").backward()
+    family = family_of_config(model.config.to_dict(), "test")
+    theirs = {name: parameter.grad for name, parameter in model.named_parameters()}
+    found = ours.to_theirs(family, spec, {n: p.grad for n, p in mine.named_parameters()}, spec.embedding.vocab_size)
+    assert found.keys() == theirs.keys()
+    for name, gradient in found.items():
+        assert worst(gradient, theirs[name]) <= TOLERANCE * max(1.0, float(theirs[name].abs().max())), name
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("case", CASES)
+def test_left_padding_changes_no_row(case: str) -> None:
+    """A row of fewer tokens beside a whole one, padded on the left as the library does it."""
+    model = tiny(case)
+    spec, tensors, _ = read_huggingface(DATA / case)
+    mine = ours.build_with(spec, tensors, case)
+    length = context_of(model.config)
+    tokens, pads = tokens_for(model), length // 3
+    attention = torch.ones(2, length, dtype=torch.int64)
+    attention[1, :pads] = 0
+    positions = (attention.cumsum(1) - 1).clamp(min=0)
+    given = {"position_ids": positions} if CASES[case]["model_type"] not in {"bloom"} else {}
+    with torch.no_grad():
+        expected = model(tokens, attention_mask=attention, **given).logits
+        batch = TextBatch(tokens, tokens, positions, Mask(segments_BT=attention.int()))
+        found = mine.head(mine(batch).hidden)
+    assert worst(found[0], expected[0]) <= TOLERANCE
+    assert worst(found[1, pads:], expected[1, pads:]) <= TOLERANCE

@@ -23,6 +23,25 @@ EXACT = {
     "gpt3-6.7b": 6_658_404_352,
     "gpt3-13b": 12_853_386_240,
     "gpt3-175b": 174_604_259_328,
+    "gptj-6b": 6_050_882_784,
+    "opt-125m": 125_239_296,
+    "opt-350m": 331_196_416,
+    "opt-1.3b": 1_315_758_080,
+    "opt-2.7b": 2_651_596_800,
+    "opt-6.7b": 6_658_473_984,
+    "opt-13b": 12_853_473_280,
+    "opt-30b": 29_974_540_288,
+    "opt-66b": 65_719_701_504,
+    "opt-175b": 174_604_468_224,
+    "bloom-560m": 559_214_592,
+    "bloom-1.1b": 1_065_314_304,
+    "bloom-1.7b": 1_722_408_960,
+    "bloom-3b": 3_002_557_440,
+    "bloom-7.1b": 7_069_016_064,
+    "bloom-176b": 176_247_271_424,
+    "palm-8b": 8_632_012_800,
+    "palm-62b": 62_495_662_080,
+    "palm-540b": 540_356_474_880,
 }
 
 
@@ -35,7 +54,8 @@ def test_parameter_count_equals_the_published_one(name):
     entry = find(name)
     count = sum(p.numel() for p in build_decoder(entry.spec, device="meta").parameters())
     assert count == EXACT[name]
-    assert count == pytest.approx(entry.published, rel=0.005)  # the papers round
+    # The papers round, OPT to the nearest label of GPT-3's.
+    assert count == pytest.approx(entry.published, rel=0.06 if entry.family == "opt" else 0.005)
 
 
 def test_gpt3_alternates_dense_and_banded_layers():

@@ -15,7 +15,7 @@ def import_(
     folder: Annotated[Path, typer.Argument(help="A Hugging Face folder: config.json, safetensors, tokenizer.")],
     out: Annotated[Path, typer.Option(help="Folder of the checkpoint to write; must not exist yet.")],
 ) -> None:
-    """Turn a Hugging Face GPT-1 or GPT-2 folder into a checkpoint that every other verb accepts."""
+    """Turn a Hugging Face GPT-1, GPT-2, GPT-J, OPT or BLOOM folder into a checkpoint that every other verb accepts."""
     from corestone.interop.incoming import import_huggingface  # keeps torch out of --help
 
     done = import_huggingface(folder, out)

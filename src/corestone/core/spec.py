@@ -164,6 +164,16 @@ def _indices(key: str, length: int, assignment: str) -> Sequence[int]:
     return [int(key)]
 
 
+def differing(old: Any, new: Any, path: str) -> list[str]:
+    """Paths at which two plain trees differ."""
+    if isinstance(old, dict) and isinstance(new, dict) and old.keys() == new.keys():
+        return [deeper for key in old for deeper in differing(old[key], new[key], f"{path}.{key}")]
+    if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        pairs = enumerate(zip(old, new, strict=True))
+        return [deeper for index, (a, b) in pairs for deeper in differing(a, b, f"{path}.{index}")]
+    return [] if old == new else [path]
+
+
 def fingerprint(value: Any) -> str:
     """Hash a record or plain tree to 16 hex digits; equal values have equal fingerprints on every machine."""
     text = json.dumps(plain(value), sort_keys=True, ensure_ascii=False, separators=(",", ":"))

@@ -1,13 +1,15 @@
-"""What Corestone and Hugging Face call the same things: one table of names and one of settings per family.
+"""What Corestone and Hugging Face call the same things: one record per family.
 
-A new family is a new table here; the code that reads and writes folders (`weights.py`, `huggingface.py`) knows none.
+A new family is a new record here; the code that reads and writes folders knows none.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
+
+Tree = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -15,12 +17,19 @@ class Name:
     """One parameter on both sides; `{layer}` stands for the layer's number.
 
     Attributes:
-        transposed: the library keeps this matrix as (in, out) where a linear map has (out, in).
+        theirs: several names are parts of one parameter here, one above the other.
+        layout: how the library keeps it: "plain" as here; "transposed" as (in, out) where a linear map has (out, in);
+            "by_head" with the queries', keys' and values' rows of one head together, here all queries come first.
     """
 
     ours: str
-    theirs: str
-    transposed: bool = False
+    theirs: str | tuple[str, ...]
+    layout: Literal["plain", "transposed", "by_head"] = "plain"
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """Their names, of which there may be one."""
+        return (self.theirs,) if isinstance(self.theirs, str) else self.theirs
 
 
 @dataclass(frozen=True)
@@ -31,12 +40,15 @@ class Family:
         model_type: its name in config.json.
         architecture: the class with the language-model head.
         prefix: what a saved causal model puts before every name of its body.
-        names: the parameters.
-        norm_at, final_norm: the block's shape (nn.spec.Block, nn.spec.Stack).
-        activation_key: the setting that names the activation.
-        activations: names of the tanh form of GELU there, the first one written on export.
-        hidden_key: the setting that holds the feed-forward's hidden size; None: it is always four widths.
-        scale_residual: how the initialisation of branch outputs is scaled.
+        names: the parameters, the token table first; those that a record does not ask for are passed over. A name of
+            theirs that begins with `lm_head.` stands without prefix.
+        keys: the settings of config.json by the names that `settings.py` gives them.
+        needed: settings without which a folder is refused: a guessed number of heads would load and compute something
+            else.
+        defaults: what the library assumes where config.json is silent, by the names in config.json.
+        shape: the parts of a Decoder's tree that are this family's own: `block`, `mixer`, `feedforward`, `embedding`,
+            `head`, `init`, and whether there is a `final_norm` and an `embedding_norm`.
+        activations: names of each activation there, the first one written on export.
         only: settings that change the arithmetic, with the values that a Decoder can express.
         buffers: tensors that hold no weights and may stand in a file.
     """
@@ -45,38 +57,61 @@ class Family:
     architecture: str
     prefix: str
     names: tuple[Name, ...]
-    norm_at: str
-    final_norm: bool
-    activation_key: str
-    activations: tuple[str, ...]
-    hidden_key: str | None
-    scale_residual: bool
+    keys: Mapping[str, str]
+    needed: tuple[str, ...]
+    defaults: Mapping[str, Any]
+    activations: Mapping[str, tuple[str, ...]]
+    shape: Mapping[str, Any] = field(default_factory=dict)
     only: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     buffers: tuple[str, ...] = ()
 
 
-_LAYER = (
+_GPT_LAYER = (
     Name("stack.blocks.{layer}.mixer_norm.weight", "h.{layer}.ln_1.weight"),
     Name("stack.blocks.{layer}.mixer_norm.bias", "h.{layer}.ln_1.bias"),
-    Name("stack.blocks.{layer}.mixer.qkv.weight", "h.{layer}.attn.c_attn.weight", transposed=True),
+    Name("stack.blocks.{layer}.mixer.qkv.weight", "h.{layer}.attn.c_attn.weight", "transposed"),
     Name("stack.blocks.{layer}.mixer.qkv.bias", "h.{layer}.attn.c_attn.bias"),
-    Name("stack.blocks.{layer}.mixer.out.weight", "h.{layer}.attn.c_proj.weight", transposed=True),
+    Name("stack.blocks.{layer}.mixer.out.weight", "h.{layer}.attn.c_proj.weight", "transposed"),
     Name("stack.blocks.{layer}.mixer.out.bias", "h.{layer}.attn.c_proj.bias"),
     Name("stack.blocks.{layer}.feedforward_norm.weight", "h.{layer}.ln_2.weight"),
     Name("stack.blocks.{layer}.feedforward_norm.bias", "h.{layer}.ln_2.bias"),
-    Name("stack.blocks.{layer}.feedforward.up.weight", "h.{layer}.mlp.c_fc.weight", transposed=True),
+    Name("stack.blocks.{layer}.feedforward.up.weight", "h.{layer}.mlp.c_fc.weight", "transposed"),
     Name("stack.blocks.{layer}.feedforward.up.bias", "h.{layer}.mlp.c_fc.bias"),
-    Name("stack.blocks.{layer}.feedforward.down.weight", "h.{layer}.mlp.c_proj.weight", transposed=True),
+    Name("stack.blocks.{layer}.feedforward.down.weight", "h.{layer}.mlp.c_proj.weight", "transposed"),
     Name("stack.blocks.{layer}.feedforward.down.bias", "h.{layer}.mlp.c_proj.bias"),
 )
 
+_GPT_KEYS = {
+    "vocab_size": "vocab_size",
+    "context_length": "n_positions",
+    "width": "n_embd",
+    "depth": "n_layer",
+    "num_heads": "n_head",
+    "eps": "layer_norm_epsilon",
+    "std": "initializer_range",
+    "embedding_dropout": "embd_pdrop",
+    "dropout": "resid_pdrop",
+    "attention_dropout": "attn_pdrop",
+}
+
+_GPT_NEEDED = ("vocab_size", "n_positions", "n_embd", "n_layer", "n_head")
+
+_GPT_DEFAULTS = {
+    "embd_pdrop": 0.1,
+    "resid_pdrop": 0.1,
+    "attn_pdrop": 0.1,
+    "layer_norm_epsilon": 1e-5,
+    "initializer_range": 0.02,
+}
+
 _ANY_FAMILY: Mapping[str, tuple[Any, ...]] = {
-    "tie_word_embeddings": (True,),
     "add_cross_attention": (False,),
     "is_encoder_decoder": (False,),
     "pruned_heads": ({}, None),
     "quantization_config": (None,),
 }
+
+_TIED: Mapping[str, tuple[Any, ...]] = {**_ANY_FAMILY, "tie_word_embeddings": (True,)}
 
 GPT2 = Family(
     model_type="gpt2",
@@ -85,18 +120,17 @@ GPT2 = Family(
     names=(
         Name("embedding.token.weight", "wte.weight"),
         Name("embedding.position.weight", "wpe.weight"),
-        *_LAYER,
+        *_GPT_LAYER,
         Name("stack.final_norm.weight", "ln_f.weight"),
         Name("stack.final_norm.bias", "ln_f.bias"),
     ),
-    norm_at="in",
-    final_norm=True,
-    activation_key="activation_function",
-    activations=("gelu_new", "gelu_pytorch_tanh"),
-    hidden_key="n_inner",
-    scale_residual=True,
+    keys={**_GPT_KEYS, "hidden_dim": "n_inner", "activation": "activation_function"},
+    needed=_GPT_NEEDED,
+    defaults={**_GPT_DEFAULTS, "activation_function": "gelu_new", "n_inner": None},
+    activations={"gelu_tanh": ("gelu_new", "gelu_pytorch_tanh"), "relu": ("relu",), "silu": ("silu", "swish")},
+    shape={"init": {"scale_residual": True}},
     only={
-        **_ANY_FAMILY,
+        **_TIED,
         "scale_attn_weights": (True,),
         "scale_attn_by_inverse_layer_idx": (False,),
         "reorder_and_upcast_attn": (False,),
@@ -112,29 +146,169 @@ OPENAI_GPT = Family(
     names=(
         Name("embedding.token.weight", "tokens_embed.weight"),
         Name("embedding.position.weight", "positions_embed.weight"),
-        *_LAYER,
+        *_GPT_LAYER,
     ),
-    norm_at="after",
-    final_norm=False,
-    activation_key="afn",
-    activations=("gelu",),
-    hidden_key=None,
-    scale_residual=False,
-    only=_ANY_FAMILY,
+    keys={**_GPT_KEYS, "activation": "afn"},
+    needed=_GPT_NEEDED,
+    defaults={**_GPT_DEFAULTS, "afn": "gelu"},
+    activations={"gelu_tanh": ("gelu",)},
+    shape={"block": {"norm_at": "after"}, "final_norm": False},
+    only=_TIED,
     buffers=("h.{layer}.attn.bias", "position_ids"),
 )
 
-FAMILIES = (GPT2, OPENAI_GPT)
+_OPT_LAYER = "stack.blocks.{layer}."
 
-# Settings of config.json in its own words, which both families share.
-SHAPE_KEYS = ("vocab_size", "n_positions", "n_embd", "n_layer", "n_head")
-"""Without these a folder is refused: a guessed number of heads would load and compute something else."""
+OPT = Family(
+    model_type="opt",
+    architecture="OPTForCausalLM",
+    prefix="model.decoder.",
+    names=(
+        Name("embedding.token.weight", "embed_tokens.weight"),
+        Name("embedding.position.weight", "embed_positions.weight"),
+        Name("embedding.project.weight", "project_in.weight"),
+        Name("project.weight", "project_out.weight"),
+        *(
+            name
+            for kind in ("weight", "bias")
+            for name in (
+                Name(f"{_OPT_LAYER}mixer_norm.{kind}", "layers.{layer}.self_attn_layer_norm." + kind),
+                Name(
+                    f"{_OPT_LAYER}mixer.qkv.{kind}",
+                    tuple("layers.{layer}.self_attn." + f"{part}_proj.{kind}" for part in "qkv"),
+                ),
+                Name(f"{_OPT_LAYER}mixer.out.{kind}", "layers.{layer}.self_attn.out_proj." + kind),
+                Name(f"{_OPT_LAYER}feedforward_norm.{kind}", "layers.{layer}.final_layer_norm." + kind),
+                Name(f"{_OPT_LAYER}feedforward.up.{kind}", "layers.{layer}.fc1." + kind),
+                Name(f"{_OPT_LAYER}feedforward.down.{kind}", "layers.{layer}.fc2." + kind),
+                Name(f"stack.final_norm.{kind}", f"final_layer_norm.{kind}"),
+            )
+        ),
+    ),
+    keys={
+        "vocab_size": "vocab_size",
+        "context_length": "max_position_embeddings",
+        "width": "hidden_size",
+        "depth": "num_hidden_layers",
+        "num_heads": "num_attention_heads",
+        "hidden_dim": "ffn_dim",
+        "embedding_width": "word_embed_proj_dim",
+        "pre_norm": "do_layer_norm_before",
+        "std": "init_std",
+        "dropout": "dropout",
+        "attention_dropout": "attention_dropout",
+        "activation": "activation_function",
+    },
+    needed=(
+        "vocab_size",
+        "max_position_embeddings",
+        "hidden_size",
+        "num_hidden_layers",
+        "num_attention_heads",
+        "ffn_dim",
+    ),
+    defaults={
+        "do_layer_norm_before": True,
+        "word_embed_proj_dim": None,
+        "init_std": 0.02,
+        "dropout": 0.1,
+        "attention_dropout": 0.0,
+        "activation_function": "relu",
+    },
+    activations={"relu": ("relu",), "gelu_tanh": ("gelu_new", "gelu_pytorch_tanh"), "silu": ("silu", "swish")},
+    shape={"embedding": {"position": {"offset": 2}}, "init": {"scale_residual": True}},
+    only={
+        **_TIED,
+        "enable_bias": (True,),
+        "layer_norm_elementwise_affine": (True,),
+        "_remove_final_layer_norm": (False,),
+    },
+)
 
-DEFAULTS: Mapping[str, Any] = {
-    "embd_pdrop": 0.1,
-    "resid_pdrop": 0.1,
-    "attn_pdrop": 0.1,
-    "layer_norm_epsilon": 1e-5,
-    "initializer_range": 0.02,
-}
-"""What the library assumes where config.json is silent."""
+GPTJ = Family(
+    model_type="gptj",
+    architecture="GPTJForCausalLM",
+    prefix="transformer.",
+    names=(
+        Name("embedding.token.weight", "wte.weight"),
+        Name(
+            "stack.blocks.{layer}.mixer.qkv.weight", tuple("h.{layer}.attn." + f"{part}_proj.weight" for part in "qkv")
+        ),
+        Name("stack.blocks.{layer}.mixer.out.weight", "h.{layer}.attn.out_proj.weight"),
+        *(
+            name
+            for kind in ("weight", "bias")
+            for name in (
+                Name("stack.blocks.{layer}.mixer_norm." + kind, "h.{layer}.ln_1." + kind),
+                Name("stack.blocks.{layer}.feedforward.up." + kind, "h.{layer}.mlp.fc_in." + kind),
+                Name("stack.blocks.{layer}.feedforward.down." + kind, "h.{layer}.mlp.fc_out." + kind),
+                Name("stack.final_norm." + kind, "ln_f." + kind),
+                Name("head." + kind, "lm_head." + kind),
+            )
+        ),
+    ),
+    keys={**_GPT_KEYS, "hidden_dim": "n_inner", "activation": "activation_function", "rotary_dims": "rotary_dim"},
+    needed=(*_GPT_NEEDED, "rotary_dim"),
+    defaults={**_GPT_DEFAULTS, "embd_pdrop": 0.0, "resid_pdrop": 0.0, "attn_pdrop": 0.0}
+    | {"activation_function": "gelu_new", "n_inner": None},
+    activations={"gelu_tanh": ("gelu_new", "gelu_pytorch_tanh"), "relu": ("relu",), "silu": ("silu", "swish")},
+    shape={
+        "block": {"residual": "parallel"},
+        "mixer": {"bias_in": False, "bias_out": False},
+        "embedding": {"position": None},
+        "head": {"tied": False, "bias": True},
+    },
+    only={**_ANY_FAMILY, "tie_word_embeddings": (False,)},
+    buffers=("h.{layer}.attn.bias", "h.{layer}.attn.masked_bias", "h.{layer}.attn.embed_positions"),
+)
+
+BLOOM = Family(
+    model_type="bloom",
+    architecture="BloomForCausalLM",
+    prefix="transformer.",
+    names=(
+        Name("embedding.token.weight", "word_embeddings.weight"),
+        *(
+            name
+            for kind in ("weight", "bias")
+            for name in (
+                Name("embedding.norm." + kind, "word_embeddings_layernorm." + kind),
+                Name("stack.blocks.{layer}.mixer_norm." + kind, "h.{layer}.input_layernorm." + kind),
+                Name(
+                    "stack.blocks.{layer}.mixer.qkv." + kind,
+                    "h.{layer}.self_attention.query_key_value." + kind,
+                    "by_head",
+                ),
+                Name("stack.blocks.{layer}.mixer.out." + kind, "h.{layer}.self_attention.dense." + kind),
+                Name("stack.blocks.{layer}.feedforward_norm." + kind, "h.{layer}.post_attention_layernorm." + kind),
+                Name("stack.blocks.{layer}.feedforward.up." + kind, "h.{layer}.mlp.dense_h_to_4h." + kind),
+                Name("stack.blocks.{layer}.feedforward.down." + kind, "h.{layer}.mlp.dense_4h_to_h." + kind),
+                Name("stack.final_norm." + kind, "ln_f." + kind),
+            )
+        ),
+    ),
+    keys={
+        "vocab_size": "vocab_size",
+        "context_length": "seq_length",
+        "width": "hidden_size",
+        "depth": "n_layer",
+        "num_heads": "n_head",
+        "eps": "layer_norm_epsilon",
+        "std": "initializer_range",
+        "dropout": "hidden_dropout",
+        "attention_dropout": "attention_dropout",
+    },
+    needed=("vocab_size", "hidden_size", "n_layer", "n_head"),
+    defaults={
+        "seq_length": 2048,
+        "layer_norm_epsilon": 1e-5,
+        "initializer_range": 0.02,
+        "hidden_dropout": 0.0,
+        "attention_dropout": 0.0,
+    },
+    activations={"gelu_tanh": ()},
+    shape={"mixer": {"position": {"kind": "alibi"}}, "embedding": {"position": None}, "embedding_norm": True},
+    only={**_TIED, "apply_residual_connection_post_layernorm": (False,)},
+)
+
+FAMILIES = (GPT2, OPENAI_GPT, GPTJ, OPT, BLOOM)

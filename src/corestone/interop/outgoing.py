@@ -25,7 +25,7 @@ from corestone.interop.files import WEIGHTS
 from corestone.interop.incoming import CONFIG, check_vocabulary, read_huggingface, refuse_existing
 from corestone.interop.settings import family_of_spec, to_config
 from corestone.interop.vocabulary import tokenizer_texts
-from corestone.interop.weights import build_with, to_theirs
+from corestone.interop.weights import BY_TOKEN, build_with, to_theirs
 from corestone.models.spec import Decoder
 from corestone.train.archive import MODEL, read_model_files
 
@@ -129,7 +129,7 @@ def _check_own(
     embedding = spec.embedding.model_copy(update={"vocab_size": rows})
     same = again == spec.model_copy(update={"embedding": embedding, "init": again.init})
     for name, tensor in tensors.items():
-        same = same and torch.equal(read[name], tensor[:rows] if name == "embedding.token.weight" else tensor)
+        same = same and torch.equal(read[name], tensor[:rows] if name in BY_TOKEN else tensor)
     if not same:
         raise CheckpointError(f"{where}: refused, nothing was written: importing the export gives another model")
     theirs = own_logits(build_with(again, read, str(folder)), tokens_BT, rows)

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from corestone.core.errors import CheckpointError
-from corestone.core.spec import parse
-from corestone.interop.families import DEFAULTS, FAMILIES, SHAPE_KEYS, Family
+from corestone.core.errors import CheckpointError, CorestoneError
+from corestone.core.spec import differing, parse, plain
+from corestone.interop.families import FAMILIES, Family, Tree
 from corestone.models.spec import Decoder
+from corestone.nn.spec import Rotary
 
 
 def family_of_config(config: Mapping[str, Any], where: str) -> Family:
@@ -25,7 +26,7 @@ def family_of_config(config: Mapping[str, Any], where: str) -> Family:
 def to_spec(family: Family, config: Mapping[str, Any], where: str) -> Decoder:
     """Read a Decoder out of config.json.
 
-    The initialisation becomes what the library would use (`initializer_range` for both tables); it matters only to
+    The initialisation becomes what the library would use (`initializer_range` for all tables); it matters only to
     someone who starts afresh from the record.
 
     Raises:
@@ -33,7 +34,7 @@ def to_spec(family: Family, config: Mapping[str, Any], where: str) -> Decoder:
             cannot do.
         SpecError: a value is out of range.
     """
-    for key in SHAPE_KEYS:
+    for key in family.needed:
         if not _positive(config.get(key)):
             raise CheckpointError(f"{where}: '{key}' must be a positive whole number (got {config.get(key)!r})")
     for key, allowed in family.only.items():
@@ -41,107 +42,122 @@ def to_spec(family: Family, config: Mapping[str, Any], where: str) -> Decoder:
             raise CheckpointError(
                 f"{where}: {key}={config[key]!r} cannot be expressed here (only {key}={allowed[0]!r} can)"
             )
-    activation = config.get(family.activation_key, family.activations[0])
-    if activation not in family.activations:
+    told = {**family.defaults, **config}
+    settings = {ours: told[theirs] for ours, theirs in family.keys.items()}
+    for name in ("hidden_dim", "embedding_width", "context_length"):
+        if settings.get(name) is not None and not _positive(settings[name]):
+            key = family.keys[name]
+            raise CheckpointError(f"{where}: '{key}' must be a positive whole number (got {settings[name]!r})")
+    if settings["width"] % settings["num_heads"]:
         raise CheckpointError(
-            f"{where}: {family.activation_key}={activation!r} cannot be expressed here; known: "
-            + ", ".join(family.activations)
+            f"{where}: {family.keys['width']}={settings['width']} is no multiple of "
+            f"{family.keys['num_heads']}={settings['num_heads']}"
         )
-    width, heads = config["n_embd"], config["n_head"]
-    if width % heads:
-        raise CheckpointError(f"{where}: n_embd={width} is no multiple of n_head={heads}")
-    return parse(Decoder, _tree(family, {**DEFAULTS, **config}, where), where)
+    settings["activation"] = _activation(family, settings.get("activation"), where)
+    return parse(Decoder, _tree(family, settings), where)
 
 
-def _tree(family: Family, config: Mapping[str, Any], where: str) -> dict[str, Any]:
-    width, heads = config["n_embd"], config["n_head"]
-    hidden = config.get(family.hidden_key) if family.hidden_key else None
-    if hidden is not None and not _positive(hidden):
-        raise CheckpointError(f"{where}: '{family.hidden_key}' must be a positive whole number (got {hidden!r})")
-    norm = {"eps": config["layer_norm_epsilon"]}
+def _activation(family: Family, told: Any, where: str) -> str:
+    """Our name of the activation; a family that names none has one."""
+    if "activation" not in family.keys:
+        return next(iter(family.activations))
+    for ours, theirs in family.activations.items():
+        if told in theirs:
+            return ours
+    known = ", ".join(name for theirs in family.activations.values() for name in theirs)
+    raise CheckpointError(f"{where}: {family.keys['activation']}={told!r} cannot be expressed here; known: {known}")
+
+
+def _tree(family: Family, told: Mapping[str, Any]) -> Tree:
+    """A Decoder's tree from settings by our names and the family's own shape."""
+    shape = family.shape
+    width, heads, pre_norm = told["width"], told["num_heads"], told.get("pre_norm", True)
+    norm = {"eps": told.get("eps", 1e-5)}
+    mixer = {"num_heads": heads, "head_dim": width // heads, "dropout": told["attention_dropout"]}
+    if "rotary_dims" in told:
+        mixer["position"] = {"kind": "rotary", "dims": told["rotary_dims"], "interleaved": True}
     block = {
         "norm": norm,
-        "norm_at": family.norm_at,
-        "mixer": {"num_heads": heads, "head_dim": width // heads, "dropout": config["attn_pdrop"]},
-        "feedforward": {"hidden_dim": hidden or 4 * width},
-        "dropout": config["resid_pdrop"],
+        "norm_at": "in" if pre_norm else "after",
+        "mixer": {**mixer, **shape.get("mixer", {})},
+        "feedforward": {"hidden_dim": told.get("hidden_dim") or 4 * width, "activation": told["activation"]},
+        "dropout": told["dropout"],
+        **shape.get("block", {}),
     }
-    std = config["initializer_range"]
+    inner = told.get("embedding_width")
     return {
         "embedding": {
-            "vocab_size": config["vocab_size"],
-            "context_length": config["n_positions"],
-            "dropout": config["embd_pdrop"],
+            "vocab_size": told["vocab_size"],
+            "context_length": told["context_length"],
+            "width": None if inner == width else inner,
+            "norm": norm if shape.get("embedding_norm", False) else None,
+            "dropout": told.get("embedding_dropout", 0.0),
+            **shape.get("embedding", {}),
         },
         "stack": {
             "width": width,
-            "blocks": [block] * config["n_layer"],
-            "final_norm": norm if family.final_norm else None,
+            "blocks": [block] * told["depth"],
+            "final_norm": norm if pre_norm and shape.get("final_norm", True) else None,
         },
-        "init": {"std": std, "position_std": std, "scale_residual": family.scale_residual},
+        "head": shape.get("head", {}),
+        "init": {"std": told["std"], "position_std": told["std"], **shape.get("init", {})},
     }
 
 
 def family_of_spec(spec: Decoder, where: str) -> Family:
-    """The family that can express a Decoder; CheckpointError says what none can."""
-    first = spec.stack.blocks[0]
-    for layer, block in enumerate(spec.stack.blocks):
-        if block.mixer.window is not None:
-            raise CheckpointError(
-                f"{where}: layer {layer} attends within a window of {block.mixer.window} tokens (as GPT-3's banded "
-                "layers do), which no model class of Hugging Face known here can express; it cannot be exported"
-            )
-        if block != first:
-            raise CheckpointError(
-                f"{where}: layer {layer} differs from layer 0; Hugging Face has one set of settings for all layers, so "
-                "it cannot be exported"
-            )
-    final = spec.stack.final_norm
-    families = [f for f in FAMILIES if f.norm_at == first.norm_at and f.final_norm == (final is not None)]
-    if not families:
-        raise CheckpointError(
-            f"{where}: norm_at={first.norm_at} {'with' if final else 'without'} a final norm is neither GPT-2's shape "
-            "nor GPT-1's; it cannot be exported"
-        )
-    if final is not None and final != first.norm:
-        raise CheckpointError(f"{where}: the final norm differs from the layers' norms; it cannot be exported")
-    if first.mixer.num_heads * first.mixer.head_dim != spec.stack.width:
-        raise CheckpointError(
-            f"{where}: {first.mixer.num_heads} heads of {first.mixer.head_dim} do not make the width "
-            f"{spec.stack.width}, as they must in Hugging Face's classes; it cannot be exported"
-        )
-    family = families[0]
-    if family.hidden_key is None and first.feedforward.hidden_dim != 4 * spec.stack.width:
-        raise CheckpointError(
-            f"{where}: hidden_dim={first.feedforward.hidden_dim} is not 4 x width, the only size that "
-            f"{family.architecture} has; it cannot be exported"
-        )
-    return family
+    """The family that can express a Decoder: the one whose config.json reads back as the same record.
+
+    Raises CheckpointError that says where the nearest family's would differ.
+    """
+    nearest: tuple[int, str, list[str]] | None = None
+    for family in FAMILIES:
+        try:
+            again = to_spec(family, to_config(family, spec, spec.embedding.vocab_size, 0), where)
+        except CorestoneError:
+            continue  # a value that this family has no word for
+        paths = [p for p in differing(plain(spec), plain(again), "model") if not p.startswith("model.init")]
+        if not paths:
+            return family
+        if nearest is None or len(paths) < nearest[0]:
+            nearest = (len(paths), family.architecture, paths)
+    if nearest is None:
+        raise CheckpointError(f"{where}: no model class of Hugging Face known here can express it")
+    shown = ", ".join(nearest[2][:4]) + (f" and {nearest[0] - 4} more" if nearest[0] > 4 else "")
+    raise CheckpointError(
+        f"{where}: no model class of Hugging Face known here can express it; {nearest[1]} comes nearest and cannot say "
+        f"{shown}"
+    )
 
 
 def to_config(family: Family, spec: Decoder, vocab_size: int, separator: int) -> dict[str, Any]:
-    """The config.json of a Decoder, with its vocabulary cut to `vocab_size` entries."""
+    """The config.json of a Decoder, with its vocabulary cut to `vocab_size` entries; what it cannot say is left out."""
     block = spec.stack.blocks[0]
+    position = block.mixer.position
+    told = {
+        "vocab_size": vocab_size,
+        "context_length": spec.embedding.context_length,
+        "width": spec.stack.width,
+        "depth": len(spec.stack.blocks),
+        "num_heads": block.mixer.num_heads,
+        "hidden_dim": block.feedforward.hidden_dim,
+        "embedding_width": spec.embedding.width or spec.stack.width,
+        "pre_norm": block.norm_at == "in",
+        "rotary_dims": position.dims if isinstance(position, Rotary) else None,
+        "eps": block.norm.eps,
+        "std": 0.02 if spec.init.std is None else spec.init.std,
+        "embedding_dropout": spec.embedding.dropout,
+        "dropout": block.dropout,
+        "attention_dropout": block.mixer.dropout,
+        "activation": next(iter(family.activations.get(block.feedforward.activation, ())), None),
+    }
     config: dict[str, Any] = {
         "model_type": family.model_type,
         "architectures": [family.architecture],
-        "vocab_size": vocab_size,
-        "n_positions": spec.embedding.context_length,
-        "n_embd": spec.stack.width,
-        "n_layer": len(spec.stack.blocks),
-        "n_head": block.mixer.num_heads,
-        family.activation_key: family.activations[0],
-        "embd_pdrop": spec.embedding.dropout,
-        "resid_pdrop": block.dropout,
-        "attn_pdrop": block.mixer.dropout,
-        "layer_norm_epsilon": block.norm.eps,
-        "initializer_range": spec.init.std,
+        **{theirs: told[ours] for ours, theirs in family.keys.items()},
         "bos_token_id": separator,
         "eos_token_id": separator,
         "dtype": "float32",
     }
-    if family.hidden_key is not None:
-        config[family.hidden_key] = block.feedforward.hidden_dim
     config.update({key: values[0] for key, values in family.only.items() if isinstance(values[0], bool)})
     return config
 

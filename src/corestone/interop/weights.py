@@ -6,24 +6,28 @@ Both directions are total: a tensor that is missing, unexpected or misshaped is 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from corestone.core.batch import plain_batch
 from corestone.core.errors import CheckpointError
-from corestone.interop.families import Family
+from corestone.interop.families import Family, Name
 from corestone.models.decoder import DecoderModel, build_decoder
 from corestone.models.spec import Decoder
 from corestone.nn.head import TiedHead
 
 HEAD = "lm_head.weight"
+BY_TOKEN = ("embedding.token.weight", "head.weight", "head.bias")
+"""Parameters with a row per token."""
+
 _EXACT = (torch.float32, torch.bfloat16, torch.float16)
 _SHOWN = 4
 
 
 def to_ours(family: Family, spec: Decoder, theirs: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
-    """Rename, transpose and widen to float32 (which is exact from bfloat16 and float16).
+    """Rename, rearrange and widen to float32 (which is exact from bfloat16 and float16).
 
     Args:
         theirs: tensors of a saved model, with or without the family's prefix; a tied head may be stored again.
@@ -34,42 +38,65 @@ def to_ours(family: Family, spec: Decoder, theirs: Mapping[str, Tensor], where: 
             head that differs from the token table.
     """
     body = _body(family, spec, theirs, where)
-    shapes = parameter_shapes(spec)
+    shapes, heads = parameter_shapes(spec), spec.stack.blocks[0].mixer.num_heads
     ours: dict[str, Tensor] = {}
-    for our_name, their_name, transposed in renamed(family, spec):
-        tensor, shape = body[their_name], shapes[our_name]
-        wanted = shape[::-1] if transposed else shape
-        if tuple(tensor.shape) != wanted:
-            raise CheckpointError(
-                f"{where}: tensor '{their_name}' has shape {list(tensor.shape)}, config.json asks for {list(wanted)}"
-            )
-        if tensor.dtype not in _EXACT:
-            raise CheckpointError(
-                f"{where}: tensor '{their_name}' is stored as {str(tensor.dtype).removeprefix('torch.')}; only "
-                "float32, bfloat16 and float16 weights are taken: save the model in one of them"
-            )
-        if not bool(torch.isfinite(tensor).all()):
-            raise CheckpointError(f"{where}: tensor '{their_name}' holds values that are not finite")
-        ours[our_name] = (tensor.T if transposed else tensor).to(torch.float32).contiguous()
+    for name in renamed(family, spec):
+        shape = shapes[name.ours]
+        wanted = shape[::-1] if name.layout == "transposed" else (shape[0] // len(name.parts), *shape[1:])
+        parts = [_checked(body[part], part, wanted, where) for part in name.parts]
+        tensor = parts[0] if len(parts) == 1 else torch.cat(parts)
+        if name.layout == "transposed":
+            tensor = tensor.T
+        elif name.layout == "by_head":
+            tensor = tensor.unflatten(0, (heads, 3, -1)).transpose(0, 1).flatten(0, 2)
+        ours[name.ours] = tensor.to(torch.float32).contiguous()
     return ours
 
 
+def _checked(tensor: Tensor, name: str, wanted: tuple[int, ...], where: str) -> Tensor:
+    """The tensor, if it can be taken."""
+    if tuple(tensor.shape) != wanted:
+        raise CheckpointError(
+            f"{where}: tensor '{name}' has shape {list(tensor.shape)}, config.json asks for {list(wanted)}"
+        )
+    if tensor.dtype not in _EXACT:
+        raise CheckpointError(
+            f"{where}: tensor '{name}' is stored as {str(tensor.dtype).removeprefix('torch.')}; only "
+            "float32, bfloat16 and float16 weights are taken: save the model in one of them"
+        )
+    if not bool(torch.isfinite(tensor).all()):
+        raise CheckpointError(f"{where}: tensor '{name}' holds values that are not finite")
+    return tensor
+
+
 def to_theirs(family: Family, spec: Decoder, ours: Mapping[str, Tensor], rows: int) -> dict[str, Tensor]:
-    """Rename and transpose, with the family's prefix, the tied head once, and the token table cut to `rows` rows."""
+    """Rename and rearrange, with the family's prefix, a tied head once, and tables by token cut to `rows` rows."""
     theirs: dict[str, Tensor] = {}
-    for our_name, their_name, transposed in renamed(family, spec):
-        tensor = ours[our_name]
-        if our_name == "embedding.token.weight":
-            tensor = tensor[:rows]
-        theirs[family.prefix + their_name] = (tensor.T if transposed else tensor).contiguous()
+    heads = spec.stack.blocks[0].mixer.num_heads
+    for name in renamed(family, spec):
+        tensor = ours[name.ours][:rows] if name.ours in BY_TOKEN else ours[name.ours]
+        if name.layout == "transposed":
+            tensor = tensor.T
+        elif name.layout == "by_head":
+            tensor = tensor.unflatten(0, (3, heads, -1)).transpose(0, 1).flatten(0, 2)
+        for part, value in zip(name.parts, tensor.chunk(len(name.parts)), strict=True):
+            theirs[prefixed(family, part)] = value.contiguous()
     return theirs
 
 
-def renamed(family: Family, spec: Decoder) -> Iterator[tuple[str, str, bool]]:
-    """Every parameter's name here, its name there without prefix, and whether it is transposed."""
+def prefixed(family: Family, name: str) -> str:
+    """Their whole name: the head is no part of the body."""
+    return name if name.startswith("lm_head.") else family.prefix + name
+
+
+def renamed(family: Family, spec: Decoder) -> Iterator[Name]:
+    """Every parameter of a Decoder under both names, the layers' numbers filled in."""
+    present = parameter_shapes(spec).keys()
     for name in family.names:
         for layer in range(len(spec.stack.blocks)) if "{layer}" in name.ours else (0,):
-            yield name.ours.format(layer=layer), name.theirs.format(layer=layer), name.transposed
+            ours = name.ours.format(layer=layer)
+            if ours in present:
+                yield replace(name, ours=ours, theirs=tuple(part.format(layer=layer) for part in name.parts))
 
 
 def parameter_shapes(spec: Decoder) -> dict[str, tuple[int, ...]]:
@@ -92,7 +119,8 @@ def build_with(spec: Decoder, tensors: Mapping[str, Tensor], where: str) -> Deco
             )
     model = build_decoder(spec, device="meta")
     model.load_state_dict(tensors, strict=False, assign=True)  # names are checked above; the tied head has none
-    model.head = TiedHead(model.embedding.token)
+    if spec.head.tied:
+        model.head = TiedHead(model.embedding.token)
     return model.eval()
 
 
@@ -105,20 +133,22 @@ def logits_of(model: DecoderModel, tokens_BT: Tensor) -> Tensor:
 
 def _body(family: Family, spec: Decoder, theirs: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
     """Their tensors without prefix, buffers and repeated head, of exactly the expected names."""
-    expected = {their_name for _, their_name, _ in renamed(family, spec)}
+    expected = {part for name in renamed(family, spec) for part in name.parts}
     layers = range(len(spec.stack.blocks))
     buffers = {name.format(layer=layer) for name in family.buffers for layer in layers}
-    prefixed = any(name.startswith(family.prefix) for name in theirs)
+    whole = any(name.startswith(family.prefix) for name in theirs)
     body = {}
     for name, tensor in theirs.items():
-        short = name.removeprefix(family.prefix) if prefixed else name
-        if short not in buffers and name != HEAD:
-            body[short if name.startswith(family.prefix) or not prefixed else f"{name} (without prefix)"] = tensor
+        short = name.removeprefix(family.prefix) if whole else name
+        if short in buffers or (name == HEAD and spec.head.tied):
+            continue
+        inside = not whole or name.startswith((family.prefix, "lm_head."))
+        body[short if inside else f"{name} (without prefix)"] = tensor
     _same_names(expected, body.keys(), where, "config.json")
-    table = body[family.names[0].theirs]
-    if HEAD in theirs and not torch.equal(theirs[HEAD], table):
+    table = body[family.names[0].parts[0]]
+    if spec.head.tied and HEAD in theirs and not torch.equal(theirs[HEAD], table):
         raise CheckpointError(
-            f"{where}: '{HEAD}' differs from '{family.names[0].theirs}', but config.json says they are tied; a model "
+            f"{where}: '{HEAD}' differs from '{family.names[0].parts[0]}', but config.json says they are tied; a model "
             "whose head is not tied to its token table cannot be expressed here"
         )
     return body

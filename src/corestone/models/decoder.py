@@ -26,7 +26,12 @@ class DecoderModel(nn.Module):
         self.spec = spec
         self.embedding = TokenEmbeddingLayer(spec.embedding, spec.stack.width)
         self.stack = StackLayer(spec.stack)
-        self.head = TiedHead(self.embedding.token)
+        inner, width = spec.embedding.width or spec.stack.width, spec.stack.width
+        self.project = nn.Linear(width, inner, bias=False) if spec.embedding.width is not None else None
+        self.head = TiedHead(self.embedding.token) if spec.head.tied else self._own_head(inner)
+
+    def _own_head(self, inner: int) -> nn.Linear:
+        return nn.Linear(inner, self.spec.embedding.vocab_size, bias=self.spec.head.bias)
 
     @property
     def context_length(self) -> int:
@@ -36,7 +41,11 @@ class DecoderModel(nn.Module):
     def forward(self, batch: TextBatch, cache: KVCache | None = None) -> Output:
         """Hidden values of a batch. With a cache, the batch continues the tokens already in it."""
         x_BTD = self.embedding(batch.tokens_BT, batch.positions_BT)
-        return Output(hidden=self.stack(x_BTD, batch.mask, cache))
+        hidden_BTD = self.stack(x_BTD, batch.positions_BT, batch.mask, cache)
+        if self.project is not None:
+            hidden_BTD = self.project(hidden_BTD)
+        # The head is a plain product, so a factor of the logits stands in front of it.
+        return Output(hidden=hidden_BTD if self.spec.head.scale == 1.0 else hidden_BTD * self.spec.head.scale)
 
     def training_flops(self, tokens: int) -> float:
         """Floating-point operations per token of forward and backward on rows of `tokens` tokens.
@@ -45,13 +54,15 @@ class DecoderModel(nn.Module):
         width: two products forward, twice that backward, over the keys a token really sees. (Chowdhery et al. 2022,
         appendix B, counts all T keys; here causality and windows are counted, so utilisation reads lower.)
         """
-        width = self.spec.stack.width
-        weights, attention = self.spec.embedding.vocab_size * width, 0.0
+        width, inner_width = self.spec.stack.width, self.spec.embedding.width
+        weights, attention = self.spec.embedding.vocab_size * (inner_width or width), 0.0
+        weights += 2 * width * inner_width if inner_width is not None else 0
         for block in self.spec.stack.blocks:
-            inner = block.mixer.num_heads * block.mixer.head_dim
-            weights += 4 * width * inner + 2 * width * block.feedforward.hidden_dim
-            window = min(block.mixer.window or tokens, tokens)
-            attention += 12 * inner * (window - window * (window - 1) / (2 * tokens))
+            mixer, maps = block.mixer, 3 if block.feedforward.gated else 2
+            weights += width * mixer.head_dim * 2 * (mixer.num_heads + mixer.kv_heads)
+            weights += maps * width * block.feedforward.hidden_dim
+            window = min(mixer.window or tokens, tokens)
+            attention += 12 * mixer.num_heads * mixer.head_dim * (window - window * (window - 1) / (2 * tokens))
         return 6.0 * weights + attention
 
 
@@ -62,7 +73,7 @@ def build_decoder(spec: Decoder, seed: int = 0, device: torch.device | str = "cp
     if torch.device(device).type == "meta":
         return model
     model = model.to_empty(device=device)
-    # to_empty makes new storage for every parameter; the head must share the token table again.
-    model.head = TiedHead(model.embedding.token)
+    if spec.head.tied:  # to_empty makes new storage for every parameter; the head must share the token table again
+        model.head = TiedHead(model.embedding.token)
     initialise(model, spec.init, branches=2 * len(spec.stack.blocks), seed=seed)
     return model

@@ -1,6 +1,6 @@
 """Attention on tensors: the one place where a mask becomes a kernel's form and where a kernel is chosen.
 
-Shape letters: B batch, T queries, S keys, N heads, H head dim, G = B*N.
+Shape letters: B batch, T queries, S keys, N heads, K kv heads, H head dim, G = B*N, R query rows of a block.
 """
 
 from __future__ import annotations
@@ -28,10 +28,12 @@ class LoweredMask:
     Attributes:
         causal: query t sees keys up to S - T + t. Only used while `bias_BTS` is None.
         bias_BTS: 0 where a query may look and -inf where not, causality included; None: `causal` says it all.
+        bias_NTS: added to each head's scores (positions); None where there is none.
     """
 
     causal: bool
     bias_BTS: Tensor | None
+    bias_NTS: Tensor | None = None
 
 
 def lower(mask: Mask, tokens: int, dtype: torch.dtype, cache: KVCache | None = None) -> LoweredMask:
@@ -71,16 +73,19 @@ def _bias(allowed: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def attend(
-    q_BNTH: Tensor, k_BNSH: Tensor, v_BNSH: Tensor, mask: LoweredMask, window: int | None = None, dropout: float = 0.0
+    q_BNTH: Tensor, k_BKSH: Tensor, v_BKSH: Tensor, mask: LoweredMask, window: int | None = None, dropout: float = 0.0
 ) -> Tensor:
     """Scaled dot-product attention; (B, N, T, H) out, in the layout (B, T, N, H) underneath.
+
+    K may be a divisor of N: each head of keys and values then serves N/K neighbouring heads of queries.
 
     On CPU, plain batched products beat the fused kernel up to about a thousand tokens in bfloat16; on GPU the fused
     kernel always wins. Both compute the same values (tests/nn/test_attend.py).
     """
-    if k_BNSH.dtype != q_BNTH.dtype:  # keys out of a cache in another format than the model's
-        wide = attend(q_BNTH.to(k_BNSH.dtype), k_BNSH, v_BNSH, mask, window, dropout)
+    if k_BKSH.dtype != q_BNTH.dtype:  # keys out of a cache in another format than the model's
+        wide = attend(q_BNTH.to(k_BKSH.dtype), k_BKSH, v_BKSH, mask, window, dropout)
         return wide.to(q_BNTH.dtype)
+    k_BNSH, v_BNSH = (_shared(x, q_BNTH.shape[1]) for x in (k_BKSH, v_BKSH))
     T, S = q_BNTH.shape[2], k_BNSH.shape[2]
     products = (
         q_BNTH.device.type == "cpu"
@@ -94,17 +99,26 @@ def attend(
     return attend_fused(q_BNTH, k_BNSH, v_BNSH, mask, window, dropout)
 
 
+def _shared(x_BKSH: Tensor, num_heads: int) -> Tensor:
+    """Every head of keys or values as often as heads of queries share it."""
+    B, K, S, H = x_BKSH.shape
+    return x_BKSH if num_heads == K else x_BKSH[:, :, None].expand(B, K, num_heads // K, S, H).reshape(B, -1, S, H)
+
+
 def attend_fused(
     q_BNTH: Tensor, k_BNSH: Tensor, v_BNSH: Tensor, mask: LoweredMask, window: int | None = None, dropout: float = 0.0
 ) -> Tensor:
     """Attention through `F.scaled_dot_product_attention`."""
     T, S = q_BNTH.shape[2], k_BNSH.shape[2]
     bias = None if mask.bias_BTS is None else mask.bias_BTS[:, None]
-    flag = mask.causal and bias is None and T == S and (window is None or window >= S)
+    flag = mask.causal and bias is None and mask.bias_NTS is None and T == S and (window is None or window >= S)
     if bias is None and not flag and (mask.causal or (window is not None and window < S)):
         bias = _bias(_band(T, S, window, q_BNTH.device), q_BNTH.dtype)
     elif bias is not None and window is not None and window < S:
         bias = bias + _bias(_band(T, S, window, q_BNTH.device), q_BNTH.dtype)
+    if mask.bias_NTS is not None:
+        per_head = mask.bias_NTS.to(q_BNTH.dtype)
+        bias = per_head[None] if bias is None else bias + per_head
     return F.scaled_dot_product_attention(q_BNTH, k_BNSH, v_BNSH, attn_mask=bias, dropout_p=dropout, is_causal=flag)
 
 
@@ -112,7 +126,7 @@ def attend_products(
     q_BNTH: Tensor, k_BNSH: Tensor, v_BNSH: Tensor, mask: LoweredMask, window: int | None = None
 ) -> Tensor:
     """Causal self-attention as batched products over blocks of query rows, skipping keys no row of a block sees."""
-    out: Tensor = _Products.apply(q_BNTH, k_BNSH, v_BNSH, mask.bias_BTS, window)
+    out: Tensor = _Products.apply(q_BNTH, k_BNSH, v_BNSH, mask.bias_NTS, mask.bias_BTS, window)
     return out
 
 
@@ -125,6 +139,7 @@ class _Products(torch.autograd.Function):
         q_BNTH: Tensor,
         k_BNTH: Tensor,
         v_BNTH: Tensor,
+        bias_NTS: Tensor | None,
         bias_BTS: Tensor | None,
         window: int | None,
     ) -> Tensor:
@@ -135,6 +150,8 @@ class _Products(torch.autograd.Function):
         probabilities = []
         for start, stop, first in _blocks(T, window):
             scores = torch.bmm(q_GTH[:, start:stop], k_GTH[:, first:stop].transpose(1, 2))
+            if bias_NTS is not None:
+                scores.view(B, N, stop - start, stop - first).add_(bias_NTS[:, start:stop, first:stop])
             _add_bias(scores, start, stop, first, bias_BTS, window)
             p = torch.ops.aten._softmax.out(scores, -1, False, out=scores)
             out_BTNH[:, start:stop] = torch.bmm(p, v_GTH[:, first:stop]).view(B, N, stop - start, H).transpose(1, 2)
@@ -165,7 +182,7 @@ class _Products(torch.autograd.Function):
         shape = (B, N, T, H)
         assert dk_GTH is not None  # there is at least one block
         assert dv_GTH is not None
-        return dq_GTH.view(shape), dk_GTH.view(shape), dv_GTH.view(shape), None, None
+        return dq_GTH.view(shape), dk_GTH.view(shape), dv_GTH.view(shape), None, None, None
 
 
 def _plus(total_GTH: Tensor | None, part_GSH: Tensor, first: int, tokens: int) -> Tensor:

@@ -1,6 +1,6 @@
 """Keys and values of past tokens, as a value that the caller owns.
 
-Shape letters: B batch, S key positions, N heads, H head dim.
+Shape letters: B batch, S key positions, N heads (of keys and values), H head dim.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def empty_cache(stack: Stack, batch: int, capacity: int, dtype: torch.dtype, dev
 
     def room() -> list[Tensor]:
         return [
-            torch.zeros(batch, block.mixer.num_heads, capacity, block.mixer.head_dim, dtype=dtype, device=device)
+            torch.zeros(batch, block.mixer.kv_heads, capacity, block.mixer.head_dim, dtype=dtype, device=device)
             for block in stack.blocks
         ]
 

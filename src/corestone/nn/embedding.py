@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from corestone.nn.norm import at_least_float32
+from corestone.nn.norm import at_least_float32, build_norm
 from corestone.nn.spec import TokenEmbedding
 
 
@@ -18,12 +18,21 @@ class TokenEmbeddingLayer(nn.Module):
 
     def __init__(self, spec: TokenEmbedding, width: int) -> None:
         super().__init__()
-        self.token = nn.Embedding(spec.vocab_size, width)
-        self.position = nn.Embedding(spec.context_length, width)
+        inner, position = spec.width or width, spec.position
+        self.offset = position.offset if position is not None else 0
+        self.token = nn.Embedding(spec.vocab_size, inner)
+        self.project = nn.Linear(inner, width, bias=False) if spec.width is not None else None
+        self.position = nn.Embedding(spec.context_length + self.offset, width) if position is not None else None
+        self.norm = build_norm(spec.norm, width) if spec.norm is not None else None
         self.dropout = nn.Dropout(spec.dropout)
 
     def forward(self, tokens_BT: Tensor, positions_BT: Tensor) -> Tensor:
-        x_BTD = at_least_float32(lookup(self.token.weight, tokens_BT)) + lookup(self.position.weight, positions_BT)
+        x_BTD = lookup(self.token.weight, tokens_BT)
+        x_BTD = at_least_float32(x_BTD if self.project is None else self.project(x_BTD))
+        if self.position is not None:
+            x_BTD = x_BTD + lookup(self.position.weight, positions_BT + self.offset)
+        if self.norm is not None:
+            x_BTD = self.norm(x_BTD)
         out: Tensor = self.dropout(x_BTD)
         return out
 

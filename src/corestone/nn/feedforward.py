@@ -5,10 +5,19 @@ Shape letters: B batch, T tokens, D width, F hidden.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from corestone.nn.spec import FeedForward
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "gelu_tanh": partial(F.gelu, approximate="tanh"),
+    "relu": F.relu,
+    "silu": F.silu,
+}
 
 
 class FeedForwardLayer(nn.Module):
@@ -16,9 +25,15 @@ class FeedForwardLayer(nn.Module):
 
     def __init__(self, spec: FeedForward, width: int) -> None:
         super().__init__()
-        self.up = nn.Linear(width, spec.hidden_dim)
-        self.down = nn.Linear(spec.hidden_dim, width)
+        self.activation = ACTIVATIONS[spec.activation]
+        self.up = nn.Linear(width, spec.hidden_dim, bias=spec.bias)
+        self.gate = nn.Linear(width, spec.hidden_dim, bias=spec.bias) if spec.gated else None
+        self.down = nn.Linear(spec.hidden_dim, width, bias=spec.bias)
 
     def forward(self, x_BTD: Tensor) -> Tensor:
-        out: Tensor = self.down(F.gelu(self.up(x_BTD), approximate="tanh"))
+        hidden_BTF = self.up(x_BTD)
+        hidden_BTF = (
+            self.activation(hidden_BTF) if self.gate is None else self.activation(self.gate(x_BTD)) * hidden_BTF
+        )
+        out: Tensor = self.down(hidden_BTF)
         return out

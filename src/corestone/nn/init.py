@@ -15,21 +15,22 @@ from corestone.core.rng import fold
 from corestone.nn.spec import Init
 
 
-def init_std(name: str, spec: Init, branches: int) -> float | None:
-    """The standard deviation a parameter starts with; None: constant (gains 1, biases 0)."""
-    residual = spec.std / math.sqrt(branches) if spec.scale_residual else spec.std
+def init_std(name: str, spec: Init, branches: int, inputs: int) -> float | None:
+    """The standard deviation a parameter with so many inputs starts with; None: constant (gains 1, biases 0)."""
+    std = 1 / math.sqrt(inputs) if spec.std is None else spec.std
+    residual = std / math.sqrt(branches) if spec.scale_residual else std
     rules: list[tuple[str, float | None]] = [
         ("*.bias", None),
         ("*norm.weight", None),
         ("*embedding.position.weight", spec.position_std),
-        ("*embedding.token.weight", spec.std),
+        ("*embedding.token.weight", std if spec.token_std is None else spec.token_std),
         ("*.mixer.out.weight", residual),
         ("*.feedforward.down.weight", residual),
-        ("*.weight", spec.std),
+        ("*.weight", std),
     ]
-    for pattern, std in rules:
+    for pattern, found in rules:
         if fnmatchcase(f".{name}", pattern):
-            return std
+            return found
     raise KeyError(f"no initialisation rule claims parameter '{name}'")
 
 
@@ -41,7 +42,7 @@ def initialise(model: nn.Module, spec: Init, branches: int, seed: int) -> None:
         branches: number of residual branches, two per layer.
     """
     for name, parameter in model.named_parameters():
-        std = init_std(name, spec, branches)
+        std = init_std(name, spec, branches, parameter.shape[-1])
         if std is None:
             parameter.fill_(0.0 if name.endswith("bias") else 1.0)
             continue

@@ -19,10 +19,11 @@ class LayerNorm(nn.LayerNorm):
     """Layer normalisation over the last axis (Ba et al. 2016), float32 out whatever format the parameters have."""
 
     def forward(self, x: Tensor) -> Tensor:
-        weight, bias = at_least_float32(self.weight), at_least_float32(self.bias)
+        weight = at_least_float32(self.weight)
+        bias = None if self.bias is None else at_least_float32(self.bias)
         return F.layer_norm(at_least_float32(x), self.normalized_shape, weight, bias, self.eps)
 
 
 def build_norm(spec: Norm, width: int) -> LayerNorm:
     """The layer that a Norm record describes, over the last axis."""
-    return LayerNorm(width, eps=spec.eps)
+    return LayerNorm(width, eps=spec.eps, bias=spec.bias)

@@ -5,41 +5,92 @@ An option enters a record when a paper of the zoo uses it and a parity test cove
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from corestone.core.spec import Spec
 
 
 class Norm(Spec):
-    """Normalisation over the width, with a gain and a bias (layer norm, Ba et al. 2016)."""
+    """Normalisation over the width, with a gain and a bias (layer norm, Ba et al. 2016).
+
+    Attributes:
+        bias: PaLM's norms have a gain alone (Chowdhery et al. 2022, section 2).
+    """
 
     kind: Literal["layer"] = "layer"
     eps: float = Field(default=1e-5, gt=0)
+    bias: bool = True
+
+
+class Rotary(Spec):
+    """Queries and keys turned by angles that grow with the position (Su et al. 2021, section 3.4).
+
+    Attributes:
+        dims: the first so many values of each head are turned, the others stay.
+        interleaved: pairs are neighbours (GPT-J); else the first half pairs with the second (PaLM).
+    """
+
+    kind: Literal["rotary"] = "rotary"
+    dims: int = Field(ge=2, multiple_of=2)
+    interleaved: bool = False
+    base: float = Field(default=10_000.0, gt=1)
+
+
+class Alibi(Spec):
+    """Scores fall linearly with the distance, at a slope per head (Press et al. 2022, section 3)."""
+
+    kind: Literal["alibi"] = "alibi"
 
 
 class Attention(Spec):
     """Multi-head attention (Vaswani et al. 2017, section 3.2), scores scaled by 1/sqrt(head_dim).
 
     Attributes:
+        num_kv_heads: heads of keys and values, each shared by as many query heads (Shazeer 2019: 1); None: one each.
+        bias_in, bias_out: whether the maps to queries, keys and values, and the map behind, have biases.
+        position: how scores know positions; None where the embedding tells them.
         window: a token sees itself and the `window - 1` tokens before it; None sees everything the mask allows.
         dropout: on the attention probabilities.
     """
 
     kind: Literal["attention"] = "attention"
     num_heads: int = Field(ge=1)
+    num_kv_heads: int | None = Field(default=None, ge=1)
     head_dim: int = Field(ge=1)
+    bias_in: bool = True
+    bias_out: bool = True
+    position: Annotated[Rotary | Alibi, Field(discriminator="kind")] | None = None
     window: int | None = Field(default=None, ge=1)
     dropout: float = Field(default=0.0, ge=0, lt=1)
 
+    @property
+    def kv_heads(self) -> int:
+        """Heads of keys and values."""
+        return self.num_kv_heads or self.num_heads
+
+    @model_validator(mode="after")
+    def _fits(self) -> Attention:
+        if self.num_heads % self.kv_heads:
+            raise ValueError(f"num_heads={self.num_heads} is no multiple of num_kv_heads={self.kv_heads}")
+        if isinstance(self.position, Rotary) and self.position.dims > self.head_dim:
+            raise ValueError(f"position.dims={self.position.dims} exceeds head_dim={self.head_dim}")
+        return self
+
 
 class FeedForward(Spec):
-    """Two linear maps with an activation between them (Vaswani et al. 2017, section 3.3)."""
+    """Two linear maps with an activation between them (Vaswani et al. 2017, section 3.3).
+
+    Attributes:
+        gated: the activation of one map multiplies the values of another (Shazeer 2020); silu makes it SwiGLU.
+    """
 
     kind: Literal["feedforward"] = "feedforward"
     hidden_dim: int = Field(ge=1)
-    activation: Literal["gelu_tanh"] = "gelu_tanh"
+    activation: Literal["gelu_tanh", "relu", "silu"] = "gelu_tanh"
+    gated: bool = False
+    bias: bool = True
 
 
 class Block(Spec):
@@ -47,14 +98,22 @@ class Block(Spec):
 
     Attributes:
         norm_at: "in" is pre-norm (GPT-2), "after" is post-norm (GPT-1).
+        residual: "parallel" adds both branches, computed from one norm of x, to x at once (Wang and Komatsuzaki 2021).
         dropout: on each branch, before it is added to the residual.
     """
 
     norm: Norm = Norm()
     norm_at: Literal["in", "after"] = "in"
+    residual: Literal["sequential", "parallel"] = "sequential"
     mixer: Attention
     feedforward: FeedForward
     dropout: float = Field(default=0.0, ge=0, lt=1)
+
+    @model_validator(mode="after")
+    def _fits(self) -> Block:
+        if self.residual == "parallel" and self.norm_at != "in":
+            raise ValueError("residual=parallel goes with norm_at=in: its branches share the norm in front of them")
+        return self
 
 
 class Stack(Spec):
@@ -65,11 +124,33 @@ class Stack(Spec):
     final_norm: Norm | None = Norm()
 
 
+class LearnedPositions(Spec):
+    """A table of position vectors, added to the tokens' (Radford et al. 2018).
+
+    Attributes:
+        offset: rows before the first that a position reads (OPT: 2, left over from padding).
+    """
+
+    kind: Literal["learned"] = "learned"
+    offset: int = Field(default=0, ge=0)
+
+
 class TokenEmbedding(Spec):
-    """Token table plus learned position table (Radford et al. 2018)."""
+    """Token table, and what is done to its rows before the first layer.
+
+    Attributes:
+        context_length: the most tokens a row may have.
+        position: None where the layers know positions by themselves.
+        width: of the table; None: the stack's. Another width is mapped to the stack's, and back before the head
+            (OPT-350M).
+        norm: behind it (BLOOM).
+    """
 
     vocab_size: int = Field(ge=1)
     context_length: int = Field(ge=1)
+    position: LearnedPositions | None = LearnedPositions()
+    width: int | None = Field(default=None, ge=1)
+    norm: Norm | None = None
     dropout: float = Field(default=0.0, ge=0, lt=1)
 
 
@@ -77,12 +158,14 @@ class Init(Spec):
     """Normal initialisation; gains start at 1, biases at 0.
 
     Attributes:
-        std: of every weight matrix and the token table.
+        std: of every weight matrix; None: 1/sqrt(inputs), per matrix.
+        token_std: of the token table; None: `std`.
         position_std: of the position table.
         scale_residual: divide the std of each branch's last matrix by sqrt(number of branches)
             (Radford et al. 2019, section 2.3).
     """
 
-    std: float = Field(default=0.02, gt=0)
+    std: float | None = Field(default=0.02, gt=0)
+    token_std: float | None = Field(default=None, gt=0)
     position_std: float = Field(default=0.02, gt=0)
     scale_residual: bool = False

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from corestone.core.mask import Mask
-from corestone.nn.attend import lower
 from corestone.nn.block import BlockLayer
 from corestone.nn.cache import KVCache
+from corestone.nn.lowered import lower_all
 from corestone.nn.norm import build_norm
 from corestone.nn.spec import Stack
 
@@ -26,19 +26,20 @@ class StackLayer(nn.Module):
 
     def __init__(self, spec: Stack) -> None:
         super().__init__()
+        self.spec = spec
         self.blocks = nn.ModuleList(BlockLayer(block, spec.width) for block in spec.blocks)
         self.final_norm = build_norm(spec.final_norm, spec.width) if spec.final_norm is not None else nn.Identity()
         self.recompute = False
 
-    def forward(self, x_BTD: Tensor, mask: Mask, cache: KVCache | None = None) -> Tensor:
-        T, dtype = x_BTD.shape[1], next(self.parameters()).dtype
-        lowered = lower(mask, T, dtype, cache)
+    def forward(self, x_BTD: Tensor, positions_BT: Tensor, mask: Mask, cache: KVCache | None = None) -> Tensor:
+        dtype = next(self.parameters()).dtype
+        lowered = lower_all([block.mixer for block in self.spec.blocks], mask, positions_BT, dtype, cache)
         for layer, block in enumerate(self.blocks):
             if self.recompute and torch.is_grad_enabled():
                 x_BTD = checkpoint(block, x_BTD, lowered, use_reentrant=False)
             else:
                 x_BTD = block(x_BTD, lowered, cache, layer)
         if cache is not None:
-            cache.length += T
+            cache.length += x_BTD.shape[1]
         hidden: Tensor = self.final_norm(x_BTD).to(dtype)
         return hidden

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from rich.console import Console
@@ -13,7 +13,7 @@ from corestone.core.environment import environment
 from corestone.core.errors import CheckpointError
 from corestone.core.format import clock, si
 from corestone.core.runlog import RunLog
-from corestone.core.spec import plain, to_yaml
+from corestone.core.spec import differing, plain, to_yaml
 from corestone.data.sources import card
 from corestone.evaluate.perplexity import TextPerplexity
 from corestone.parallel.allocator import keep_freed_memory
@@ -99,16 +99,6 @@ def check_folder(run: Run, folder: Path, resume: Resume) -> None:
             f"{folder}: holds a run of another recipe (it differs in {', '.join(paths[:5])}); "
             "name another folder with --run"
         )
-
-
-def differing(old: Any, new: Any, path: str) -> list[str]:
-    """Paths at which two plain trees differ."""
-    if isinstance(old, dict) and isinstance(new, dict) and old.keys() == new.keys():
-        return [deeper for key in old for deeper in differing(old[key], new[key], f"{path}.{key}")]
-    if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
-        pairs = enumerate(zip(old, new, strict=True))
-        return [deeper for index, (a, b) in pairs for deeper in differing(a, b, f"{path}.{index}")]
-    return [] if old == new else [path]
 
 
 def compute_format(run: Run, folder: Path, world: World) -> torch.dtype:

@@ -1,0 +1,60 @@
+"""Rotary angles and linear biases are what their papers say."""
+
+from __future__ import annotations
+
+import cmath
+
+import pytest
+import torch
+
+from corestone.nn.position import alibi_bias, alibi_slopes, rotary_angles, rotate
+from corestone.nn.spec import Rotary
+
+
+@pytest.mark.parametrize("interleaved", [False, True])
+@pytest.mark.parametrize("dims", [2, 6, 8])
+def test_rotation_is_a_product_of_complex_numbers(dims, interleaved):
+    """Su et al. 2021, section 3.2.2: pair r at position p is multiplied by exp(i p base^(-2r/dims))."""
+    spec = Rotary(dims=dims, interleaved=interleaved, base=100.0)
+    x = torch.randn(2, 3, 5, 8, dtype=torch.float64)
+    positions = torch.tensor([[0, 1, 2, 3, 4], [7, 0, 1, 2, 40]])
+    found = rotate(spec, x.float(), rotary_angles(spec, positions)).double()
+    assert torch.equal(found[..., dims:], x.float()[..., dims:].double())
+    for r in range(dims // 2):
+        a, b = (2 * r, 2 * r + 1) if interleaved else (r, r + dims // 2)
+        for row in range(2):
+            for t in range(5):
+                turn = cmath.exp(1j * float(positions[row, t]) * 100.0 ** (-2 * r / dims))
+                for head in range(3):
+                    wanted = complex(x[row, head, t, a], x[row, head, t, b]) * turn
+                    assert found[row, head, t, a].item() == pytest.approx(wanted.real, abs=1e-5)
+                    assert found[row, head, t, b].item() == pytest.approx(wanted.imag, abs=1e-5)
+
+
+def test_scores_depend_on_the_distance_alone():
+    spec = Rotary(dims=8)
+    q, k = torch.randn(1, 1, 1, 8), torch.randn(1, 1, 1, 8)
+
+    def score(p, s):
+        turned = [rotate(spec, x, rotary_angles(spec, torch.tensor([[at]]))) for x, at in ((q, p), (k, s))]
+        return float((turned[0] * turned[1]).sum())
+
+    assert score(5, 2) == pytest.approx(score(105, 102), abs=1e-4)
+    assert score(5, 2) != pytest.approx(score(5, 3), abs=1e-4)
+
+
+def test_slopes_are_the_published_ones():
+    assert alibi_slopes(8) == [2.0**-i for i in range(1, 9)]
+    assert alibi_slopes(16) == pytest.approx([2.0 ** (-i / 2) for i in range(1, 17)])
+    assert alibi_slopes(12)[8:] == pytest.approx([2.0**-0.5, 2.0**-1.5, 2.0**-2.5, 2.0**-3.5])
+    assert len(alibi_slopes(112)) == 112
+    assert alibi_slopes(1) == [2.0**-8]
+
+
+def test_a_bias_falls_with_the_distance():
+    whole = alibi_bias(2, 4, 4, torch.float32, torch.device("cpu"))
+    assert (
+        whole[0].tril().tolist()
+        == (torch.tensor([[0, 0, 0, 0], [-1, 0, 0, 0], [-2, -1, 0, 0], [-3, -2, -1, 0]]) * 2.0**-4).tolist()
+    )
+    assert torch.equal(alibi_bias(2, 1, 4, torch.float32, torch.device("cpu")), whole[:, 3:])
