@@ -25,7 +25,7 @@ def test_cached_tokens_are_the_uncached_ones(prompt: list[int], window: int | No
     assert generate(model, VOCABULARY, [prompt], GREEDY) == [expected]
 
 
-@pytest.mark.parametrize("which", [None, 4, "gptj", "opt", "bloom", "palm"])
+@pytest.mark.parametrize("which", [None, 4, *FAMILIES])
 def test_cached_logits_are_the_uncached_ones(which: int | str | None) -> None:
     """Prompt in one call, then token by token, beside a left-padded row. Measured worst case 1.2e-5 of values to 9."""
     model = lively(FAMILIES[which]) if isinstance(which, str) else tiny(window=which)

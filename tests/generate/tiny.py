@@ -13,6 +13,7 @@ from corestone.zoo.gpt import gpt2, gpt3
 from corestone.zoo.gptj import gptj
 from corestone.zoo.opt import opt
 from corestone.zoo.palm import palm
+from corestone.zoo.primer import primer_ez
 
 SEPARATOR = 0
 VOCABULARY = Vocabulary(size=61, separator=SEPARATOR)
@@ -32,6 +33,7 @@ FAMILIES = {
     "gptj": gptj(32, 2, 4, rotary_dims=4, vocab_size=PADDED, context_length=64),
     "opt": opt(32, 2, 4, vocab_size=PADDED, context_length=64),
     "bloom": bloom(24, 2, 6, vocab_size=PADDED, context_length=64),
+    "primer": primer_ez(24, 2, 3, 40, vocab_size=PADDED, context_length=64),
     "palm": palm(32, 2, 4, head_dim=6, vocab_size=PADDED, context_length=64),
 }
 

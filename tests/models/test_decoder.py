@@ -18,6 +18,7 @@ from corestone.zoo.gpt import gpt1, gpt2, gpt3
 from corestone.zoo.gptj import gptj
 from corestone.zoo.opt import opt, opt_350m
 from corestone.zoo.palm import palm
+from corestone.zoo.primer import primer_ez
 
 TINY = gpt2(width=32, depth=2, num_heads=4, vocab_size=64, context_length=48)
 
@@ -62,6 +63,7 @@ MODELS = {
     "opt": quiet(opt(32, 2, 4, vocab_size=64, context_length=48)),
     "opt-350m": shrunk(opt_350m()),
     "bloom": bloom(24, 2, 6, vocab_size=64, context_length=48),
+    "primer": primer_ez(24, 2, 3, 40, vocab_size=64, context_length=48),
     "palm": palm(32, 2, 4, head_dim=6, vocab_size=64, context_length=48),
 }
 
@@ -93,7 +95,7 @@ def test_packed_logits_equal_unpacked_ones(name):
         whole = model.head(model(packed).hidden)[0].split(lengths)
         for document, logits in zip(documents, whole, strict=True):
             alone = model.head(model(plain_batch(document[None])).hidden)[0]
-            torch.testing.assert_close(logits, alone, atol=2e-5, rtol=1e-5)  # worst 1.3e-6
+            torch.testing.assert_close(logits, alone, atol=2e-5, rtol=1e-5)  # worst 1.1e-5 (palm)
 
 
 @settings(max_examples=10, deadline=None)
@@ -137,7 +139,7 @@ def test_initial_values_follow_the_paper_and_only_name_and_seed():
     assert not torch.equal(model.embedding.token.weight, build_decoder(model.spec, seed=2).embedding.token.weight)
 
 
-@pytest.mark.parametrize("name", ["gpt2", "gptj", "opt-350m", "bloom", "palm"])
+@pytest.mark.parametrize("name", ["gpt2", "gptj", "opt-350m", "bloom", "palm", "primer"])
 def test_training_flops_count_every_product(name):
     """Against torch's own counter, which counts both halves of the causal products; the halves are taken off."""
     from torch.utils.flop_counter import FlopCounterMode

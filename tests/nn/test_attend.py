@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 
 from corestone.core.mask import Mask
 from corestone.nn.attend import BLOCK_ROWS, attend, attend_fused, attend_products, lower
-from corestone.nn.position import alibi_bias
 
 
 def by_definition(q, k, v, segments, window, bias=None):
@@ -66,17 +65,17 @@ def test_kernels_equal_the_definition(B, T, window, documents, seed):
 @pytest.mark.parametrize("documents", [0, 3])
 @pytest.mark.parametrize("T", [2, 31, BLOCK_ROWS + 7])
 def test_a_bias_per_head_and_shared_heads(T, documents):
-    """Six heads of queries, two of keys and values, linear biases: both kernels and the chooser."""
+    """Six heads of queries, two of keys and values, learned biases: both kernels and the chooser."""
     torch.manual_seed(T)
     q = torch.randn(2, 6, T, 8, requires_grad=True)
     k, v = (torch.randn(2, 2, T, 8, requires_grad=True) for _ in range(2))
     segments = torch.randint(0, documents, (2, T)).sort(1).values.int() if documents else None
-    bias = alibi_bias(6, T, T, torch.float32, torch.device("cpu"))
+    bias = torch.randn(6, T, T, requires_grad=True)
     lowered = replace(lower(Mask(segments_BT=segments), T, torch.float32), bias_NTS=bias)
     repeated = [x.repeat_interleave(3, dim=1) for x in (k, v)]
     wanted = by_definition(q, *repeated, segments, None, bias)
     gradient = torch.randn(wanted.shape)
-    wanted_gradients = torch.autograd.grad(wanted, (q, k, v), gradient.double(), retain_graph=True)
+    wanted_gradients = torch.autograd.grad(wanted, (q, k, v, bias), gradient.double(), retain_graph=True)
     for found in (
         attend(q, k, v, lowered),
         attend_products(q, *repeated, lowered),
@@ -84,7 +83,7 @@ def test_a_bias_per_head_and_shared_heads(T, documents):
     ):
         torch.testing.assert_close(found.double(), wanted, atol=1e-5, rtol=1e-5)
         for one, other in zip(
-            torch.autograd.grad(found, (q, k, v), gradient, retain_graph=True), wanted_gradients, strict=True
+            torch.autograd.grad(found, (q, k, v, bias), gradient, retain_graph=True), wanted_gradients, strict=True
         ):
             torch.testing.assert_close(one.double(), other.double(), atol=2e-5, rtol=1e-5)
 

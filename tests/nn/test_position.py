@@ -7,8 +7,8 @@ import cmath
 import pytest
 import torch
 
-from corestone.nn.position import alibi_bias, alibi_slopes, rotary_angles, rotate
-from corestone.nn.spec import Rotary
+from corestone.nn.position import alibi_bias, alibi_slopes, bucket_bias, bucket_of, rotary_angles, rotate
+from corestone.nn.spec import Buckets, Rotary
 
 
 @pytest.mark.parametrize("interleaved", [False, True])
@@ -58,3 +58,34 @@ def test_a_bias_falls_with_the_distance():
         == (torch.tensor([[0, 0, 0, 0], [-1, 0, 0, 0], [-2, -1, 0, 0], [-3, -2, -1, 0]]) * 2.0**-4).tolist()
     )
     assert torch.equal(alibi_bias(2, 1, 4, torch.float32, torch.device("cpu")), whole[:, 3:])
+
+
+def test_buckets_are_exact_near_and_wide_far():
+    """32 buckets up to 128: 16 distances by themselves, then as wide as their logarithm; causal."""
+    steps = torch.arange(0, 200)
+    found = bucket_of(Buckets(), -steps, causal=True).tolist()
+    assert found[:16] == list(range(16))
+    assert found[16:21] == [16, 16, 16, 17, 17]
+    assert found[113:] == [31] * 87
+    assert sorted(set(found)) == list(range(32))
+    assert bucket_of(Buckets(), steps, causal=True).tolist() == [0] * 200
+    both = bucket_of(Buckets(), torch.tensor([-200, -7, -1, 0, 1, 7, 200]), causal=False).tolist()
+    assert both == [15, 7, 1, 0, 17, 23, 31]
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("causal", [False, True])
+def test_buckets_are_the_references(causal):
+    from transformers.models.t5.modeling_t5 import T5Attention
+
+    for spec in (Buckets(), Buckets(num=8, max_distance=20)):
+        distances = torch.arange(-300, 301)
+        theirs = T5Attention._relative_position_bucket(distances, not causal, spec.num, spec.max_distance)
+        assert torch.equal(bucket_of(spec, distances, causal), theirs)
+
+
+def test_a_learned_bias_stands_where_its_distance_is():
+    table = torch.randn(32, 3)
+    whole = bucket_bias(Buckets(), table, 40, 40, causal=True)
+    assert whole[2, 30, 27] == table[3, 2]
+    assert torch.equal(bucket_bias(Buckets(), table, 1, 40, causal=True), whole[:, 39:])

@@ -158,6 +158,7 @@ class _Products(torch.autograd.Function):
             probabilities.append(p)
         ctx.save_for_backward(q_GTH, k_GTH, v_GTH, *probabilities)
         ctx.window = window  # type: ignore[attr-defined]
+        ctx.bias_dtype = None if bias_NTS is None else bias_NTS.dtype  # type: ignore[attr-defined]
         return out_BTNH.transpose(1, 2)
 
     @staticmethod
@@ -167,6 +168,8 @@ class _Products(torch.autograd.Function):
         q_GTH, k_GTH, v_GTH, *probabilities = ctx.saved_tensors  # type: ignore[attr-defined]
         dout_GTH = dout_BNTH.reshape(B * N, T, H)
         dq_GTH = torch.empty_like(q_GTH)
+        learns_bias = ctx.needs_input_grad[3]  # type: ignore[attr-defined]
+        dbias_NTS = dout_BNTH.new_zeros(N, T, T, dtype=ctx.bias_dtype) if learns_bias else None  # type: ignore[attr-defined]
         dk_GTH: Tensor | None = None
         dv_GTH: Tensor | None = None
         blocks = _blocks(T, ctx.window)  # type: ignore[attr-defined]
@@ -176,13 +179,15 @@ class _Products(torch.autograd.Function):
             dv_GTH = _plus(dv_GTH, torch.bmm(p.transpose(1, 2), dout), first, T)
             dp = torch.bmm(dout, v.transpose(1, 2))
             ds = torch.ops.aten._softmax_backward_data.out(dp, p, -1, p.dtype, grad_input=dp)
+            if dbias_NTS is not None:
+                dbias_NTS[:, start:stop, first:stop] = ds.view(B, N, stop - start, stop - first).sum(0)
             dq_GTH[:, start:stop] = torch.bmm(ds, k)
             dk_GTH = _plus(dk_GTH, torch.bmm(ds.transpose(1, 2), q), first, T)
         dq_GTH *= H**-0.5
         shape = (B, N, T, H)
         assert dk_GTH is not None  # there is at least one block
         assert dv_GTH is not None
-        return dq_GTH.view(shape), dk_GTH.view(shape), dv_GTH.view(shape), None, None, None
+        return dq_GTH.view(shape), dk_GTH.view(shape), dv_GTH.view(shape), dbias_NTS, None, None
 
 
 def _plus(total_GTH: Tensor | None, part_GSH: Tensor, first: int, tokens: int) -> Tensor:

@@ -1,14 +1,16 @@
 """The attention layer: projections around `attend`.
 
-Shape letters: B batch, T tokens, D width, N heads, K kv heads, H head dim.
+Shape letters: B batch, T tokens, D width, N heads, K kv heads, H head dim, C = (N + 2K) H.
 """
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from corestone.nn.attend import attend
 from corestone.nn.cache import KVCache
+from corestone.nn.conv import CausalConv
 from corestone.nn.lowered import Lowered
 from corestone.nn.position import rotate
 from corestone.nn.spec import Attention, Rotary
@@ -20,13 +22,19 @@ class AttentionLayer(nn.Module):
     def __init__(self, spec: Attention, width: int) -> None:
         super().__init__()
         self.spec = spec
-        self.qkv = nn.Linear(width, (spec.num_heads + 2 * spec.kv_heads) * spec.head_dim, bias=spec.bias_in)
+        channels = (spec.num_heads + 2 * spec.kv_heads) * spec.head_dim
+        self.qkv = nn.Linear(width, channels, bias=spec.bias_in)
+        self.conv = CausalConv(spec.conv_width, channels) if spec.conv_width is not None else None
         self.out = nn.Linear(spec.num_heads * spec.head_dim, width, bias=spec.bias_out)
 
     def forward(self, x_BTD: Tensor, lowered: Lowered, cache: KVCache | None = None, layer: int = 0) -> Tensor:
         B, T, _ = x_BTD.shape
         N, K = self.spec.num_heads, self.spec.kv_heads
-        heads_BNTH = self.qkv(x_BTD).view(B, T, N + 2 * K, self.spec.head_dim).transpose(1, 2)
+        made_BTC = self.qkv(x_BTD)
+        if self.conv is not None:
+            past = None if cache is None else cache.follow(layer, made_BTC)
+            made_BTC = self.conv(made_BTC, lowered.positions_BT, past)
+        heads_BNTH = made_BTC.view(B, T, N + 2 * K, self.spec.head_dim).transpose(1, 2)
         q, k, v = heads_BNTH.split([N, K, K], dim=1)
         position = self.spec.position
         if isinstance(position, Rotary):
@@ -34,6 +42,14 @@ class AttentionLayer(nn.Module):
         if cache is not None:
             k, v = cache.write(layer, k, v)
         dropout = self.spec.dropout if self.training else 0.0
+        if self.spec.scale is not None:  # the kernels divide by sqrt(H)
+            q = q * (self.spec.scale * self.spec.head_dim**0.5)
         mixed_BNTH = attend(q, k, v, lowered.mask_of(self.spec), self.spec.window, dropout)
         out: Tensor = self.out(mixed_BNTH.transpose(1, 2).reshape(B, T, -1))
         return out
+
+    @torch.no_grad()
+    def start_like_scaled(self) -> None:
+        """Queries whose scores are not divided by sqrt(H) start smaller by as much (Raffel et al. 2020, code)."""
+        if self.spec.scale is not None:
+            self.qkv.weight[: self.spec.num_heads * self.spec.head_dim] *= self.spec.head_dim**-0.5 / self.spec.scale

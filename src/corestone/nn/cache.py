@@ -1,6 +1,6 @@
 """Keys and values of past tokens, as a value that the caller owns.
 
-Shape letters: B batch, S key positions, N heads (of keys and values), H head dim.
+Shape letters: B batch, S key positions, N heads (of keys and values), H head dim, W tokens before, C channels.
 """
 
 from __future__ import annotations
@@ -21,12 +21,14 @@ class KVCache:
 
     Attributes:
         keys_BNSH, values_BNSH: one tensor per layer.
+        recent_BWC: per layer what its convolution saw last; None where it has none.
         length: positions filled so far.
         segments_BS: int32 ids as in Mask (left padding has an id of its own); None when every position is real.
     """
 
     keys_BNSH: list[Tensor]
     values_BNSH: list[Tensor]
+    recent_BWC: list[Tensor | None]
     length: int = 0
     segments_BS: Tensor | None = None
 
@@ -46,11 +48,20 @@ class KVCache:
             return k_BNTH, v_BNTH
         return self.keys_BNSH[layer][:, :, :stop], self.values_BNSH[layer][:, :, :stop]
 
+    def follow(self, layer: int, x_BTC: Tensor) -> Tensor | None:
+        """Keep the end of what a layer's convolution reads now; return what it read just before."""
+        before = self.recent_BWC[layer]
+        if before is not None:
+            stream_BSC = torch.cat((before, x_BTC.to(before.dtype)), dim=1)
+            self.recent_BWC[layer] = stream_BSC[:, stream_BSC.shape[1] - before.shape[1] :]
+        return before
+
     def select(self, rows: Tensor) -> KVCache:
         """A cache of some of the rows (int64 indices), with the same room."""
         return KVCache(
             keys_BNSH=[keys[rows] for keys in self.keys_BNSH],
             values_BNSH=[values[rows] for values in self.values_BNSH],
+            recent_BWC=[None if recent is None else recent[rows] for recent in self.recent_BWC],
             length=self.length,
             segments_BS=None if self.segments_BS is None else self.segments_BS[rows],
         )
@@ -65,4 +76,9 @@ def empty_cache(stack: Stack, batch: int, capacity: int, dtype: torch.dtype, dev
             for block in stack.blocks
         ]
 
-    return KVCache(keys_BNSH=room(), values_BNSH=room())
+    recent: list[Tensor | None] = []
+    for mixer in (block.mixer for block in stack.blocks):
+        channels = (mixer.num_heads + 2 * mixer.kv_heads) * mixer.head_dim
+        taps = mixer.conv_width
+        recent.append(None if taps is None else torch.zeros(batch, taps - 1, channels, dtype=dtype, device=device))
+    return KVCache(keys_BNSH=room(), values_BNSH=room(), recent_BWC=recent)

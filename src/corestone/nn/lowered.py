@@ -1,6 +1,6 @@
 """What a forward works out once for all of its layers: the mask in a kernel's form, and positions.
 
-Shape letters: B batch, T queries, S keys, N heads.
+Shape letters: B batch, T queries, S keys, N heads, U buckets.
 """
 
 from __future__ import annotations
@@ -14,28 +14,32 @@ from torch import Tensor
 from corestone.core.mask import Mask
 from corestone.nn.attend import LoweredMask, lower
 from corestone.nn.cache import KVCache
-from corestone.nn.position import alibi_bias, rotary_angles
-from corestone.nn.spec import Alibi, Attention, Rotary
+from corestone.nn.position import alibi_bias, bucket_bias, rotary_angles
+from corestone.nn.spec import Alibi, Attention, Buckets, Rotary
 
 Angles = tuple[Tensor, Tensor]
 
 
 @dataclass(frozen=True)
 class Lowered:
-    """Attributes:
-    mask: without what positions add.
-    angles: cosines and sines by a rotary record's dims and base.
-    slopes: linear biases (N, T, S) by number of heads.
+    """For all layers of one forward.
+
+    Attributes:
+        mask: without what positions add.
+        positions_BT: of the tokens in their documents.
+        angles: cosines and sines by a rotary record's dims and base.
+        biases: per-head biases (N, T, S) by kind of position and number of heads.
     """
 
     mask: LoweredMask
+    positions_BT: Tensor
     angles: Mapping[tuple[int, float], Angles]
-    slopes: Mapping[int, Tensor]
+    biases: Mapping[tuple[str, int], Tensor]
 
     def mask_of(self, spec: Attention) -> LoweredMask:
         """The mask of one layer, positions included."""
-        if isinstance(spec.position, Alibi):
-            return replace(self.mask, bias_NTS=self.slopes[spec.num_heads])
+        if isinstance(spec.position, Alibi | Buckets):
+            return replace(self.mask, bias_NTS=self.biases[spec.position.kind, spec.num_heads])
         return self.mask
 
     def angles_of(self, spec: Rotary) -> Angles:
@@ -44,21 +48,28 @@ class Lowered:
 
 
 def lower_all(
-    mixers: Sequence[Attention], mask: Mask, positions_BT: Tensor, dtype: torch.dtype, cache: KVCache | None
+    mixers: Sequence[Attention],
+    mask: Mask,
+    positions_BT: Tensor,
+    dtype: torch.dtype,
+    cache: KVCache | None,
+    table_UN: Tensor | None,
 ) -> Lowered:
-    """Lower the mask, and the positions of every kind that a layer uses."""
-    T = positions_BT.shape[1]
-    sources = T + (cache.length if cache is not None else 0)
-    if cache is not None and cache.length > 0:
-        score_dtype = cache.keys_BNSH[0].dtype
-    else:
-        score_dtype = dtype
+    """Lower the mask, and the positions of every kind that a layer uses.
+
+    Args:
+        table_UN: the stack's biases by bucket of distances, where a layer has them.
+    """
+    T, past = positions_BT.shape[1], cache.length if cache is not None else 0
+    score_dtype = cache.keys_BNSH[0].dtype if cache is not None and past > 0 else dtype
     angles: dict[tuple[int, float], Angles] = {}
-    slopes: dict[int, Tensor] = {}
+    biases: dict[tuple[str, int], Tensor] = {}
     for mixer in mixers:
-        position = mixer.position
+        position, N = mixer.position, mixer.num_heads
         if isinstance(position, Rotary) and (position.dims, position.base) not in angles:
             angles[position.dims, position.base] = rotary_angles(position, positions_BT)
-        if isinstance(position, Alibi) and mixer.num_heads not in slopes:
-            slopes[mixer.num_heads] = alibi_bias(mixer.num_heads, T, sources, score_dtype, positions_BT.device)
-    return Lowered(lower(mask, T, dtype, cache), angles, slopes)
+        if isinstance(position, Alibi) and ("alibi", N) not in biases:
+            biases["alibi", N] = alibi_bias(N, T, past + T, score_dtype, positions_BT.device)
+        if isinstance(position, Buckets) and table_UN is not None and ("buckets", N) not in biases:
+            biases["buckets", N] = bucket_bias(position, table_UN, T, past + T, mask.causal).to(score_dtype)
+    return Lowered(lower(mask, T, dtype, cache), positions_BT, angles, biases)

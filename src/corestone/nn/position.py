@@ -1,15 +1,17 @@
-"""Positions inside attention: rotary angles and linear biases.
+"""Positions inside attention: rotary angles, linear biases, buckets of distances.
 
 Shape letters: B batch, T queries, S keys, N heads, H head dim, R half the rotated values of a head.
 """
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
 from corestone.nn.norm import at_least_float32
-from corestone.nn.spec import Rotary
+from corestone.nn.spec import Buckets, Rotary
 
 
 def rotary_angles(spec: Rotary, positions_BT: Tensor) -> tuple[Tensor, Tensor]:
@@ -49,7 +51,31 @@ def alibi_bias(num_heads: int, tokens: int, sources: int, dtype: torch.dtype, de
     Distances are counted along the row: within a document that is the distance of positions, and other documents are
     masked.
     """
-    q_T = torch.arange(sources - tokens, sources, device=device)
-    distance_TS = torch.arange(sources, device=device)[None, :] - q_T[:, None]
     slopes_N = torch.tensor(alibi_slopes(num_heads), device=device)
-    return (slopes_N[:, None, None] * distance_TS.clamp(max=0)).to(dtype)
+    return (slopes_N[:, None, None] * _distances(tokens, sources, device).clamp(max=0)).to(dtype)
+
+
+def bucket_of(spec: Buckets, distance: Tensor, causal: bool) -> Tensor:
+    """The bucket of each distance `key - query` (Raffel et al. 2020, section 2.1, and their code).
+
+    Seen causally, later keys share the bucket of distance 0; else they have the upper half of the buckets.
+    """
+    num = spec.num if causal else spec.num // 2
+    upper = torch.zeros_like(distance) if causal else (distance > 0) * num
+    steps = (-distance).clamp(min=0) if causal else distance.abs()
+    exact = num // 2
+    share = torch.log(steps.clamp(min=1).float() / exact) / math.log(spec.max_distance / exact)
+    wide = (exact + (share * (num - exact)).long()).clamp(max=num - 1)
+    return upper + torch.where(steps < exact, steps, wide)
+
+
+def bucket_bias(spec: Buckets, table_UN: Tensor, tokens: int, sources: int, causal: bool) -> Tensor:
+    """The learned bias (N, T, S) of the last `tokens` queries of `sources` keys; U buckets."""
+    buckets_TS = bucket_of(spec, _distances(tokens, sources, table_UN.device), causal)
+    return table_UN[buckets_TS].permute(2, 0, 1)
+
+
+def _distances(tokens: int, sources: int, device: torch.device) -> Tensor:
+    """`key - query` (T, S)."""
+    q_T = torch.arange(sources - tokens, sources, device=device)
+    return torch.arange(sources, device=device)[None, :] - q_T[:, None]

@@ -44,14 +44,29 @@ class Alibi(Spec):
     kind: Literal["alibi"] = "alibi"
 
 
+class Buckets(Spec):
+    """A learned bias per head and bucket of distances, one table for the whole stack (Raffel et al. 2020, section 2.1).
+
+    Attributes:
+        num: buckets; half of them for one distance each, the others wider and wider up to `max_distance`.
+    """
+
+    kind: Literal["buckets"] = "buckets"
+    num: int = Field(default=32, ge=4, multiple_of=4)
+    max_distance: int = Field(default=128, ge=4)
+
+
 class Attention(Spec):
-    """Multi-head attention (Vaswani et al. 2017, section 3.2), scores scaled by 1/sqrt(head_dim).
+    """Multi-head attention (Vaswani et al. 2017, section 3.2).
 
     Attributes:
         num_kv_heads: heads of keys and values, each shared by as many query heads (Shazeer 2019: 1); None: one each.
         bias_in, bias_out: whether the maps to queries, keys and values, and the map behind, have biases.
         position: how scores know positions; None where the embedding tells them.
+        scale: factor of the scores; None: 1/sqrt(head_dim).
         window: a token sees itself and the `window - 1` tokens before it; None sees everything the mask allows.
+        conv_width: queries, keys and values each mix with those of the `conv_width - 1` tokens before, channel by
+            channel (So et al. 2021, section 4); None: they do not.
         dropout: on the attention probabilities.
     """
 
@@ -61,8 +76,10 @@ class Attention(Spec):
     head_dim: int = Field(ge=1)
     bias_in: bool = True
     bias_out: bool = True
-    position: Annotated[Rotary | Alibi, Field(discriminator="kind")] | None = None
+    position: Annotated[Rotary | Alibi | Buckets, Field(discriminator="kind")] | None = None
+    scale: float | None = Field(default=None, gt=0)
     window: int | None = Field(default=None, ge=1)
+    conv_width: int | None = Field(default=None, ge=2)
     dropout: float = Field(default=0.0, ge=0, lt=1)
 
     @property
@@ -88,7 +105,7 @@ class FeedForward(Spec):
 
     kind: Literal["feedforward"] = "feedforward"
     hidden_dim: int = Field(ge=1)
-    activation: Literal["gelu_tanh", "relu", "silu"] = "gelu_tanh"
+    activation: Literal["gelu_tanh", "relu", "relu_squared", "silu"] = "gelu_tanh"
     gated: bool = False
     bias: bool = True
 
@@ -122,6 +139,19 @@ class Stack(Spec):
     width: int = Field(ge=1)
     blocks: tuple[Block, ...] = Field(min_length=1)
     final_norm: Norm | None = Norm()
+
+    @property
+    def buckets(self) -> Buckets | None:
+        """The distances of the table that layers share; None where no layer has one."""
+        found = [block.mixer.position for block in self.blocks]
+        return next((position for position in found if isinstance(position, Buckets)), None)
+
+    @model_validator(mode="after")
+    def _fits(self) -> Stack:
+        mixers = [block.mixer for block in self.blocks if isinstance(block.mixer.position, Buckets)]
+        if len({(mixer.position, mixer.num_heads) for mixer in mixers}) > 1:
+            raise ValueError("blocks: layers with bucketed positions share a table, so these and num_heads must agree")
+        return self
 
 
 class LearnedPositions(Spec):

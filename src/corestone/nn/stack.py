@@ -1,6 +1,6 @@
 """Layers one after the other.
 
-Shape letters: B batch, T tokens, D width.
+Shape letters: B batch, T tokens, D width, U buckets of distances, N heads.
 """
 
 from __future__ import annotations
@@ -28,12 +28,16 @@ class StackLayer(nn.Module):
         super().__init__()
         self.spec = spec
         self.blocks = nn.ModuleList(BlockLayer(block, spec.width) for block in spec.blocks)
+        buckets = spec.buckets
+        self.position = nn.Embedding(buckets.num, spec.blocks[0].mixer.num_heads) if buckets is not None else None
         self.final_norm = build_norm(spec.final_norm, spec.width) if spec.final_norm is not None else nn.Identity()
         self.recompute = False
 
     def forward(self, x_BTD: Tensor, positions_BT: Tensor, mask: Mask, cache: KVCache | None = None) -> Tensor:
         dtype = next(self.parameters()).dtype
-        lowered = lower_all([block.mixer for block in self.spec.blocks], mask, positions_BT, dtype, cache)
+        table_UN = self.position.weight if self.position is not None else None
+        mixers = [block.mixer for block in self.spec.blocks]
+        lowered = lower_all(mixers, mask, positions_BT, dtype, cache, table_UN)
         for layer, block in enumerate(self.blocks):
             if self.recompute and torch.is_grad_enabled():
                 x_BTD = checkpoint(block, x_BTD, lowered, use_reentrant=False)

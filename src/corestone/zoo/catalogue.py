@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from corestone.core.errors import SpecError, unknown
-from corestone.zoo import bloom, gpt, gptj, opt, palm
+from corestone.zoo import bloom, gpt, gptj, opt, palm, primer
 from corestone.zoo.entry import Entry
 
-FAMILIES = (gpt, gptj, opt, bloom, palm)
+FAMILIES = (gpt, gptj, primer, opt, bloom, palm)
 
 
 def zoo() -> dict[str, Entry]:
