@@ -10,7 +10,7 @@ from rich.console import Console
 from corestone.core.spec import override, to_yaml
 from corestone.models.decoder import build_decoder
 from corestone.nn.init import init_std
-from corestone.optim.build import claim
+from corestone.optim.build import rules_of
 from corestone.parallel.collectives import World
 from corestone.recipes.build import Built, open_data
 from corestone.recipes.catalogue import RECIPES
@@ -29,7 +29,7 @@ HERE = Path(__file__).parent
 def parameters(run) -> str:
     """One line per parameter: name, shape, initial standard deviation, weight decay."""
     named = dict(build_decoder(run.model, device="meta").named_parameters())
-    rules = claim(list(named), run.optimiser.rules)
+    rules = rules_of(run.optimiser, named)
     lines = []
     for name, parameter in named.items():
         std = init_std(name, run.model.init, 2 * len(run.model.stack.blocks), parameter.shape[-1])

@@ -53,7 +53,7 @@ def feedforward(weights, layer, n):
 
 
 def test_logits_are_those_of_the_equations():
-    """Chowdhery et al. 2022, section 2: y = x + MLP(LN(x)) + Attention(LN(x)). Measured worst case 5.0e-7, of logits of 1.2."""
+    """Chowdhery et al. 2022, section 2: y = x + MLP(LN(x)) + Attention(LN(x)). Worst case 5.0e-7, of logits of 1.2."""
     model = build_decoder(palm(WIDTH, 2, HEADS, HEAD_DIM, vocab_size=17, context_length=9)).eval()
     with torch.no_grad():
         for name, parameter in model.named_parameters():

@@ -7,23 +7,34 @@ import torch
 
 from corestone.core.errors import SpecError
 from corestone.models.decoder import build_decoder
-from corestone.optim.build import build_optimiser, claim, load_optimiser_tensors, optimiser_tensors, set_learning_rate
+from corestone.optim.build import (
+    build_optimiser,
+    claim,
+    load_optimiser_tensors,
+    optimiser_tensors,
+    rules_of,
+    set_learning_rate,
+)
 from corestone.optim.spec import AdamW, Rule
+from corestone.zoo.bloom import bloom
 from corestone.zoo.gpt import gpt1, gpt2
+from corestone.zoo.gptj import gptj
+from corestone.zoo.palm import palm
+from corestone.zoo.primer import primer_ez
 
 NAMES = ["a.weight", "a.bias", "b.weight"]
 
 
 def test_decay_of_every_parameter():
-    """Golden: what GPT models decay."""
-    spec = AdamW(learning_rate=1e-3)
-    for model in (gpt2(16, 1, 2, vocab_size=8, context_length=4), gpt1()):
-        names = [name for name, _ in build_decoder(model, device="meta").named_parameters()]
-        decayed = {name for name, rule in claim(names, spec.rules).items() if rule.weight_decay}
-        assert decayed == {
-            name for name in names if name.endswith("weight") and "norm" not in name
-        }  # matrices and tables, no gain, no bias
-        assert len(decayed) == 2 + 4 * len(model.stack.blocks)
+    """Without rules: matrices and tables of any model, no gain, no bias."""
+    spec = AdamW(learning_rate=1e-3, weight_decay=0.3)
+    small = {"vocab_size": 8, "context_length": 4}
+    models = [gpt2(16, 1, 2, **small), gpt1(), bloom(16, 1, 2, **small), palm(16, 1, 2, 8, **small)]
+    for model in (*models, gptj(16, 1, 2, 4, **small), primer_ez(16, 1, 2, 32, **small)):
+        named = dict(build_decoder(model, device="meta").named_parameters())
+        decayed = {name for name, rule in rules_of(spec, named).items() if rule.weight_decay == 0.3}
+        assert decayed == {name for name in named if name.endswith("weight") and "norm" not in name}
+        assert all(rule.weight_decay == 0 for name, rule in rules_of(spec, named).items() if name not in decayed)
 
 
 @pytest.mark.parametrize(

@@ -79,8 +79,8 @@ def attend(
 
     K may be a divisor of N: each head of keys and values then serves N/K neighbouring heads of queries.
 
-    On CPU, plain batched products beat the fused kernel up to about a thousand tokens in bfloat16; on GPU the fused
-    kernel always wins. Both compute the same values (tests/nn/test_attend.py).
+    On CPU, plain batched products beat the fused kernel up to about a thousand tokens; on GPU the fused kernel always
+    wins. Both compute the same values (tests/nn/test_attend.py).
     """
     if k_BKSH.dtype != q_BNTH.dtype:  # keys out of a cache in another format than the model's
         wide = attend(q_BNTH.to(k_BKSH.dtype), k_BKSH, v_BKSH, mask, window, dropout)

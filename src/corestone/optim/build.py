@@ -32,12 +32,21 @@ def claim(names: Sequence[str], rules: Sequence[Rule]) -> dict[str, Rule]:
     return claimed
 
 
+def rules_of(spec: AdamW, parameters: Mapping[str, Tensor]) -> dict[str, Rule]:
+    """Each parameter's rule: the one that claims it, or by its number of axes where the record has no rules."""
+    if spec.rules is not None:
+        return claim(list(parameters), spec.rules)
+    decaying = Rule(match=("*",), weight_decay=spec.weight_decay)
+    constant = Rule(match=("*",))
+    return {name: decaying if tensor.ndim > 1 else constant for name, tensor in parameters.items()}
+
+
 def build_optimiser(spec: AdamW, parameters: Mapping[str, Tensor]) -> torch.optim.Optimizer:
     """AdamW, fused, one group per rule; a group carries its `lr_scale` for the loop to apply."""
-    claimed = claim(list(parameters), spec.rules)
+    rules = rules_of(spec, parameters)
     groups = []
-    for rule in spec.rules:
-        names = [name for name in parameters if claimed[name] is rule]
+    for rule in dict.fromkeys(rules.values()):
+        names = [name for name in parameters if rules[name] == rule]
         groups.append(
             {
                 "params": [parameters[name] for name in names],

@@ -22,24 +22,22 @@ class Rule(Spec):
     lr_scale: float = Field(default=1.0, ge=0)
 
 
-def decay_rules(weight_decay: float) -> tuple[Rule, ...]:
-    """Decay for matrices and tables, none for gains and biases (Brown et al. 2020, appendix B; nanoGPT's practice)."""
-    return (
-        Rule(match=("*.bias", "*norm.weight"), weight_decay=0.0),
-        Rule(match=("*.qkv.weight", "*.out.weight", "*.up.weight", "*.down.weight"), weight_decay=weight_decay),
-        Rule(match=("embedding.*.weight",), weight_decay=weight_decay),
-    )
-
-
 class AdamW(Spec):
-    """Adam with decoupled weight decay (Loshchilov and Hutter 2019), on float32 weights."""
+    """Adam with decoupled weight decay (Loshchilov and Hutter 2019), on float32 weights.
+
+    Attributes:
+        weight_decay: of matrices and tables; gains and biases, which have one axis, do not decay (Brown et al. 2020,
+            appendix B; nanoGPT's practice). Only where there are no rules.
+        rules: settings by name, each parameter claimed by exactly one; None: the above.
+    """
 
     kind: Literal["adamw"] = "adamw"
     learning_rate: float = Field(gt=0)
     beta1: float = Field(default=0.9, ge=0, lt=1)
     beta2: float = Field(default=0.95, ge=0, lt=1)
     eps: float = Field(default=1e-8, gt=0)
-    rules: tuple[Rule, ...] = decay_rules(0.1)
+    weight_decay: float = Field(default=0.1, ge=0)
+    rules: tuple[Rule, ...] | None = None
 
 
 class Constant(Spec):

@@ -9,12 +9,18 @@ from pathlib import Path
 
 from corestone.core.errors import SpecError, unknown
 from corestone.core.spec import override, read_yaml
+from corestone.recipes.language import small
 from corestone.recipes.language.gpt2 import gpt2_124m
 from corestone.recipes.language.shakespeare import shakespeare
 from corestone.recipes.spec import Run
 
 RECIPES: dict[str, Callable[[], Run]] = {
     "language/shakespeare": shakespeare,
+    "language/shakespeare-gptj": small.small_gptj,
+    "language/shakespeare-primer": small.small_primer,
+    "language/shakespeare-opt": small.small_opt,
+    "language/shakespeare-bloom": small.small_bloom,
+    "language/shakespeare-palm": small.small_palm,
     "language/gpt2-124m": gpt2_124m,
 }
 

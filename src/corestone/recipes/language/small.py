@@ -1,0 +1,48 @@
+"""Published architectures at the size of the main job: same data, tokens and schedule, so that they can be compared."""
+
+from __future__ import annotations
+
+from corestone.models.spec import Decoder
+from corestone.recipes.language.shakespeare import shakespeare
+from corestone.recipes.spec import Run
+from corestone.zoo.bloom import bloom
+from corestone.zoo.gptj import gptj
+from corestone.zoo.opt import opt
+from corestone.zoo.palm import palm
+from corestone.zoo.primer import primer_ez
+
+WIDTH, DEPTH, HEADS, VOCAB_SIZE, CONTEXT_LENGTH = 256, 4, 4, 4096, 256
+
+
+def _on_shakespeare(title: str, model: Decoder) -> Run:
+    name = f"shakespeare-{title.lower()}"
+    description = f"A small {title} on 38 plays of Shakespeare, beside the main job's GPT-2."
+    return shakespeare().model_copy(update={"name": name, "description": description, "model": model})
+
+
+def small_gptj() -> Run:
+    """GPT-J's block: parallel branches, interleaved rotary positions on half of each head."""
+    return _on_shakespeare("GPTJ", gptj(WIDTH, DEPTH, HEADS, 32, VOCAB_SIZE, CONTEXT_LENGTH))
+
+
+def small_primer() -> Run:
+    """Primer-EZ: squared ReLU, convolutions behind queries, keys and values."""
+    return _on_shakespeare("Primer", primer_ez(WIDTH, DEPTH, HEADS, 4 * WIDTH, VOCAB_SIZE, CONTEXT_LENGTH))
+
+
+def small_opt() -> Run:
+    """OPT without its dropout, as the others are."""
+    model = opt(WIDTH, DEPTH, HEADS, VOCAB_SIZE, CONTEXT_LENGTH)
+    blocks = tuple(block.model_copy(update={"dropout": 0.0}) for block in model.stack.blocks)
+    stack = model.stack.model_copy(update={"blocks": blocks})
+    return _on_shakespeare("OPT", model.model_copy(update={"stack": stack}))
+
+
+def small_bloom() -> Run:
+    """BLOOM: linear position biases, a norm behind the token table."""
+    return _on_shakespeare("BLOOM", bloom(WIDTH, DEPTH, HEADS, VOCAB_SIZE, CONTEXT_LENGTH))
+
+
+def small_palm() -> Run:
+    """PaLM: parallel branches, SwiGLU, one head of keys and values, rotary positions."""
+    return _on_shakespeare("PaLM", palm(WIDTH, DEPTH, HEADS, WIDTH // HEADS, VOCAB_SIZE, CONTEXT_LENGTH))
