@@ -14,17 +14,17 @@ from corestone.nn.spec import Buckets, Rotary
 @pytest.mark.parametrize("interleaved", [False, True])
 @pytest.mark.parametrize("dims", [2, 6, 8])
 def test_rotation_is_a_product_of_complex_numbers(dims, interleaved):
-    """Su et al. 2021, section 3.2.2: pair r at position p is multiplied by exp(i p base^(-2r/dims))."""
-    spec = Rotary(dims=dims, interleaved=interleaved, base=100.0)
+    """Su et al. 2021, section 3.2.2: pair r at position p is multiplied by exp(i p 10000^(-2r/dims))."""
+    spec = Rotary(dims=dims, interleaved=interleaved)
     x = torch.randn(2, 3, 5, 8, dtype=torch.float64)
     positions = torch.tensor([[0, 1, 2, 3, 4], [7, 0, 1, 2, 40]])
-    found = rotate(spec, x.float(), rotary_angles(spec, positions)).double()
+    found = rotate(spec, x.float(), rotary_angles(dims, positions)).double()
     assert torch.equal(found[..., dims:], x.float()[..., dims:].double())
     for r in range(dims // 2):
         a, b = (2 * r, 2 * r + 1) if interleaved else (r, r + dims // 2)
         for row in range(2):
             for t in range(5):
-                turn = cmath.exp(1j * float(positions[row, t]) * 100.0 ** (-2 * r / dims))
+                turn = cmath.exp(1j * float(positions[row, t]) * 10_000.0 ** (-2 * r / dims))
                 for head in range(3):
                     wanted = complex(x[row, head, t, a], x[row, head, t, b]) * turn
                     assert found[row, head, t, a].item() == pytest.approx(wanted.real, abs=1e-5)
@@ -36,7 +36,7 @@ def test_scores_depend_on_the_distance_alone():
     q, k = torch.randn(1, 1, 1, 8), torch.randn(1, 1, 1, 8)
 
     def score(p, s):
-        turned = [rotate(spec, x, rotary_angles(spec, torch.tensor([[at]]))) for x, at in ((q, p), (k, s))]
+        turned = [rotate(spec, x, rotary_angles(8, torch.tensor([[at]]))) for x, at in ((q, p), (k, s))]
         return float((turned[0] * turned[1]).sum())
 
     assert score(5, 2) == pytest.approx(score(105, 102), abs=1e-4)

@@ -22,7 +22,7 @@ def peaks(monkeypatch):
     """FLOP/s by format, as a processor of the test's making would have them."""
     rates = {torch.bfloat16: 1.0, torch.float32: 1.0}
     monkeypatch.setattr(precision, "gemm_peak", lambda dtype, device, seconds: rates[dtype])
-    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: True)
+    monkeypatch.setattr(precision, "cpu_has_bfloat16", lambda: True)
     precision._bfloat16_is_faster.cache_clear()
     yield rates
     precision._bfloat16_is_faster.cache_clear()
@@ -36,6 +36,18 @@ def test_auto_takes_what_multiplies_faster(peaks, ratio, chosen):
     assert compute_dtype("auto", CPU) == chosen
     assert compute_dtype("bfloat16", CPU) == torch.bfloat16
     assert compute_dtype("float32", CPU) == torch.float32
+
+
+def test_a_processor_without_bfloat16_is_not_measured(peaks, monkeypatch):
+    peaks[torch.bfloat16] = 2.0
+    monkeypatch.setattr(precision, "cpu_has_bfloat16", lambda: False)
+    assert compute_dtype("auto", CPU) == decoding_dtype("auto", CPU) == torch.float32
+
+
+def test_a_torch_without_onednn_is_asked_nothing(monkeypatch):
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+    monkeypatch.setattr(torch.ops, "mkldnn", None)
+    assert not precision.cpu_has_bfloat16()
 
 
 def test_decoding_takes_the_smaller_format_whatever_multiplies_faster(peaks):

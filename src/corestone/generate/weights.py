@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from corestone.nn.head import TiedHead
+from corestone.parallel.precision import cpu_has_bfloat16
 
 M = TypeVar("M", bound=nn.Module)
 Matrix = nn.Linear | TiedHead
@@ -64,9 +65,4 @@ def _in(parameter: nn.Parameter, dtype: torch.dtype | None) -> nn.Parameter:
 
 
 def _packs(weight: Tensor) -> bool:
-    return (
-        weight.device.type == "cpu"
-        and weight.dtype == torch.bfloat16
-        and torch.backends.mkldnn.is_available()
-        and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
-    )
+    return weight.device.type == "cpu" and weight.dtype == torch.bfloat16 and cpu_has_bfloat16()

@@ -47,7 +47,7 @@ class Family:
             else.
         defaults: what the library assumes where config.json is silent, by the names in config.json.
         shape: the parts of a Decoder's tree that are this family's own: `block`, `mixer`, `feedforward`, `embedding`,
-            `head`, `init`, and whether there is a `final_norm` and an `embedding_norm`.
+            `rotary`, `head`, `init`, and whether there is a `final_norm` and an `embedding_norm`.
         activations: names of each activation there, the first one written on export.
         only: settings that change the arithmetic, with the values that a Decoder can express.
         buffers: tensors that hold no weights and may stand in a file.
@@ -104,6 +104,8 @@ _GPT_DEFAULTS = {
     "initializer_range": 0.02,
 }
 
+_ACTIVATIONS = {"gelu_tanh": ("gelu_new", "gelu_pytorch_tanh"), "relu": ("relu",), "silu": ("silu", "swish")}
+
 _ANY_FAMILY: Mapping[str, tuple[Any, ...]] = {
     "add_cross_attention": (False,),
     "is_encoder_decoder": (False,),
@@ -127,7 +129,7 @@ GPT2 = Family(
     keys={**_GPT_KEYS, "hidden_dim": "n_inner", "activation": "activation_function"},
     needed=_GPT_NEEDED,
     defaults={**_GPT_DEFAULTS, "activation_function": "gelu_new", "n_inner": None},
-    activations={"gelu_tanh": ("gelu_new", "gelu_pytorch_tanh"), "relu": ("relu",), "silu": ("silu", "swish")},
+    activations=_ACTIVATIONS,
     shape={"init": {"scale_residual": True}},
     only={
         **_TIED,
@@ -215,7 +217,7 @@ OPT = Family(
         "attention_dropout": 0.0,
         "activation_function": "relu",
     },
-    activations={"relu": ("relu",), "gelu_tanh": ("gelu_new", "gelu_pytorch_tanh"), "silu": ("silu", "swish")},
+    activations=_ACTIVATIONS,
     shape={"embedding": {"position": {"offset": 2}}, "init": {"scale_residual": True}},
     only={
         **_TIED,
@@ -251,10 +253,11 @@ GPTJ = Family(
     needed=(*_GPT_NEEDED, "rotary_dim"),
     defaults={**_GPT_DEFAULTS, "embd_pdrop": 0.0, "resid_pdrop": 0.0, "attn_pdrop": 0.0}
     | {"activation_function": "gelu_new", "n_inner": None},
-    activations={"gelu_tanh": ("gelu_new", "gelu_pytorch_tanh"), "relu": ("relu",), "silu": ("silu", "swish")},
+    activations=_ACTIVATIONS,
     shape={
         "block": {"residual": "parallel"},
         "mixer": {"bias_in": False, "bias_out": False},
+        "rotary": {"interleaved": True},
         "embedding": {"position": None},
         "head": {"tied": False, "bias": True},
     },

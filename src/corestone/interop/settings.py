@@ -75,7 +75,7 @@ def _tree(family: Family, told: Mapping[str, Any]) -> Tree:
     norm = {"eps": told.get("eps", 1e-5)}
     mixer = {"num_heads": heads, "head_dim": width // heads, "dropout": told["attention_dropout"]}
     if "rotary_dims" in told:
-        mixer["position"] = {"kind": "rotary", "dims": told["rotary_dims"], "interleaved": True}
+        mixer["position"] = {"kind": "rotary", "dims": told["rotary_dims"], **shape.get("rotary", {})}
     block = {
         "norm": norm,
         "norm_at": "in" if pre_norm else "after",

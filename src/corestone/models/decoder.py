@@ -5,6 +5,8 @@ Shape letters: B batch, T tokens, D width, V vocabulary.
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import nn
 
@@ -28,10 +30,8 @@ class DecoderModel(nn.Module):
         self.stack = StackLayer(spec.stack)
         inner, width = spec.embedding.width or spec.stack.width, spec.stack.width
         self.project = nn.Linear(width, inner, bias=False) if spec.embedding.width is not None else None
-        self.head = TiedHead(self.embedding.token) if spec.head.tied else self._own_head(inner)
-
-    def _own_head(self, inner: int) -> nn.Linear:
-        return nn.Linear(inner, self.spec.embedding.vocab_size, bias=self.spec.head.bias)
+        own = partial(nn.Linear, inner, spec.embedding.vocab_size, bias=spec.head.bias)
+        self.head = TiedHead(self.embedding.token) if spec.head.tied else own()
 
     @property
     def context_length(self) -> int:

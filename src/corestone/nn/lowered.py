@@ -27,13 +27,13 @@ class Lowered:
     Attributes:
         mask: without what positions add.
         positions_BT: of the tokens in their documents.
-        angles: cosines and sines by a rotary record's dims and base.
+        angles: cosines and sines by a rotary record's dims.
         biases: per-head biases (N, T, S) by kind of position and number of heads.
     """
 
     mask: LoweredMask
     positions_BT: Tensor
-    angles: Mapping[tuple[int, float], Angles]
+    angles: Mapping[int, Angles]
     biases: Mapping[tuple[str, int], Tensor]
 
     def mask_of(self, spec: Attention) -> LoweredMask:
@@ -44,7 +44,7 @@ class Lowered:
 
     def angles_of(self, spec: Rotary) -> Angles:
         """The angles by which one layer turns queries and keys."""
-        return self.angles[spec.dims, spec.base]
+        return self.angles[spec.dims]
 
 
 def lower_all(
@@ -62,12 +62,12 @@ def lower_all(
     """
     T, past = positions_BT.shape[1], cache.length if cache is not None else 0
     score_dtype = cache.keys_BNSH[0].dtype if cache is not None and past > 0 else dtype
-    angles: dict[tuple[int, float], Angles] = {}
+    angles: dict[int, Angles] = {}
     biases: dict[tuple[str, int], Tensor] = {}
     for mixer in mixers:
         position, N = mixer.position, mixer.num_heads
-        if isinstance(position, Rotary) and (position.dims, position.base) not in angles:
-            angles[position.dims, position.base] = rotary_angles(position, positions_BT)
+        if isinstance(position, Rotary) and position.dims not in angles:
+            angles[position.dims] = rotary_angles(position.dims, positions_BT)
         if isinstance(position, Alibi) and ("alibi", N) not in biases:
             biases["alibi", N] = alibi_bias(N, T, past + T, score_dtype, positions_BT.device)
         if isinstance(position, Buckets) and table_UN is not None and ("buckets", N) not in biases:

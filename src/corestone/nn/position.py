@@ -14,10 +14,10 @@ from corestone.nn.norm import at_least_float32
 from corestone.nn.spec import Buckets, Rotary
 
 
-def rotary_angles(spec: Rotary, positions_BT: Tensor) -> tuple[Tensor, Tensor]:
-    """Cosines and sines (B, 1, T, R), float32, of the angles `position * base^(-2r/dims)` (Su et al. 2021, eq. 15)."""
-    exponents_R = torch.arange(0, spec.dims, 2, dtype=torch.float32, device=positions_BT.device) / spec.dims
-    angles_BTR = positions_BT[:, :, None].float() * spec.base**-exponents_R
+def rotary_angles(dims: int, positions_BT: Tensor) -> tuple[Tensor, Tensor]:
+    """Cosines and sines (B, 1, T, R), float32, of `position * 10000^(-2r/dims)` (Su et al. 2021, equation 15)."""
+    exponents_R = torch.arange(0, dims, 2, dtype=torch.float32, device=positions_BT.device) / dims
+    angles_BTR = positions_BT[:, :, None].float() * 10_000.0**-exponents_R
     return angles_BTR.cos()[:, None], angles_BTR.sin()[:, None]
 
 

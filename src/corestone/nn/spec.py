@@ -35,7 +35,6 @@ class Rotary(Spec):
     kind: Literal["rotary"] = "rotary"
     dims: int = Field(ge=2, multiple_of=2)
     interleaved: bool = False
-    base: float = Field(default=10_000.0, gt=1)
 
 
 class Alibi(Spec):

@@ -21,15 +21,15 @@ WORTH = 1.2
 def compute_dtype(precision: Precision, device: torch.device) -> torch.dtype:
     """The format of a run. `auto` is bfloat16 where this machine multiplies it clearly faster than float32.
 
-    On a CPU that is measured, in about a second: some processors have bfloat16 instructions that run at half the speed
-    of their float32 ones (docs/LOG.md).
+    On a CPU that is measured, in about half a second: some processors have bfloat16 instructions that run at half the
+    speed of their float32 ones (docs/LOG.md).
     """
     if precision != "auto":
         return torch.bfloat16 if precision == "bfloat16" else torch.float32
     if device.type == "cuda":
         pays = torch.cuda.get_device_capability(device)[0] >= 8
     else:
-        pays = bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()) and _bfloat16_is_faster()
+        pays = cpu_has_bfloat16() and _bfloat16_is_faster()
     return torch.bfloat16 if pays else torch.float32
 
 
@@ -37,8 +37,13 @@ def decoding_dtype(precision: Precision, device: torch.device) -> torch.dtype:
     """The format for decoding. `auto` is bfloat16 wherever the hardware has it: few rows wait for weights to arrive,
     not for their products."""
     if precision == "auto" and device.type == "cpu":
-        return torch.bfloat16 if torch.ops.mkldnn._is_mkldnn_bf16_supported() else torch.float32
+        return torch.bfloat16 if cpu_has_bfloat16() else torch.float32
     return compute_dtype(precision, device)
+
+
+def cpu_has_bfloat16() -> bool:
+    """Whether this processor multiplies bfloat16 itself, through oneDNN."""
+    return torch.backends.mkldnn.is_available() and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 @cache
