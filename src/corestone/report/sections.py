@@ -61,7 +61,9 @@ def curves(run: Run) -> list[Chart]:
     validation = [Series(x, y, "its beginning alone, while training", "c2", "points")]
     floor = figures.best_floor(run)
     if floor is not None:
-        validation.append(Series((), (floor.value,), f"best floor, on all of it: {figures.floor_name(floor)}", "c3", "level"))
+        validation.append(
+            Series((), (floor.value,), f"best floor, on all of it: {figures.floor_name(floor)}", "c3", "level")
+        )
     rate = [Series(*column(train, "learning_rate"), "learning rate", "c4")]
     return [
         chart("loss", "Training loss", "nats/token", raw_and_smooth(train, "loss", "c1")),
