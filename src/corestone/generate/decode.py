@@ -24,7 +24,7 @@ from corestone.core.protocols import Output
 from corestone.generate.sampling import choose, streams
 from corestone.generate.spec import Sampling
 from corestone.generate.weights import decoding_weights
-from corestone.nn.cache import KVCache, empty_cache
+from corestone.nn.cache import KVCache
 
 OnToken = Callable[[int, int], bool]
 """Called with (row, token) for each new token; True ends the row."""
@@ -33,15 +33,16 @@ PAD_SEGMENT, TEXT_SEGMENT = -1, 0
 
 
 class CachedModel(Protocol):
-    """A causal language model that reads and fills a KVCache."""
+    """A causal language model that reads and fills a cache."""
 
-    spec: Any  # its `stack` says how large a cache is
     head: Any
 
     @property
     def context_length(self) -> int: ...
 
     def parameters(self) -> Iterator[Tensor]: ...
+
+    def empty_cache(self, batch: int, capacity: int, dtype: torch.dtype) -> KVCache: ...
 
     def __call__(self, batch: TextBatch, cache: KVCache | None = None) -> Output: ...
 
@@ -174,7 +175,7 @@ class _Decoding:
         B, T = len(self.active), max(self.windows)
         left = max(self.sampling.max_tokens - (len(self.rows[row]) - self.prompt_lengths[row]) for row in self.active)
         capacity = min(context, T + left)
-        self.cache = empty_cache(self.model.spec.stack, B, capacity, self.cache_dtype, self.device)
+        self.cache = self.model.empty_cache(B, capacity, self.cache_dtype)
         tokens_BT = torch.full((B, T), self.vocabulary.separator)
         positions_BT = torch.zeros((B, T), dtype=torch.int64)
         segments_BS = torch.full((B, capacity), TEXT_SEGMENT, dtype=torch.int32)

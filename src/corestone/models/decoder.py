@@ -13,7 +13,7 @@ from torch import nn
 from corestone.core.batch import TextBatch
 from corestone.core.protocols import Output
 from corestone.models.spec import Decoder
-from corestone.nn.cache import KVCache
+from corestone.nn.cache import KVCache, empty_cache
 from corestone.nn.embedding import TokenEmbeddingLayer
 from corestone.nn.head import TiedHead
 from corestone.nn.init import initialise
@@ -46,6 +46,10 @@ class DecoderModel(nn.Module):
             hidden_BTD = self.project(hidden_BTD)
         # The head is a plain product, so a factor of the logits stands in front of it.
         return Output(hidden=hidden_BTD if self.spec.head.scale == 1.0 else hidden_BTD * self.spec.head.scale)
+
+    def empty_cache(self, batch: int, capacity: int, dtype: torch.dtype) -> KVCache:
+        """Room for `batch` rows of at most `capacity` tokens, keys and values in `dtype`, where the weights are."""
+        return empty_cache(self.spec.stack, batch, capacity, dtype, self.embedding.token.weight.device)
 
     def training_flops(self, tokens: int) -> float:
         """Floating-point operations per token of forward and backward on rows of `tokens` tokens.
