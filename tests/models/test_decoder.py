@@ -168,7 +168,7 @@ def test_recompute_changes_no_gradient(name):
         model.stack.recompute = recompute
         tokens = torch.arange(40)[None] % 64
         hidden = model(plain_batch(tokens)).hidden
-        linear_cross_entropy(hidden[0], model.head.weight, model.head.bias, tokens[0])[0].backward()
+        linear_cross_entropy(hidden[0], model.head, tokens[0])[0].backward()
         gradients.append([p.grad for p in model.parameters()])
     assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
 

@@ -2,7 +2,7 @@
 
 A kernel's own form of it (a flag, a bias, a block mask) is made in one place, `nn/attend.py`.
 
-Shape letters: B batch, T tokens.
+Shape letters: B batch, T tokens, S source.
 """
 
 from __future__ import annotations
@@ -17,14 +17,13 @@ class Mask:
     """The attention rule of a batch.
 
     Attributes:
-        causal: a token sees itself and what stands before it.
+        causal: a token sees itself and what stands before it; else all of its segment.
         segments_BT: int32 ids; a token sees only tokens of its own id. None: each row is one segment.
+        prefix_BT: bool; such tokens are seen by all of their segment, causal or not (Raffel et al. 2020, section 3.2.1).
+        sources_BS: segment ids of the tokens that are looked at, where those are another text's; None: the same text.
     """
 
     causal: bool = True
     segments_BT: Tensor | None = None
-
-    def rows(self, start: int, stop: int) -> Mask:
-        """The mask of some rows of the batch."""
-        segments = None if self.segments_BT is None else self.segments_BT[start:stop]
-        return Mask(causal=self.causal, segments_BT=segments)
+    prefix_BT: Tensor | None = None
+    sources_BS: Tensor | None = None

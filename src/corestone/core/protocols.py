@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from corestone.core.metric import Metric
+from corestone.core.rng import Draws
 
 
 class Batch(Protocol):
@@ -34,10 +35,13 @@ class Output:
 
 
 class Head(Protocol):
-    """The map from hidden values to logits; a plain product, so that objectives may chunk or gather it."""
+    """The map from hidden values to logits: what `features` makes of them, times a matrix, so that objectives may
+    gather rows before it and never hold all logits."""
 
     weight: Tensor  # (V, D)
     bias: Tensor | None  # (V,)
+
+    def features(self, hidden: Tensor) -> Tensor: ...
 
     def __call__(self, hidden: Tensor) -> Tensor: ...
 
@@ -47,18 +51,18 @@ class Model(Protocol):
 
     Attributes:
         context_length: the most tokens a row may have.
+        vocab_size: ids below it may stand in a row.
     """
 
     head: Any
 
     @property
+    def vocab_size(self) -> int: ...
+
+    @property
     def context_length(self) -> int: ...
 
     def __call__(self, batch: Any) -> Output: ...
-
-    def training_flops(self, tokens: int) -> float:
-        """Floating-point operations per token of forward and backward on rows of `tokens` tokens."""
-        ...
 
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]: ...
 
@@ -79,13 +83,20 @@ class Loss:
 
 
 class Objective(Protocol):
-    """What is learnt. `reduction` says whether losses of parts of a batch add up."""
+    """What is learnt. `reduction` says whether losses of parts of a batch add up.
+
+    `corrupt` makes the model's batch out of the loader's, a row by its own draws alone; `loss` takes any rows of it.
+    """
 
     reduction: str  # "additive" or "joint"
 
-    def corrupt(self, batch: Any, rng: torch.Generator) -> Any: ...
+    def corrupt(self, batch: Any, draws: Draws) -> Any: ...
 
     def loss(self, model: Any, batch: Any) -> Loss: ...
+
+    def training_flops(self, model: Any, tokens: int) -> float:
+        """Floating-point operations of forward and backward per token of the loader's rows of `tokens` tokens."""
+        ...
 
 
 class Loader(Protocol):

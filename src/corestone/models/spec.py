@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from corestone.core.spec import Spec
-from corestone.nn.spec import Init, Stack, TokenEmbedding
+from corestone.nn.spec import Init, Norm, Stack, TokenEmbedding
 
 
 class Head(Spec):
@@ -15,18 +15,26 @@ class Head(Spec):
 
     Attributes:
         tied: it is the token table itself (Press and Wolf 2017).
+        transform: what is done to hidden values before a tied head.
         scale: factor of the logits (PaLM: 1/sqrt(width)).
     """
 
     tied: bool = True
+    transform: Transform | None = None
     bias: bool = False
     scale: float = Field(default=1.0, gt=0)
 
     @model_validator(mode="after")
     def _fits(self) -> Head:
-        if self.tied and self.bias:
-            raise ValueError("a tied head has no bias; set tied=false or bias=false")
+        if self.transform is not None and not self.tied:
+            raise ValueError("head.transform goes with a tied head; set tied=true or transform=null")
         return self
+
+
+class Transform(Spec):
+    """What stands between hidden values and a tied head: a dense map to the table's width, GELU, a norm (BERT)."""
+
+    norm: Norm = Norm()
 
 
 class Decoder(Spec):
@@ -37,3 +45,66 @@ class Decoder(Spec):
     stack: Stack
     head: Head = Head()
     init: Init = Init()
+
+
+class PoolerHead(Spec):
+    """A row as one vector, by its first token (Devlin et al. 2018, section 3.1).
+
+    Attributes:
+        classes: logits of that vector (next-sentence prediction: 2); None: the vector alone.
+    """
+
+    classes: int | None = Field(default=None, ge=2)
+
+
+class Encoder(Spec):
+    """A transformer that sees whole texts: embedding, stack, and heads for what is learnt.
+
+    Attributes:
+        head: for hidden tokens; None: there is none (an ELECTRA discriminator).
+        detector: a logit per token, was it replaced?
+        pooler: a vector per row.
+    """
+
+    kind: Literal["encoder"] = "encoder"
+    embedding: TokenEmbedding
+    stack: Stack
+    head: Head | None = Head()
+    detector: bool = False
+    pooler: PoolerHead | None = None
+    init: Init = Init()
+
+    @model_validator(mode="after")
+    def _fits(self) -> Encoder:
+        inner = self.embedding.width
+        if self.head is not None and self.head.tied and inner is not None and self.head.transform is None:
+            raise ValueError(f"a tied head needs a transform to the token table's width ({inner})")
+        return self
+
+
+class GeneratorDiscriminator(Spec):
+    """Two encoders over one set of tables: the first fills in hidden tokens, the second finds which it got wrong
+    (Clark et al. 2020, section 2)."""
+
+    kind: Literal["generator_discriminator"] = "generator_discriminator"
+    generator: Encoder
+    discriminator: Encoder
+
+    @model_validator(mode="after")
+    def _fits(self) -> GeneratorDiscriminator:
+        if self.generator.head is None:
+            raise ValueError("generator: needs a head that fills in hidden tokens")
+        if not self.discriminator.detector:
+            raise ValueError("discriminator: needs detector=true")
+        tables = [
+            encoder.embedding.model_copy(update={"dropout": 0.0}) for encoder in (self.generator, self.discriminator)
+        ]
+        widths = [e.embedding.width or e.stack.width for e in (self.generator, self.discriminator)]
+        if widths[0] != widths[1] or tables[0].model_copy(update={"width": None, "project": "token"}) != tables[
+            1
+        ].model_copy(update={"width": None, "project": "token"}):
+            raise ValueError(
+                "generator and discriminator share their tables: vocab_size, context_length, types and the "
+                f"tables' widths must agree (widths {widths[0]} and {widths[1]})"
+            )
+        return self

@@ -42,9 +42,7 @@ class AttentionLayer(nn.Module):
         if cache is not None:
             k, v = cache.write(layer, k, v)
         dropout = self.spec.dropout if self.training else 0.0
-        if self.spec.scale is not None:  # the kernels divide by sqrt(H)
-            q = q * (self.spec.scale * self.spec.head_dim**0.5)
-        mixed_BNTH = attend(q, k, v, lowered.mask_of(self.spec), self.spec.window, dropout)
+        mixed_BNTH = attend(q, k, v, lowered.mask_of(self.spec), self.spec.window, dropout, self.spec.scale)
         out: Tensor = self.out(mixed_BNTH.transpose(1, 2).reshape(B, T, -1))
         return out
 
@@ -53,3 +51,38 @@ class AttentionLayer(nn.Module):
         """Queries whose scores are not divided by sqrt(H) start smaller by as much (Raffel et al. 2020, code)."""
         if self.spec.scale is not None:
             self.qkv.weight[: self.spec.num_heads * self.spec.head_dim] *= self.spec.head_dim**-0.5 / self.spec.scale
+
+
+class CrossAttentionLayer(nn.Module):
+    """Attention of (B, T, D) to another text's hidden values (B, S, D), both of one width (Vaswani et al. 2017,
+    section 3.2.3). `kv` holds the keys' and values' maps, in that order."""
+
+    def __init__(self, spec: Attention, width: int) -> None:
+        super().__init__()
+        self.spec = spec
+        self.q = nn.Linear(width, spec.num_heads * spec.head_dim, bias=spec.bias_in)
+        self.kv = nn.Linear(width, 2 * spec.kv_heads * spec.head_dim, bias=spec.bias_in)
+        self.out = nn.Linear(spec.num_heads * spec.head_dim, width, bias=spec.bias_out)
+
+    def forward(self, x_BTD: Tensor, lowered: Lowered, cache: KVCache | None = None, layer: int = 0) -> Tensor:
+        B, T, _ = x_BTD.shape
+        spec = self.spec
+        memory = lowered.memory
+        assert memory is not None  # the decoder refuses a batch without a source
+        q_BNTH = self.q(x_BTD).view(B, T, spec.num_heads, spec.head_dim).transpose(1, 2)
+        past = None if cache is None else cache.memory_of(layer)
+        if past is None:
+            kv_BKSH = self.kv(memory.hidden_BSD).view(B, -1, 2 * spec.kv_heads, spec.head_dim).transpose(1, 2)
+            past = kv_BKSH[:, : spec.kv_heads], kv_BKSH[:, spec.kv_heads :]
+            if cache is not None:
+                cache.remember(layer, *past)
+        dropout = spec.dropout if self.training else 0.0
+        mixed_BNTH = attend(q_BNTH, *past, memory.mask, None, dropout, spec.scale)
+        out: Tensor = self.out(mixed_BNTH.transpose(1, 2).reshape(B, T, -1))
+        return out
+
+    @torch.no_grad()
+    def start_like_scaled(self) -> None:
+        """As for self-attention."""
+        if self.spec.scale is not None:
+            self.q.weight *= self.spec.head_dim**-0.5 / self.spec.scale

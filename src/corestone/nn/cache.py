@@ -5,7 +5,7 @@ Shape letters: B batch, S key positions, N heads (of keys and values), H head di
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -22,6 +22,7 @@ class KVCache:
     Attributes:
         keys_BNSH, values_BNSH: one tensor per layer.
         recent_BWC: per layer what its convolution saw last; None where it has none.
+        memory_BKSH: per layer the keys and values of the other text, once they are made.
         length: positions filled so far.
         segments_BS: int32 ids as in Mask (left padding has an id of its own); None when every position is real.
     """
@@ -31,6 +32,7 @@ class KVCache:
     recent_BWC: list[Tensor | None]
     length: int = 0
     segments_BS: Tensor | None = None
+    memory_BKSH: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
     @property
     def capacity(self) -> int:
@@ -56,6 +58,15 @@ class KVCache:
             self.recent_BWC[layer] = stream_BSC[:, stream_BSC.shape[1] - before.shape[1] :]
         return before
 
+    def memory_of(self, layer: int) -> tuple[Tensor, Tensor] | None:
+        """Keys and values of the other text; None before they are made."""
+        return self.memory_BKSH.get(layer)
+
+    def remember(self, layer: int, k_BKSH: Tensor, v_BKSH: Tensor) -> None:
+        """Keep a layer's keys and values of the other text, in the cache's format."""
+        dtype = self.keys_BNSH[layer].dtype
+        self.memory_BKSH[layer] = (k_BKSH.to(dtype), v_BKSH.to(dtype))
+
     def select(self, rows: Tensor) -> KVCache:
         """A cache of some of the rows (int64 indices), with the same room."""
         return KVCache(
@@ -64,6 +75,7 @@ class KVCache:
             recent_BWC=[None if recent is None else recent[rows] for recent in self.recent_BWC],
             length=self.length,
             segments_BS=None if self.segments_BS is None else self.segments_BS[rows],
+            memory_BKSH={layer: (k[rows], v[rows]) for layer, (k, v) in self.memory_BKSH.items()},
         )
 
 

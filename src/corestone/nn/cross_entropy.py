@@ -10,20 +10,21 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from corestone.core.batch import IGNORE
+from corestone.core.protocols import Head
 
 GROUP_ROWS = {True: 2048, False: 256}
 """Rows whose logits exist at a time, with a gradient (where they become their own gradient, and one product per group
 is faster than several and sums in float32 inside the product) and without (measured, docs/LOG.md)."""
 
-SOFTMAX_ROWS = {"cpu": 16}
-"""Rows whose logits exist in float32 at a time: on CPU what stays in cache (measured, docs/LOG.md), elsewhere 256."""
+SOFTMAX_LOGITS = {"cpu": 800_000}
+"""Logits that exist in float32 at a time: on CPU what stays in cache (measured, docs/LOG.md), elsewhere 2^24."""
 
 
 def linear_cross_entropy(
-    hidden_RD: Tensor, weight_VD: Tensor, bias_V: Tensor | None, targets_R: Tensor, z_loss: float = 0.0
+    hidden_RD: Tensor, head: Head, targets_R: Tensor, z_loss: float = 0.0
 ) -> tuple[Tensor, Tensor]:
-    """Summed cross-entropy (nats, float32) of `softmax(hidden @ weight.T + bias)`, and the summed squared
-    log-normaliser, `z_loss` times which is added to the first (Chowdhery et al. 2022, section 5).
+    """Summed cross-entropy (nats, float32) of `softmax(head.features(hidden) @ weight.T + bias)`, and the summed
+    squared log-normaliser, `z_loss` times which is added to the first (Chowdhery et al. 2022, section 5).
 
     Rows are taken in groups and the softmax is float32; the gradients are formed in forward, in place of the logits,
     so that none are kept. Rows whose target is IGNORE count nothing.
@@ -31,9 +32,10 @@ def linear_cross_entropy(
     keep = targets_R != IGNORE
     if not torch.compiler.is_compiling() and not bool(keep.all()):  # gather before the vocabulary projection
         hidden_RD, targets_R = hidden_RD[keep], targets_R[keep]
+    features_RD, weight_VD, bias_V = head.features(hidden_RD), head.weight, head.bias
     if torch.compiler.is_compiling():
-        return _whole(hidden_RD, weight_VD, bias_V, targets_R, z_loss)
-    total, squares = _LinearCrossEntropy.apply(hidden_RD, weight_VD, bias_V, targets_R, z_loss)
+        return _whole(features_RD, weight_VD, bias_V, targets_R, z_loss)
+    total, squares = _LinearCrossEntropy.apply(features_RD, weight_VD, bias_V, targets_R, z_loss)
     return total, squares
 
 
@@ -87,7 +89,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
 
 def _softmax_step(logits_GV: Tensor, targets_G: Tensor, z_loss: float, sums: Tensor, gradients: bool) -> None:
     """Add the loss and the squared log-normalisers to `sums`; turn the logits into the loss's gradients if asked."""
-    rows = SOFTMAX_ROWS.get(logits_GV.device.type, 256)
+    rows = max(1, SOFTMAX_LOGITS.get(logits_GV.device.type, 1 << 24) // logits_GV.shape[1])
     for logits_CV, targets_C in zip(logits_GV.split(rows), targets_G[:, None].split(rows), strict=True):
         # logsumexp takes several times as long as log_softmax on CPU, so the normaliser is read off the latter.
         log_p = torch.log_softmax(logits_CV, dim=-1, dtype=torch.float32)

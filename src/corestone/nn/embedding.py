@@ -9,32 +9,43 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from corestone.core.batch import TextBatch
 from corestone.nn.norm import at_least_float32, build_norm
 from corestone.nn.spec import TokenEmbedding
 
 
 class TokenEmbeddingLayer(nn.Module):
-    """(B, T) ids and positions to (B, T, D), the start of the residual stream."""
+    """Tokens, positions and types of a batch to (B, T, D), the start of the residual stream."""
 
     def __init__(self, spec: TokenEmbedding, width: int) -> None:
         super().__init__()
         inner, position = spec.width or width, spec.position
         self.offset = position.offset if position is not None else 0
         self.token = nn.Embedding(spec.vocab_size, inner)
-        self.project = nn.Linear(inner, width, bias=False) if spec.width is not None else None
-        self.position = nn.Embedding(spec.context_length + self.offset, width) if position is not None else None
-        self.norm = build_norm(spec.norm, width) if spec.norm is not None else None
+        self.of_sum = spec.project == "sum"
+        self.project = nn.Linear(inner, width, bias=self.of_sum) if spec.width is not None else None
+        summed = inner if self.of_sum else width
+        self.position = nn.Embedding(spec.context_length + self.offset, summed) if position is not None else None
+        self.types = nn.Embedding(spec.types, summed) if spec.types is not None else None
+        self.norm = build_norm(spec.norm, summed) if spec.norm is not None else None
         self.dropout = nn.Dropout(spec.dropout)
 
-    def forward(self, tokens_BT: Tensor, positions_BT: Tensor) -> Tensor:
-        x_BTD = lookup(self.token.weight, tokens_BT)
-        x_BTD = at_least_float32(x_BTD if self.project is None else self.project(x_BTD))
+    def forward(self, batch: TextBatch) -> Tensor:
+        x_BTD = lookup(self.token.weight, batch.tokens_BT)
+        if self.project is not None and not self.of_sum:
+            x_BTD = self.project(x_BTD)
+        x_BTD = at_least_float32(x_BTD)
         if self.position is not None:
-            x_BTD = x_BTD + lookup(self.position.weight, positions_BT + self.offset)
+            x_BTD = x_BTD + lookup(self.position.weight, batch.positions_BT + self.offset)
+        if self.types is not None:
+            types_BT = torch.zeros_like(batch.tokens_BT) if batch.types_BT is None else batch.types_BT
+            x_BTD = x_BTD + lookup(self.types.weight, types_BT)
         if self.norm is not None:
             x_BTD = self.norm(x_BTD)
-        out: Tensor = self.dropout(x_BTD)
-        return out
+        x_BTD = self.dropout(x_BTD)
+        if self.project is not None and self.of_sum:
+            x_BTD = at_least_float32(self.project(x_BTD.to(self.token.weight.dtype)))
+        return x_BTD
 
 
 def lookup(table_VD: Tensor, ids_BT: Tensor) -> Tensor:

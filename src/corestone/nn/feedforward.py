@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from corestone.nn.spec import FeedForward
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "gelu": F.gelu,
     "gelu_tanh": partial(F.gelu, approximate="tanh"),
     "relu": F.relu,
     "relu_squared": lambda x: F.relu(x).square(),
@@ -29,6 +30,7 @@ class FeedForwardLayer(nn.Module):
         self.activation = ACTIVATIONS[spec.activation]
         self.up = nn.Linear(width, spec.hidden_dim, bias=spec.bias)
         self.gate = nn.Linear(width, spec.hidden_dim, bias=spec.bias) if spec.gated else None
+        self.dropout = nn.Dropout(spec.dropout)
         self.down = nn.Linear(spec.hidden_dim, width, bias=spec.bias)
 
     def forward(self, x_BTD: Tensor) -> Tensor:
@@ -36,5 +38,5 @@ class FeedForwardLayer(nn.Module):
         hidden_BTF = (
             self.activation(hidden_BTF) if self.gate is None else self.activation(self.gate(x_BTD)) * hidden_BTF
         )
-        out: Tensor = self.down(hidden_BTF)
+        out: Tensor = self.down(self.dropout(hidden_BTF))
         return out

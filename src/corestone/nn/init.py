@@ -7,13 +7,30 @@ from __future__ import annotations
 
 import math
 from fnmatch import fnmatchcase
+from typing import TypeVar
 
 import torch
 from torch import nn
 
 from corestone.core.rng import fold
-from corestone.nn.attention import AttentionLayer
+from corestone.nn.attention import AttentionLayer, CrossAttentionLayer
 from corestone.nn.spec import Init
+
+M = TypeVar("M", bound=nn.Module)
+
+
+def started(model: M, device: torch.device | str, spec: Init, branches: int, seed: int) -> M:
+    """A model that was built on the meta device, on another one and with its initial values; on the meta device as it
+    is. What shares a parameter goes on sharing it."""
+    if torch.device(device).type == "meta":
+        return model
+    made: dict[int, nn.Parameter] = {}
+    for module in model.modules():
+        for name, parameter in list(module.named_parameters(recurse=False)):
+            new = made.setdefault(id(parameter), nn.Parameter(torch.empty_like(parameter, device=device)))
+            module.register_parameter(name, new)
+    initialise(model, spec, branches, seed)
+    return model
 
 
 def init_std(name: str, spec: Init, branches: int, inputs: int) -> float | None:
@@ -25,8 +42,10 @@ def init_std(name: str, spec: Init, branches: int, inputs: int) -> float | None:
         ("*norm.weight", None),
         ("*.conv.weight", None),
         ("*embedding.position.weight", spec.position_std),
+        ("*embedding.types.weight", spec.position_std),
         ("*embedding.token.weight", std if spec.token_std is None else spec.token_std),
         ("*.mixer.out.weight", residual),
+        ("*.cross.out.weight", residual),
         ("*.feedforward.down.weight", residual),
         ("*.weight", std),
     ]
@@ -55,5 +74,5 @@ def initialise(model: nn.Module, spec: Init, branches: int, seed: int) -> None:
         values = torch.empty(parameter.shape, dtype=torch.float32).normal_(0.0, std, generator=generator)
         parameter.copy_(values)
     for module in model.modules():
-        if isinstance(module, AttentionLayer):
+        if isinstance(module, AttentionLayer | CrossAttentionLayer):
             module.start_like_scaled()

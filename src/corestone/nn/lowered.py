@@ -21,6 +21,14 @@ Angles = tuple[Tensor, Tensor]
 
 
 @dataclass(frozen=True)
+class Memory:
+    """Another text's hidden values (B, S, D), and who may look at what of them."""
+
+    hidden_BSD: Tensor
+    mask: LoweredMask
+
+
+@dataclass(frozen=True)
 class Lowered:
     """For all layers of one forward.
 
@@ -29,12 +37,14 @@ class Lowered:
         positions_BT: of the tokens in their documents.
         angles: cosines and sines by a rotary record's dims.
         biases: per-head biases (N, T, S) by kind of position and number of heads.
+        memory: what cross-attention looks at; None where there is nothing.
     """
 
     mask: LoweredMask
     positions_BT: Tensor
     angles: Mapping[int, Angles]
     biases: Mapping[tuple[str, int], Tensor]
+    memory: Memory | None = None
 
     def mask_of(self, spec: Attention) -> LoweredMask:
         """The mask of one layer, positions included."""
@@ -54,6 +64,7 @@ def lower_all(
     dtype: torch.dtype,
     cache: KVCache | None,
     table_UN: Tensor | None,
+    memory: Memory | None = None,
 ) -> Lowered:
     """Lower the mask, and the positions of every kind that a layer uses.
 
@@ -72,4 +83,4 @@ def lower_all(
             biases["alibi", N] = alibi_bias(N, T, past + T, score_dtype, positions_BT.device)
         if isinstance(position, Buckets) and table_UN is not None and ("buckets", N) not in biases:
             biases["buckets", N] = bucket_bias(position, table_UN, T, past + T, mask.causal).to(score_dtype)
-    return Lowered(lower(mask, T, dtype, cache), positions_BT, angles, biases)
+    return Lowered(lower(mask, T, dtype, cache), positions_BT, angles, biases, memory)

@@ -24,6 +24,13 @@ class LayerNorm(nn.LayerNorm):
         return F.layer_norm(at_least_float32(x), self.normalized_shape, weight, bias, self.eps)
 
 
-def build_norm(spec: Norm, width: int) -> LayerNorm:
+class RMSNorm(nn.RMSNorm):
+    """Division by the root of the mean square over the last axis (Zhang and Sennrich 2019), float32 out."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.rms_norm(at_least_float32(x), self.normalized_shape, at_least_float32(self.weight), self.eps)
+
+
+def build_norm(spec: Norm, width: int) -> LayerNorm | RMSNorm:
     """The layer that a Norm record describes, over the last axis."""
-    return LayerNorm(width, eps=spec.eps, bias=spec.bias)
+    return RMSNorm(width, eps=spec.eps) if spec.kind == "rms" else LayerNorm(width, eps=spec.eps, bias=spec.bias)

@@ -13,15 +13,23 @@ from corestone.core.spec import Spec
 
 
 class Norm(Spec):
-    """Normalisation over the width, with a gain and a bias (layer norm, Ba et al. 2016).
+    """Normalisation over the width, with a gain and a bias.
 
     Attributes:
-        bias: PaLM's norms have a gain alone (Chowdhery et al. 2022, section 2).
+        kind: "layer" takes off the mean and divides by the deviation (Ba et al. 2016); "rms" divides by the root of the
+            mean square and has a gain alone (Zhang and Sennrich 2019).
+        bias: PaLM's layer norms have a gain alone (Chowdhery et al. 2022, section 2).
     """
 
-    kind: Literal["layer"] = "layer"
+    kind: Literal["layer", "rms"] = "layer"
     eps: float = Field(default=1e-5, gt=0)
     bias: bool = True
+
+    @model_validator(mode="after")
+    def _fits(self) -> Norm:
+        if self.kind == "rms" and self.bias:
+            raise ValueError("a norm of kind=rms has no bias; set bias=false")
+        return self
 
 
 class Rotary(Spec):
@@ -99,14 +107,17 @@ class FeedForward(Spec):
     """Two linear maps with an activation between them (Vaswani et al. 2017, section 3.3).
 
     Attributes:
+        activation: "gelu" is the exact one (Hendrycks and Gimpel 2016), "gelu_tanh" their approximation of it.
         gated: the activation of one map multiplies the values of another (Shazeer 2020); silu makes it SwiGLU.
+        dropout: on the hidden values (Raffel et al. 2020, code).
     """
 
     kind: Literal["feedforward"] = "feedforward"
     hidden_dim: int = Field(ge=1)
-    activation: Literal["gelu_tanh", "relu", "relu_squared", "silu"] = "gelu_tanh"
+    activation: Literal["gelu", "gelu_tanh", "relu", "relu_squared", "silu"] = "gelu_tanh"
     gated: bool = False
     bias: bool = True
+    dropout: float = Field(default=0.0, ge=0, lt=1)
 
 
 class Block(Spec):
@@ -115,6 +126,7 @@ class Block(Spec):
     Attributes:
         norm_at: "in" is pre-norm (GPT-2), "after" is post-norm (GPT-1).
         residual: "parallel" adds both branches, computed from one norm of x, to x at once (Wang and Komatsuzaki 2021).
+        cross: attention to another text's hidden values, between mixer and feed-forward; None: there is none.
         dropout: on each branch, before it is added to the residual.
     """
 
@@ -122,6 +134,7 @@ class Block(Spec):
     norm_at: Literal["in", "after"] = "in"
     residual: Literal["sequential", "parallel"] = "sequential"
     mixer: Attention
+    cross: Attention | None = None
     feedforward: FeedForward
     dropout: float = Field(default=0.0, ge=0, lt=1)
 
@@ -129,6 +142,8 @@ class Block(Spec):
     def _fits(self) -> Block:
         if self.residual == "parallel" and self.norm_at != "in":
             raise ValueError("residual=parallel goes with norm_at=in: its branches share the norm in front of them")
+        if self.residual == "parallel" and self.cross is not None:
+            raise ValueError("residual=parallel has no cross: it adds two branches at once")
         return self
 
 
@@ -170,15 +185,19 @@ class TokenEmbedding(Spec):
     Attributes:
         context_length: the most tokens a row may have.
         position: None where the layers know positions by themselves.
-        width: of the table; None: the stack's. Another width is mapped to the stack's, and back before the head
-            (OPT-350M).
-        norm: behind it (BLOOM).
+        types: rows of a table that tells the parts of a pair apart (Devlin et al. 2018, section 3); None: none.
+        width: of the table; None: the stack's. Another width is mapped to the stack's.
+        project: "token" maps the token's row alone and back before the head (OPT-350M); "sum" maps, with a bias, the
+            normed sum of token, position and type, whose tables all have that width (Clark et al. 2020, appendix A).
+        norm: behind it (BLOOM, BERT).
     """
 
     vocab_size: int = Field(ge=1)
     context_length: int = Field(ge=1)
     position: LearnedPositions | None = LearnedPositions()
+    types: int | None = Field(default=None, ge=1)
     width: int | None = Field(default=None, ge=1)
+    project: Literal["token", "sum"] = "token"
     norm: Norm | None = None
     dropout: float = Field(default=0.0, ge=0, lt=1)
 

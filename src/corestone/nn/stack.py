@@ -12,7 +12,7 @@ from torch.utils.checkpoint import checkpoint
 from corestone.core.mask import Mask
 from corestone.nn.block import BlockLayer
 from corestone.nn.cache import KVCache
-from corestone.nn.lowered import lower_all
+from corestone.nn.lowered import Memory, lower_all
 from corestone.nn.norm import build_norm
 from corestone.nn.spec import Stack
 
@@ -33,11 +33,18 @@ class StackLayer(nn.Module):
         self.final_norm = build_norm(spec.final_norm, spec.width) if spec.final_norm is not None else nn.Identity()
         self.recompute = False
 
-    def forward(self, x_BTD: Tensor, positions_BT: Tensor, mask: Mask, cache: KVCache | None = None) -> Tensor:
+    def forward(
+        self,
+        x_BTD: Tensor,
+        positions_BT: Tensor,
+        mask: Mask,
+        cache: KVCache | None = None,
+        memory: Memory | None = None,
+    ) -> Tensor:
         dtype = next(self.parameters()).dtype
         table_UN = self.position.weight if self.position is not None else None
         mixers = [block.mixer for block in self.spec.blocks]
-        lowered = lower_all(mixers, mask, positions_BT, dtype, cache, table_UN)
+        lowered = lower_all(mixers, mask, positions_BT, dtype, cache, table_UN, memory)
         for layer, block in enumerate(self.blocks):
             if self.recompute and torch.is_grad_enabled():
                 x_BTD = checkpoint(block, x_BTD, lowered, use_reentrant=False)

@@ -5,10 +5,12 @@ Shape letters: B batch, T tokens, D width.
 
 from __future__ import annotations
 
-import torch
+from typing import Any
 
 from corestone.core.batch import IGNORE, TextBatch
 from corestone.core.protocols import Loss, Model
+from corestone.core.rng import Draws
+from corestone.core.vocabulary import Vocabulary
 from corestone.nn.cross_entropy import linear_cross_entropy
 from corestone.objectives.spec import NextToken
 
@@ -18,10 +20,10 @@ class NextTokenObjective:
 
     reduction = "additive"
 
-    def __init__(self, spec: NextToken) -> None:
+    def __init__(self, spec: NextToken, vocabulary: Vocabulary | None = None) -> None:
         self.spec = spec
 
-    def corrupt(self, batch: TextBatch, rng: torch.Generator) -> TextBatch:
+    def corrupt(self, batch: TextBatch, draws: Draws) -> TextBatch:
         """Nothing is hidden: the mask does that."""
         return batch
 
@@ -29,7 +31,12 @@ class NextTokenObjective:
         """Nats summed over real targets; weight = their number."""
         hidden = model(batch).hidden
         total, squares = linear_cross_entropy(
-            hidden.flatten(0, -2), model.head.weight, model.head.bias, batch.targets_BT.flatten(), self.spec.z_loss
+            hidden.flatten(0, -2), model.head, batch.targets_BT.flatten(), self.spec.z_loss
         )
         metrics = {"z_squared": squares} if self.spec.z_loss else {}
         return Loss(total=total, weight=(batch.targets_BT != IGNORE).sum(), metrics=metrics)
+
+    def training_flops(self, model: Any, tokens: int) -> float:
+        """Every token passes through the model and its head."""
+        flops: float = model.training_flops(tokens)
+        return flops

@@ -60,7 +60,7 @@ def pretrain(run: Run, folder: Path, resume: Resume = "auto", console: Console |
         data = open_data(run, world, progress)
     built = Built(run, data, world, compute_format(run, folder, world))
     meter = Meter(
-        built.model.training_flops(run.data.context_length),
+        built.objective.training_flops(built.model, run.data.context_length),
         peak := gemm_peak(built.dtype, world.device) * world.size,
         world.device,
     )

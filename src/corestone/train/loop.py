@@ -15,7 +15,7 @@ from torch import Tensor
 
 from corestone.core.errors import CorestoneError, Interrupted
 from corestone.core.protocols import Loader, Objective
-from corestone.core.rng import fold
+from corestone.core.rng import Draws, fold
 from corestone.optim.build import set_learning_rate
 from corestone.parallel.collectives import World
 from corestone.parallel.precision import MasterWeights
@@ -89,7 +89,7 @@ class Trainer:
                 self._update(result.learning_rate)
                 state.recent_losses = [*state.recent_losses, result.loss][-self.spec.anomaly.window :]
                 state.step += 1
-                self.meter.step_done(result.targets)
+                self.meter.step_done(self.spec.batch_tokens)
                 self._call_hooks(state, result)
                 if self.world.any(stop.signum is not None) and state.step < self.total_steps:
                     self.save(state)
@@ -102,7 +102,7 @@ class Trainer:
     def _gradients(self, step: int) -> StepResult:
         """Leave the step's mean gradient, clipped, in the master weights."""
         with self.meter.waiting_for_data():
-            batch = self.loader.batch(step)
+            batch = self._corrupted(self.loader.batch(step), step)
         size = self.spec.micro_batch or len(batch)
         sums: dict[str, Tensor] = {}
         for start in range(0, len(batch), size):
@@ -121,12 +121,15 @@ class Trainer:
         means = {name: float(value) / weight for name, value in sums.items()}
         return StepResult(means.pop("loss"), norm, self.learning_rate(step), int(weight), means)
 
+    def _corrupted(self, batch: Any, step: int) -> Any:
+        """What the objective makes of a rank's rows: a function of the seed, the step and each row's global number."""
+        first = self.world.rank * len(batch)
+        return self.objective.corrupt(batch, Draws(fold(self.seed, "corrupt", step), range(first, first + len(batch))))
+
     def _add(self, sums: dict[str, Tensor], batch: Any, step: int, start: int) -> None:
-        """Run one micro-batch forward and backward and add its sums. Its randomness follows from its place alone."""
-        seed = fold(self.seed, "micro-batch", step, self.world.rank, start)
-        torch.manual_seed(seed)  # dropout
-        corrupted = self.objective.corrupt(batch, torch.Generator().manual_seed(seed))
-        loss = self.objective.loss(self.model, corrupted)
+        """Run one micro-batch forward and backward and add its sums. Its dropout follows from its place alone."""
+        torch.manual_seed(fold(self.seed, "micro-batch", step, self.world.rank, start))
+        loss = self.objective.loss(self.model, batch)
         loss.total.backward()
         found = {"loss": loss.total, "weight": loss.weight, **loss.metrics}
         for name, value in found.items():
