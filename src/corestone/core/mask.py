@@ -19,7 +19,7 @@ class Mask:
     Attributes:
         causal: a token sees itself and what stands before it; else all of its segment.
         segments_BT: int32 ids; a token sees only tokens of its own id. None: each row is one segment.
-        prefix_BT: bool; such tokens are seen by all of their segment, causal or not (Raffel et al. 2020, section 3.2.1).
+        prefix_BT: bool; such tokens are seen by all of their segment (Raffel et al. 2020, section 3.2.1).
         sources_BS: segment ids of the tokens that are looked at, where those are another text's; None: the same text.
     """
 

@@ -20,10 +20,7 @@ from corestone.nn.stack import StackLayer
 
 
 class EncoderModel(nn.Module):
-    """`model(batch)` gives hidden values (B, T, D); `head`, `detector` and `pooler` are applied to them by who needs them.
-
-    The batch's mask must not be causal.
-    """
+    """`model(batch)` gives hidden values (B, T, D); who needs `head`, `detector` or `pooler` applies them to those."""
 
     def __init__(self, spec: Encoder) -> None:
         super().__init__()

@@ -96,15 +96,16 @@ class GeneratorDiscriminator(Spec):
             raise ValueError("generator: needs a head that fills in hidden tokens")
         if not self.discriminator.detector:
             raise ValueError("discriminator: needs detector=true")
-        tables = [
-            encoder.embedding.model_copy(update={"dropout": 0.0}) for encoder in (self.generator, self.discriminator)
-        ]
-        widths = [e.embedding.width or e.stack.width for e in (self.generator, self.discriminator)]
-        if widths[0] != widths[1] or tables[0].model_copy(update={"width": None, "project": "token"}) != tables[
-            1
-        ].model_copy(update={"width": None, "project": "token"}):
+        if _tables(self.generator) != _tables(self.discriminator):
             raise ValueError(
-                "generator and discriminator share their tables: vocab_size, context_length, types and the "
-                f"tables' widths must agree (widths {widths[0]} and {widths[1]})"
+                "generator and discriminator share their tables, so vocab_size, context_length, types, norm and the "
+                f"tables' widths must agree (got {_tables(self.generator)} and {_tables(self.discriminator)})"
             )
         return self
+
+
+def _tables(encoder: Encoder) -> dict[str, object]:
+    """What two encoders must have in common to share tables."""
+    table = encoder.embedding
+    shared = {name: getattr(table, name) for name in ("vocab_size", "context_length", "position", "types", "norm")}
+    return shared | {"width": table.width or encoder.stack.width}

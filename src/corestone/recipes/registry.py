@@ -15,8 +15,8 @@ from pydantic_core import CoreSchema, core_schema
 
 from corestone.core.errors import SpecError
 from corestone.core.spec import Spec
-from corestone.models.spec import Decoder
-from corestone.objectives.spec import NextToken
+from corestone.models.spec import Decoder, Encoder, GeneratorDiscriminator
+from corestone.objectives.spec import MaskedToken, NextToken, ReplacedToken
 
 
 class Registry:
@@ -59,6 +59,10 @@ def _as_itself(value: Spec, handler: Any) -> Any:
 
 MODELS = Registry("model")
 MODELS.add(Decoder, "corestone.models.decoder:build_decoder")
+MODELS.add(Encoder, "corestone.models.encoder:build_encoder")
+MODELS.add(GeneratorDiscriminator, "corestone.models.encoder:build_generator_discriminator")
 
 OBJECTIVES = Registry("objective")
 OBJECTIVES.add(NextToken, "corestone.objectives.next_token:NextTokenObjective")
+OBJECTIVES.add(MaskedToken, "corestone.objectives.masked_token:MaskedTokenObjective")
+OBJECTIVES.add(ReplacedToken, "corestone.objectives.replaced_token:ReplacedTokenObjective")
