@@ -19,7 +19,8 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from corestone.core.batch import plain_batch
-from corestone.generate.decode import Vocabulary, generate
+from corestone.core.vocabulary import Vocabulary
+from corestone.generate.decode import generate
 from corestone.generate.quantize import weight_only_int8
 from corestone.generate.spec import Sampling
 from corestone.generate.weights import decoding_weights

@@ -19,7 +19,8 @@ from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 from corestone.core.errors import DataError
 from corestone.data import fast_encode
 from corestone.data.spec import BytePair, Bytes, TokenizerFile
-from corestone.data.tokenizer import SEPARATOR, build_tokenizer, check_same, load_tokenizer, sample_texts
+from corestone.data.tokenizer import build_tokenizer, check_same, load_tokenizer
+from corestone.data.train_tokenizer import SEPARATOR, sample_texts
 
 VALID = st.text(st.characters(exclude_categories=["Cs"]), max_size=60)
 

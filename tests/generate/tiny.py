@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from corestone.core.batch import plain_batch
-from corestone.generate.decode import Vocabulary
+from corestone.core.vocabulary import Vocabulary
 from corestone.models.decoder import DecoderModel, build_decoder
 from corestone.models.spec import Decoder
 from corestone.zoo.bloom import bloom

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from corestone.core.spec import Spec
+
+Role = Literal["mask", "pad", "classify"]
+"""What a special token may be for, beside the separator and the sentinels."""
 
 OnBad = Literal["stop", "skip"]
 """What to do with an input that cannot be read: one clear error, or a skip that is counted and reported."""
@@ -48,11 +51,65 @@ Source = Annotated[Embedded | Files | Hub, Field(discriminator="kind")]
 class BytePair(Spec):
     """Byte-level byte-pair encoding (Radford et al. 2019, section 2.2), trained on the training side only.
 
-    Memory stays bounded: training reads whole documents, evenly spread over the corpus, up to `sample_bytes`.
+    Any text can be written and comes back as it was. Memory stays bounded: training reads whole documents, evenly
+    spread over the corpus, up to `sample_bytes`.
+
+    Attributes:
+        vocab_size: all tokens together, special ones too.
+        special: what further special tokens are for, so that masked and classifying objectives run on this kind too.
+        sentinels: tokens <extra_id_0>, <extra_id_1>, ... that mark cut spans; their ids descend from the highest.
     """
 
     kind: Literal["byte_pair"] = "byte_pair"
     vocab_size: int = Field(ge=257)
+    special: tuple[Role, ...] = ()
+    sentinels: int = Field(default=0, ge=0)
+    sample_bytes: int = Field(default=64_000_000, ge=1000)
+
+    @model_validator(mode="after")
+    def _room(self) -> BytePair:
+        if len(set(self.special)) != len(self.special):
+            raise ValueError(f"special={list(self.special)} names a role twice")
+        needed = 257 + len(self.special) + self.sentinels
+        if self.vocab_size < needed:
+            raise ValueError(f"256 bytes and the special tokens need vocab_size={needed} at least")
+        return self
+
+
+class WordPiece(Spec):
+    """Word pieces as BERT has them (Devlin et al. 2018, section 3), trained like `BytePair`.
+
+    [PAD] [UNK] [CLS] [SEP] [MASK] have the ids 0 to 4: BERT's order, without the reserved entries between. [SEP]
+    separates documents. Text loses control characters and its kind and amount of white space; punctuation and CJK
+    characters become words of their own. A word with a character that the vocabulary lacks, or of more than 100
+    characters, becomes [UNK]; preparation counts these.
+
+    Attributes:
+        vocab_size: all tokens together, special ones too.
+        lowercase: text also loses capitals and accents ("uncased").
+    """
+
+    kind: Literal["word_piece"] = "word_piece"
+    vocab_size: int = Field(ge=16)
+    lowercase: bool = True
+    sample_bytes: int = Field(default=64_000_000, ge=1000)
+
+
+class Unigram(Spec):
+    """A unigram model over pieces (Kudo 2018) in the layout of T5 (Raffel et al. 2020), trained like `BytePair`.
+
+    <pad> </s> <unk> have the ids 0 to 2; </s> separates documents; the sentinels' ids descend from the highest.
+    Text loses its kind and amount of white space, and nothing else: there is no Unicode normalisation. Characters that
+    the vocabulary lacks become <unk>; preparation counts these.
+
+    Attributes:
+        vocab_size: all tokens together, special ones too; T5's 32,000 pieces and 100 sentinels are 32,100.
+        sentinels: tokens <extra_id_0>, <extra_id_1>, ... that mark cut spans.
+    """
+
+    kind: Literal["unigram"] = "unigram"
+    vocab_size: int = Field(ge=16)
+    sentinels: int = Field(default=100, ge=0)
     sample_bytes: int = Field(default=64_000_000, ge=1000)
 
 
@@ -70,7 +127,10 @@ class TokenizerFile(Spec):
     end_of_document: str | None = None
 
 
-Tokenizer = Annotated[BytePair | Bytes | TokenizerFile, Field(discriminator="kind")]
+Trained = BytePair | WordPiece | Unigram
+"""The kinds that are trained; the others are taken as they are."""
+
+Tokenizer = Annotated[Trained | Bytes | TokenizerFile, Field(discriminator="kind")]
 
 
 class Prepare(Spec):

@@ -8,12 +8,12 @@ plain bytes too, so that export and exchange need no second one. Documents are *
 from __future__ import annotations
 
 import hashlib
-import heapq
 import json
 import os
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
+from itertools import count, takewhile
 from pathlib import Path
 from typing import Any
 
@@ -21,22 +21,31 @@ import numpy as np
 import tokenizers
 from numpy.typing import NDArray
 from pydantic import Field
-from tokenizers import decoders, models, pre_tokenizers, trainers
+from tokenizers import models
 
 from corestone.core.errors import DataError, unknown
-from corestone.core.rng import fold
 from corestone.core.spec import Spec, parse
-from corestone.data.fast_encode import BYTE_TO_CHAR, FastEncoding, fast_encoding, to_bytes
-from corestone.data.spec import BytePair, Bytes, TokenizerFile
+from corestone.core.vocabulary import Vocabulary
+from corestone.data.fast_encode import BYTE_TO_CHAR, FastEncoding, fast_encoding
+from corestone.data.spec import Bytes, TokenizerFile, Trained
 from corestone.data.spec import Tokenizer as TokenizerSpec
+from corestone.data.token_pieces import bytes_of_tokens, leads_with_blank, mentions, plain_text_tree, starts_of_words
+from corestone.data.train_tokenizer import SEPARATOR, byte_level, sample_texts, sentinel, train_library
 
-SEPARATOR = "<|endoftext|>"
 TOKENIZER_FILE = "tokenizer.json"
 MANIFEST_FILE = "tokenizer-manifest.json"
 KNOWN_SEPARATORS = (SEPARATOR, "<|end_of_text|>", "</s>", "<eos>", "<|eos|>", "[EOS]", "[SEP]")
 PADDING_MULTIPLE = 64
 _MEASURED_BYTES = 4_000_000
 _REPLACEMENT = "\ufffd".encode()
+_PROBE = "  Two  blanks,\ttabs\n\nÉ ﬁ 北京 🙂\u00a0 [it's] <0x41>\x07 "
+"""What normalisers, unknown tokens and cut white space lose."""
+
+_ROLE_NAMES = {
+    "mask": ("[MASK]", "<mask>", "<|mask|>"),
+    "pad": ("[PAD]", "<pad>", "<|pad|>"),
+    "classify": ("[CLS]", "<cls>", "<|classify|>"),
+}
 
 
 class TokenizerManifest(Spec):
@@ -49,6 +58,7 @@ class TokenizerManifest(Spec):
         separator: id of the token at the start of each document and at the end of a stream.
         bytes_per_token: of the text it was trained on; None where it was not trained here.
         special: special tokens and their ids.
+        mask, pad, classify, unknown, sentinels: see `corestone.core.vocabulary.Vocabulary`.
     """
 
     kind: str
@@ -58,6 +68,11 @@ class TokenizerManifest(Spec):
     separator: int
     bytes_per_token: float | None = None
     special: dict[str, int] = Field(default_factory=dict)
+    mask: int | None = None
+    pad: int | None = None
+    classify: int | None = None
+    unknown: int | None = None
+    sentinels: tuple[int, ...] = ()
 
 
 class Tokenizer:
@@ -74,9 +89,10 @@ class Tokenizer:
         self._allow_fast = fast
         self._library = _open_library(text, "tokenizer.json")
         self._tree: dict[str, Any] = json.loads(text)
-        self._literal: str = self._library.id_to_token(manifest.separator)
-        self.unknown_id = self._unknown_id()
-        self._cut_literal = manifest.separator != self.unknown_id and manifest.separator in self._ids(self._literal)
+        self._plain_tree = plain_text_tree(self._tree)
+        same = self._plain_tree is self._tree
+        self._encoder = self._library if same else _open_library(json.dumps(self._plain_tree), "tokenizer.json")
+        self.unknown_id = _unknown_id(self._tree, self._library)
 
     # -- encoding ---------------------------------------------------------------------------------------------------
 
@@ -85,8 +101,6 @@ class Tokenizer:
         try:
             if self.manifest.kind == "bytes":
                 return list(text.encode("utf-8"))
-            if self._cut_literal and self._literal in text:
-                return [token for piece in self._pieces(text) for token in self._ids(piece)]
             return self._ids(text)
         except (TypeError, UnicodeEncodeError):
             raise _not_unicode(text) from None
@@ -110,10 +124,8 @@ class Tokenizer:
 
     def encode_plainly(self, texts: Sequence[str]) -> list[NDArray[np.uint32]]:
         """The ids of many texts by the `tokenizers` library alone: the reference for `encode_batch`."""
-        if self._cut_literal and any(self._literal in text for text in texts):
-            return [np.array(self.encode(text), dtype=np.uint32) for text in texts]
         try:
-            encodings = self._library.encode_batch_fast(list(texts), add_special_tokens=False)
+            encodings = self._encoder.encode_batch_fast(list(texts), add_special_tokens=False)
         except (TypeError, UnicodeEncodeError):
             for text in texts:
                 _utf8(text)
@@ -154,9 +166,14 @@ class Tokenizer:
     # -- decoding ---------------------------------------------------------------------------------------------------
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of some ids. Separators appear as their names, cut characters as U+FFFD."""
-        if self._byte_level:
-            return b"".join(self.token_bytes(token) for token in ids).decode("utf-8", "replace")
+        """The text of some ids. Special tokens appear as their names, cut characters as U+FFFD.
+
+        It is what `token_bytes` gives, joined, without the blank that word pieces and SentencePiece vocabularies put
+        before a first word. What encoding lost (see the records in `data/spec.py`) does not come back.
+        """
+        if self._joins:
+            text = b"".join(self.token_bytes(token) for token in ids).decode("utf-8", "replace")
+            return text.removeprefix(" ") if leads_with_blank(self._tree) else text
         return str(self._library.decode([token for token in ids if self._inside(token)], skip_special_tokens=False))
 
     def token_bytes(self, token: int) -> bytes:
@@ -168,39 +185,41 @@ class Tokenizer:
             return _REPLACEMENT
         return self._bytes_of[token]
 
+    @cached_property
+    def lossless(self) -> bool:
+        """Whether any text comes back as it was: a text with all that is usually lost does."""
+        return self.decode(self.encode(_PROBE)) == _PROBE
+
+    @cached_property
+    def vocabulary(self) -> Vocabulary:
+        """What objectives and generation need to know."""
+        facts = self.manifest
+        special = tuple(sorted({facts.separator, *facts.special.values()}))
+        return Vocabulary(
+            size=facts.vocab_size,
+            separator=facts.separator,
+            mask=facts.mask,
+            pad=facts.pad,
+            classify=facts.classify,
+            unknown=facts.unknown,
+            sentinels=facts.sentinels,
+            special=special,
+            starts_word=starts_of_words(self._tree, self._bytes_of, special, facts.vocab_size),
+        )
+
     def _inside(self, token: int) -> bool:
         if not 0 <= token < self.manifest.padded_vocab_size:
             raise DataError(f"token id {token} is outside the vocabulary of {self.manifest.vocab_size} tokens")
         return token in self._bytes_of
 
     @cached_property
-    def _byte_level(self) -> bool:
-        return _mentions(self._tree.get("decoder"), "ByteLevel")
+    def _joins(self) -> bool:
+        """Whether a text is its tokens' bytes; other vocabularies leave decoding to the library."""
+        return mentions(self._tree.get("decoder"), "ByteLevel") or leads_with_blank(self._tree)
 
     @cached_property
     def _bytes_of(self) -> dict[int, bytes]:
-        added = {token["id"] for token in self._tree["added_tokens"]}
-        vocab = self._library.get_vocab(with_added_tokens=True)
-        return {
-            token: name.encode("utf-8", "replace") if token in added else self._piece_bytes(name)
-            for name, token in vocab.items()
-        }
-
-    def _piece_bytes(self, name: str) -> bytes:
-        """What one entry of the vocabulary stands for."""
-        if self._byte_level:
-            try:
-                return to_bytes(name)
-            except KeyError:
-                return name.encode()
-        if len(name) == 6 and name.startswith("<0x") and name.endswith(">"):
-            return bytes.fromhex(name[3:5])
-        suffix = self._tree["model"].get("end_of_word_suffix")
-        if suffix:
-            return (name.removesuffix(suffix) + " " if name.endswith(suffix) else name).encode()
-        if self._tree["model"].get("type") == "WordPiece":
-            return (name[2:] if name.startswith("##") else " " + name).encode()
-        return name.replace("\u2581", " ").encode()
+        return bytes_of_tokens(self._tree, self._library.get_vocab(with_added_tokens=True))
 
     # -- files ------------------------------------------------------------------------------------------------------
 
@@ -218,15 +237,7 @@ class Tokenizer:
     # -- inside -----------------------------------------------------------------------------------------------------
 
     def _ids(self, text: str) -> list[int]:
-        return list(self._library.encode(text, add_special_tokens=False).ids)
-
-    def _pieces(self, text: str) -> list[str]:
-        """Cut a text within each separator that it spells out, for models whose vocabulary would give the token."""
-        half = len(self._literal) // 2
-        head, tail = self._literal[:half], self._literal[half:]
-        parts = text.split(self._literal)
-        last = len(parts) - 1
-        return [(tail if n else "") + part + (head if n < last else "") for n, part in enumerate(parts)]
+        return list(self._encoder.encode(text, add_special_tokens=False).ids)
 
     def _encode_group(self, texts: Sequence[str]) -> list[NDArray[np.uint32]]:
         ids = None if self._fast is None else self._fast.encode(texts)
@@ -239,15 +250,7 @@ class Tokenizer:
     @cached_property
     def _fast_and_reason(self) -> tuple[FastEncoding | None, str]:
         """Made when first needed: replaying a large vocabulary takes a second."""
-        if self._cut_literal:
-            return None, f"its model would make '{self._literal}' in a text the separator"
-        return fast_encoding(self._tree)
-
-    def _unknown_id(self) -> int | None:
-        name = self._tree["model"].get("unk_token")
-        if name is None and self._tree["model"].get("unk_id") is not None:
-            return int(self._tree["model"]["unk_id"])
-        return None if name is None else self._library.token_to_id(name)
+        return fast_encoding(self._plain_tree)
 
 
 def build_tokenizer(spec: TokenizerSpec, texts: Iterable[str]) -> Tokenizer:
@@ -259,13 +262,12 @@ def build_tokenizer(spec: TokenizerSpec, texts: Iterable[str]) -> Tokenizer:
     Raises:
         DataError: no text to train on, or a file that holds no usable tokenizer.
     """
-    if isinstance(spec, BytePair):
+    if isinstance(spec, Trained):
         return _train(spec, texts)
     if isinstance(spec, Bytes):
-        vocab = {BYTE_TO_CHAR[byte]: byte for byte in range(256)}
-        library = _byte_level(models.BPE(vocab, []))
+        library = byte_level(models.BPE({BYTE_TO_CHAR[byte]: byte for byte in range(256)}, []))
         library.add_special_tokens([SEPARATOR])
-        return _made(library, "bytes", 1.0)
+        return _described(library, library.to_str(pretty=False), "bytes", SEPARATOR, 1.0)
     return _from_file(spec)
 
 
@@ -296,55 +298,16 @@ def check_same(a: TokenizerManifest, b: TokenizerManifest, where: str) -> None:
         )
 
 
-def sample_texts(texts: Iterable[str], sample_bytes: int) -> list[str]:
-    """Whole documents, evenly spread over a stream of unknown length, of at most `sample_bytes` of UTF-8 together.
-
-    Each document draws a number from its place in the stream, and those with the lowest numbers stay; memory never
-    holds more than the sample and one document. A document longer than the sample is cut to it.
-    """
-    chosen: list[tuple[int, int, int, str]] = []  # a heap; the highest draw leaves first
-    total, limit = 0, 1 << 63
-    for place, text in enumerate(texts):
-        draw = fold(0, "tokenizer sample", place)
-        if draw >= limit:
-            continue
-        data = text.encode("utf-8", "replace")
-        if len(data) > sample_bytes:
-            text = data[:sample_bytes].decode("utf-8", "ignore")
-            data = text.encode()
-        heapq.heappush(chosen, (-draw, place, len(data), text))
-        total += len(data)
-        while total > sample_bytes:
-            draw_negative, _, size, _ = heapq.heappop(chosen)
-            limit, total = -draw_negative, total - size
-    return [text for _, _, _, text in sorted(chosen, key=lambda item: item[1])]
-
-
-def _train(spec: BytePair, texts: Iterable[str]) -> Tokenizer:
+def _train(spec: Trained, texts: Iterable[str]) -> Tokenizer:
     sample = sample_texts(texts, spec.sample_bytes)
-    if not any(sample):
-        raise DataError("tokenizer: there is no text to train on; check that the source gives training documents")
-    library = _byte_level(models.BPE())
-    trainer = trainers.BpeTrainer(
-        vocab_size=spec.vocab_size,
-        special_tokens=[SEPARATOR],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),  # all 256 bytes, so that any text can be written
-        show_progress=False,
-    )
-    library.train_from_iterator(sample, trainer)
-    tokenizer = _made(library, "byte_pair", None)
+    library = train_library(spec, sample)
+    separator = {"byte_pair": SEPARATOR, "word_piece": "[SEP]", "unigram": "</s>"}[spec.kind]
+    tokenizer = _described(library, library.to_str(pretty=False), spec.kind, separator, None)
     measured = sample_texts(sample, _MEASURED_BYTES)
     tokens = sum(len(ids) for ids in tokenizer.encode_batch(measured))
     ratio = sum(len(text.encode()) for text in measured) / max(1, tokens)
     manifest = tokenizer.manifest.model_copy(update={"bytes_per_token": round(ratio, 4)})
     return Tokenizer(tokenizer.files()[TOKENIZER_FILE], manifest)
-
-
-def _byte_level(model: Any) -> Any:
-    library = tokenizers.Tokenizer(model)
-    library.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    library.decoder = decoders.ByteLevel()
-    return library
 
 
 def _from_file(spec: TokenizerFile) -> Tokenizer:
@@ -365,12 +328,10 @@ def _from_file(spec: TokenizerFile) -> Tokenizer:
     )
 
 
-def _made(library: Any, kind: str, bytes_per_token: float | None) -> Tokenizer:
-    return _described(library, library.to_str(pretty=False), kind, SEPARATOR, bytes_per_token)
-
-
 def _described(library: Any, text: str, kind: str, separator: str, bytes_per_token: float | None) -> Tokenizer:
     size = max(library.get_vocab(with_added_tokens=True).values()) + 1
+    special = _special(library)
+    roles = {role: next((special[n] for n in names if n in special), None) for role, names in _ROLE_NAMES.items()}
     manifest = TokenizerManifest(
         kind=kind,
         sha256=_sha256(text),
@@ -378,7 +339,10 @@ def _described(library: Any, text: str, kind: str, separator: str, bytes_per_tok
         padded_vocab_size=-(-size // PADDING_MULTIPLE) * PADDING_MULTIPLE,
         separator=library.token_to_id(separator),
         bytes_per_token=bytes_per_token,
-        special=_special(library),
+        special=special,
+        unknown=_unknown_id(json.loads(text), library),
+        sentinels=tuple(special[name] for name in takewhile(special.__contains__, map(sentinel, count()))),
+        **roles,
     )
     return Tokenizer(text, manifest)
 
@@ -386,6 +350,13 @@ def _described(library: Any, text: str, kind: str, separator: str, bytes_per_tok
 def _special(library: Any) -> dict[str, int]:
     added = library.get_added_tokens_decoder()
     return {token.content: number for number, token in sorted(added.items()) if token.special}
+
+
+def _unknown_id(tree: dict[str, Any], library: Any) -> int | None:
+    name = tree["model"].get("unk_token")
+    if name is None and tree["model"].get("unk_id") is not None:
+        return int(tree["model"]["unk_id"])
+    return None if name is None else library.token_to_id(name)
 
 
 def _open_library(text: str, where: str) -> Any:
@@ -397,14 +368,6 @@ def _open_library(text: str, where: str) -> Any:
     library.no_truncation()  # a stored limit would lose the rest of a document silently
     library.no_padding()
     return library
-
-
-def _mentions(part: Any, kind: str) -> bool:
-    """Whether a part of a tokenizer.json, or one of a sequence of parts, is of a kind."""
-    if not isinstance(part, dict):
-        return False
-    inner = [*part.get("decoders", []), *part.get("pretokenizers", [])]
-    return part.get("type") == kind or any(_mentions(item, kind) for item in inner)
 
 
 def _groups(texts: Sequence[str], wanted: int) -> list[Sequence[str]]:

@@ -11,7 +11,6 @@ Shape letters: B batch (rows still being written), T tokens, V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
@@ -21,6 +20,7 @@ from corestone.core.batch import TextBatch
 from corestone.core.errors import DataError
 from corestone.core.mask import Mask
 from corestone.core.protocols import Output
+from corestone.core.vocabulary import Vocabulary
 from corestone.generate.sampling import choose, streams
 from corestone.generate.spec import Sampling
 from corestone.generate.weights import decoding_weights
@@ -47,14 +47,6 @@ class CachedModel(Protocol):
     def __call__(self, batch: TextBatch, cache: KVCache | None = None) -> Output: ...
 
 
-@dataclass(frozen=True)
-class Vocabulary:
-    """The ids that may be drawn: those below `size`; rows begin with `separator` and end at it."""
-
-    size: int
-    separator: int
-
-
 def generate(
     model: Any,
     vocabulary: Vocabulary,
@@ -66,6 +58,7 @@ def generate(
 
     Args:
         model: a CachedModel on any device; its training mode is restored.
+        vocabulary: ids below its size may be drawn; rows begin with its separator and end at it.
         prompts: ids without the separator; empty ones give text from nothing.
         on_token: sees each new token at once and may end its row.
 

@@ -6,7 +6,8 @@ import codecs
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
-from corestone.generate.decode import Vocabulary, generate
+from corestone.core.vocabulary import Vocabulary
+from corestone.generate.decode import generate
 from corestone.generate.spec import Sampling
 
 Stream = Callable[[int, str], None]
@@ -17,7 +18,7 @@ class TextTokenizer(Protocol):
     """What generation needs of a tokenizer."""
 
     @property
-    def manifest(self) -> Any: ...  # its vocab_size and separator
+    def vocabulary(self) -> Vocabulary: ...
 
     def encode(self, text: str) -> Sequence[int]: ...
 
@@ -84,10 +85,9 @@ def generate_text(
         return None if stream is None else lambda piece: stream(row, piece)
 
     writers = [TextWriter(sampling.stop, shower(row)) for row in range(len(prompts))]
-    vocabulary = Vocabulary(size=tokenizer.manifest.vocab_size, separator=tokenizer.manifest.separator)
     generate(
         model,
-        vocabulary,
+        tokenizer.vocabulary,
         [list(tokenizer.encode(prompt)) for prompt in prompts],
         sampling,
         on_token=lambda row, token: writers[row].write(tokenizer.token_bytes(token)),

@@ -26,7 +26,7 @@ from corestone.data.prepare.filters import kept_documents
 from corestone.data.prepare.finish import clear_scaffold
 from corestone.data.prepare.writer import disk_errors, sync_folder
 from corestone.data.sources import source_fingerprint
-from corestone.data.spec import BytePair, Data, Prepare, Source
+from corestone.data.spec import Data, Prepare, Source, Trained
 from corestone.data.tokenizer import Tokenizer, build_tokenizer, load_tokenizer
 from corestone.data.tokens import MANIFEST, VERSION, read_manifest
 
@@ -114,7 +114,7 @@ def prepare_tokenizer(spec: Data, cache: Path, progress: Progress | None = None)
     Raises DataError where a source cannot be read or has no training text, or a file holds no usable tokenizer.
     """
     show = progress or _Silent()
-    if not isinstance(spec.tokenizer, BytePair):
+    if not isinstance(spec.tokenizer, Trained):
         return build_tokenizer(spec.tokenizer, ())
     sources = [component.source for component in spec.components]
     content = [[plain(source), source_fingerprint(source)] for source in sources]
