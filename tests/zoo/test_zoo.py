@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from corestone.core.errors import SpecError
-from corestone.models.decoder import build_decoder
+from corestone.recipes.registry import MODELS
 from corestone.zoo.catalogue import find, zoo
 
 # Sums over unique tensors of the released configurations (GPT-3: of its table, heads x head size = width).
@@ -46,6 +46,16 @@ EXACT = {
     "palm-8b": 8_632_012_800,
     "palm-62b": 62_495_662_080,
     "palm-540b": 540_356_474_880,
+    "bert-tiny": 4_433_468,
+    "bert-mini": 11_267_900,
+    "bert-small": 29_058_876,
+    "bert-medium": 41_668_412,
+    "bert-base": 110_106_428,
+    "bert-base-cased": 108_932_934,
+    "bert-large": 336_226_108,
+    "electra-small": 13_549_057,
+    "electra-base": 109_483_009,
+    "electra-large": 335_142_913,
 }
 
 
@@ -56,10 +66,11 @@ def test_the_zoo_is_what_is_tested():
 @pytest.mark.parametrize("name", EXACT)
 def test_parameter_count_equals_the_published_one(name):
     entry = find(name)
-    count = sum(p.numel() for p in build_decoder(entry.spec, device="meta").parameters())
+    count = sum(p.numel() for p in MODELS.build(entry.spec, device="meta").parameters())
     assert count == EXACT[name]
-    # The papers round, OPT to the nearest label of GPT-3's.
-    assert count == pytest.approx(entry.published, rel=0.06 if entry.family == "opt" else 0.005)
+    # The papers round, OPT to the nearest label of GPT-3's, BERT and ELECTRA to the next ten millions.
+    loose = {"opt": 0.06, "bert": 0.015, "electra": 0.035}
+    assert count == pytest.approx(entry.published, rel=loose.get(entry.family, 0.005))
 
 
 def test_gpt3_alternates_dense_and_banded_layers():

@@ -14,12 +14,12 @@ def zoo(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = F
     from rich.table import Table
 
     from corestone.core.format import si
-    from corestone.models.decoder import build_decoder
+    from corestone.recipes.registry import MODELS
     from corestone.zoo.catalogue import zoo as entries
 
     rows = []
     for entry in entries().values():
-        parameters = sum(p.numel() for p in build_decoder(entry.spec, device="meta").parameters())
+        parameters = sum(p.numel() for p in MODELS.build(entry.spec, device="meta").parameters())
         rows.append(
             {
                 "name": entry.name,

@@ -27,17 +27,14 @@ class MaskedTokenObjective:
     reduction = "additive"
 
     def __init__(self, spec: MaskedToken, vocabulary: Vocabulary) -> None:
-        if vocabulary.mask is None:
-            raise SpecError(
-                "objective masked_token: the tokenizer has no token that hides another; train one with it, such as "
-                "data.tokenizer.kind=word_piece"
-            )
+        if spec.whole_words and vocabulary.starts_word is None:
+            raise SpecError("objective.whole_words: the tokenizer does not tell where words begin; set it to false")
         self.spec, self.vocabulary = spec, vocabulary
-        self.mask: int = vocabulary.mask
-        self.special_V = ids_as_flags(vocabulary.special, vocabulary.size)
-        self.starts_V = torch.tensor(list(vocabulary.starts_word), dtype=torch.bool)
-        if spec.whole_words and len(self.starts_V) < vocabulary.size:
-            raise SpecError("objective.whole_words: the tokenizer does not say where words begin; set it to false")
+        self.mask = vocabulary.require("mask", f"objective {spec.kind}")
+        self.special_V = torch.zeros(vocabulary.size, dtype=torch.bool)
+        self.special_V[list(vocabulary.special)] = True
+        starts = self.special_V.numpy() if vocabulary.starts_word is None else vocabulary.starts_word
+        self.starts_V = torch.from_numpy(starts)
 
     def corrupt(self, batch: TextBatch, draws: Draws) -> TextBatch:
         """Hide tokens; targets are the hidden ones, and every token sees both ways."""
@@ -69,9 +66,7 @@ class MaskedTokenObjective:
 
     def _words(self, tokens_BT: Tensor) -> Tensor:
         """Number of each token's word in its row, from 0; a special token is a word of its own."""
-        starts_BT = flags_of(self.starts_V, tokens_BT) | flags_of(self.special_V, tokens_BT)
-        behind_BT = flags_of(self.special_V, tokens_BT).roll(1, dims=1)
-        starts_BT = starts_BT | behind_BT
+        starts_BT = flags_of(self.starts_V, tokens_BT) | flags_of(self.special_V, tokens_BT).roll(1, dims=1)
         starts_BT[:, 0] = True
         return starts_BT.cumsum(dim=1) - 1
 
@@ -109,13 +104,6 @@ def _whole_words(text_BT: Tensor, words_BT: Tensor, order_BT: Tensor, wanted_B: 
                 break
         chosen_BT[row] = text & torch.isin(words, torch.tensor(sorted(taken), dtype=torch.int64))
     return chosen_BT
-
-
-def ids_as_flags(ids: frozenset[int], size: int) -> Tensor:
-    """Boolean (V,): true at these ids."""
-    flags = torch.zeros(size, dtype=torch.bool)
-    flags[torch.tensor(sorted(ids), dtype=torch.int64)] = True
-    return flags
 
 
 def flags_of(flags_V: Tensor, tokens_BT: Tensor) -> Tensor:

@@ -72,7 +72,7 @@ def build_model(spec: Spec, seed: int, device: torch.device) -> Any:
 
 def check_fit(run: Run, model: Any, tokenizer: Tokenizer) -> None:
     """Refuse a model that cannot hold the tokenizer's ids or the data's rows."""
-    rows, needed = model.head.weight.shape[0], tokenizer.manifest.vocab_size
+    rows, needed = model.vocab_size, tokenizer.manifest.vocab_size
     if rows < needed:
         raise SpecError(
             f"model: its vocabulary has {rows} entries, the tokenizer needs {needed}; set "
@@ -95,7 +95,7 @@ class Built:
         self.parameters = sum(p.numel() for p in self.model.parameters())
         self.weights = MasterWeights(self.model, self.dtype)
         self.optimiser = build_optimiser(run.optimiser, self.weights.masters)
-        self.objective = OBJECTIVES.build(run.objective)
+        self.objective = OBJECTIVES.build(run.objective, data.tokenizer.vocabulary)
         self.examples = batch_examples(run)
         self.loader = TextLoader(data.train, run.data, run.seed, self.examples, world.rank, world.size)
         self.total_steps = self.steps(run.training.length)

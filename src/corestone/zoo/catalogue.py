@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from corestone.core.errors import SpecError, unknown
-from corestone.zoo import bloom, gpt, gptj, opt, palm, primer
+from corestone.zoo import bert, bloom, electra, gpt, gptj, opt, palm, primer
 from corestone.zoo.entry import Entry
 
-FAMILIES = (gpt, gptj, primer, opt, bloom, palm)
+FAMILIES = (gpt, gptj, primer, opt, bloom, palm, bert, electra)
 
 
 def zoo() -> dict[str, Entry]:

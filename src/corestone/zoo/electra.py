@@ -57,7 +57,7 @@ def electra(
 
 
 def entries() -> list[Entry]:
-    """Every published size: the discriminator, which is what is released and counted."""
+    """Every published size: the discriminator is what is counted."""
     source = "Clark et al. 2020, table 6"
     models = {
         "electra-small": (electra(256, 12, 4, table_width=128, generator_fraction=(1, 4)), 14e6),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from corestone.models.spec import Decoder
+from corestone.models.spec import Decoder, Encoder, GeneratorDiscriminator
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class Entry:
 
     name: str
     family: str
-    spec: Decoder
+    spec: Decoder | Encoder | GeneratorDiscriminator
     published: float
     source: str
     doubt: str = ""
