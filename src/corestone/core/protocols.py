@@ -82,13 +82,27 @@ class Loss:
     metrics: Mapping[str, Tensor] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class RowSums:
+    """A figure of each row of a batch: sums (B,), and what they are divided by in the end (B,)."""
+
+    totals: Tensor
+    weights: Tensor
+    unit: str
+
+
 class Objective(Protocol):
     """What is learnt. `reduction` says whether losses of parts of a batch add up.
 
     `corrupt` makes the model's batch out of the loader's, a row by its own draws alone; `loss` takes any rows of it.
+
+    Attributes:
+        asks: whether it makes questions of its own out of text, by whose answers held-out text is scored (it is an
+            AskingObjective then); else every next token is.
     """
 
     reduction: str  # "additive" or "joint"
+    asks: bool
 
     def corrupt(self, batch: Any, draws: Draws) -> Any: ...
 
@@ -96,6 +110,18 @@ class Objective(Protocol):
 
     def training_flops(self, model: Any, tokens: int) -> float:
         """Floating-point operations of forward and backward per token of the loader's rows of `tokens` tokens."""
+        ...
+
+
+class AskingObjective(Objective, Protocol):
+    """An objective that makes questions out of text, and says how well a model answers them."""
+
+    def scores(self, model: Any, batch: Any) -> Mapping[str, RowSums]:
+        """Held-out figures of a corrupted batch by name, the one that training lowers first."""
+        ...
+
+    def questions(self, before: Any, batch: Any) -> tuple[Tensor, Tensor]:
+        """Of a batch and what it was corrupted to: each place's left neighbour, and its target or IGNORE."""
         ...
 
 

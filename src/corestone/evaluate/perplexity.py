@@ -100,7 +100,7 @@ class TextPerplexity:
         device = next(iter(model.named_parameters()))[1].device
         nats = np.zeros(len(starts))
         done, first = 0, int(self._edges[0]) + 1
-        with _evaluation_mode(model), torch.inference_mode():
+        with evaluation_mode(model), torch.inference_mode():
             for batch in self._batches(self._batch_size):
                 losses_R, targets_R = token_losses(model, batch.to(device))
                 here = min(len(targets_R), tokens - done)
@@ -152,7 +152,8 @@ def documents_within(token_set: StoredText, max_tokens: int) -> int:
 
 
 @contextmanager
-def _evaluation_mode(model: Model) -> Iterator[None]:
+def evaluation_mode(model: Model) -> Iterator[None]:
+    """Evaluation mode within; afterwards each module is in the mode it was in before."""
     modes = [(module, module.training) for module in model.modules()] if isinstance(model, nn.Module) else []
     try:
         if isinstance(model, nn.Module):

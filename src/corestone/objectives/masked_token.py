@@ -14,10 +14,11 @@ from torch import Tensor
 from corestone.core.batch import IGNORE, TextBatch
 from corestone.core.errors import SpecError
 from corestone.core.mask import Mask
-from corestone.core.protocols import Loss, Model
+from corestone.core.protocols import Loss, Model, RowSums
 from corestone.core.rng import Draws
 from corestone.core.vocabulary import Vocabulary
 from corestone.nn.cross_entropy import linear_cross_entropy
+from corestone.objectives.scores import target_scores
 from corestone.objectives.spec import MaskedToken
 
 
@@ -25,6 +26,7 @@ class MaskedTokenObjective:
     """Cross-entropy of the chosen tokens, summed (Devlin et al. 2018, section 3.1, task 1)."""
 
     reduction = "additive"
+    asks = True
 
     def __init__(self, spec: MaskedToken, vocabulary: Vocabulary) -> None:
         if spec.whole_words and vocabulary.starts_word is None:
@@ -58,6 +60,14 @@ class MaskedTokenObjective:
         hidden = model(batch).hidden
         total, _ = linear_cross_entropy(hidden.flatten(0, -2), model.head, batch.targets_BT.flatten())
         return Loss(total=total, weight=(batch.targets_BT != IGNORE).sum())
+
+    def scores(self, model: Model, batch: TextBatch) -> dict[str, RowSums]:
+        """Nats and accuracy over chosen tokens."""
+        return target_scores(model.head, model(batch).hidden, batch.targets_BT)
+
+    def questions(self, before: TextBatch, batch: TextBatch) -> tuple[Tensor, Tensor]:
+        """The token truly left of each chosen one, and the chosen one."""
+        return before.tokens_BT.roll(1, dims=1), batch.targets_BT
 
     def training_flops(self, model: Any, tokens: int) -> float:
         """Every token passes through the model, the chosen ones through its head."""

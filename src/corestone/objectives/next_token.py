@@ -19,6 +19,7 @@ class NextTokenObjective:
     """Cross-entropy of every real target, summed (Radford et al. 2018, equation 1)."""
 
     reduction = "additive"
+    asks = False
 
     def __init__(self, spec: NextToken, vocabulary: Vocabulary | None = None) -> None:
         self.spec = spec

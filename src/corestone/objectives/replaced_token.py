@@ -13,12 +13,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from corestone.core.batch import IGNORE, TextBatch
-from corestone.core.protocols import Head, Loss
+from corestone.core.protocols import Head, Loss, RowSums
 from corestone.core.rng import Draws
 from corestone.core.tensors import each_tensor, moved
 from corestone.core.vocabulary import Vocabulary
 from corestone.nn.cross_entropy import linear_cross_entropy
 from corestone.objectives.masked_token import MaskedTokenObjective
+from corestone.objectives.scores import target_scores
 from corestone.objectives.spec import MaskedToken, ReplacedToken
 
 
@@ -57,6 +58,7 @@ class ReplacedTokenObjective:
     """
 
     reduction = "additive"
+    asks = True
 
     def __init__(self, spec: ReplacedToken, vocabulary: Vocabulary) -> None:
         self.spec = spec
@@ -72,21 +74,43 @@ class ReplacedTokenObjective:
     def loss(self, model: Any, batch: ReplacedBatch) -> Loss:
         """Nats summed over chosen tokens plus the weighted sum over all; weight = the number of chosen ones."""
         hidden, targets_BT = model.generator(batch.hidden).hidden, batch.hidden.targets_BT
-        chosen_BT = targets_BT != IGNORE
         filled_in, _ = linear_cross_entropy(hidden.flatten(0, -2), model.generator.head, targets_BT.flatten())
-        replaced = self.replaced(model.generator.head, hidden, batch)
-        wrong_BT = chosen_BT & (replaced.tokens_BT != targets_BT)
+        nats_BT, _, _ = self._detected(model, batch, hidden)
+        found = self.spec.rate * nats_BT[batch.text_BT].sum()
+        metrics = {"generator_nats": filled_in.detach(), "detection_nats": found.detach()}
+        return Loss(filled_in + self.spec.weight * found, (targets_BT != IGNORE).sum(), metrics)
+
+    def _detected(self, model: Any, batch: ReplacedBatch, hidden_BTD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Of every token: the discriminator's nats, whether it was right, and whether the token was replaced. A sample
+        that is the hidden token itself was not."""
+        replaced = self.replaced(model.generator.head, hidden_BTD, batch)
+        targets_BT = batch.hidden.targets_BT
+        wrong_BT = (targets_BT != IGNORE) & (replaced.tokens_BT != targets_BT)
         logits_BT = model.discriminator.detector(model.discriminator(replaced).hidden).float()
-        found_BT = F.binary_cross_entropy_with_logits(logits_BT, wrong_BT.float(), reduction="none")
-        found, text_BT = found_BT[batch.text_BT].sum(), batch.text_BT
-        right = ((logits_BT > 0) == wrong_BT)[text_BT].sum() * self.spec.rate
-        metrics = {
-            "generator_nats": filled_in.detach(),
-            "discriminator_nats": found.detach() * self.spec.rate,
-            "detection_accuracy": right,
-            "replaced_share": wrong_BT.sum() * self.spec.rate,
+        nats_BT = F.binary_cross_entropy_with_logits(logits_BT, wrong_BT.float(), reduction="none")
+        return nats_BT, (logits_BT > 0) == wrong_BT, wrong_BT
+
+    @torch.no_grad()
+    def scores(self, model: Any, batch: ReplacedBatch) -> dict[str, RowSums]:
+        """The discriminator over all tokens, beside always answering "not replaced"; the generator over chosen ones."""
+        hidden = model.generator(batch.hidden).hidden
+        nats_BT, right_BT, wrong_BT = self._detected(model, batch, hidden)
+        count_B = batch.text_BT.sum(dim=1)
+
+        def over_text(values_BT: Tensor, unit: str) -> RowSums:
+            return RowSums((values_BT * batch.text_BT).sum(dim=1), count_B, unit)
+
+        generator = target_scores(model.generator.head, hidden, batch.hidden.targets_BT)
+        return {
+            "detection_nats": over_text(nats_BT, "nats/token"),
+            "detection_accuracy": over_text(right_BT, "share of tokens"),
+            "never_replaced_accuracy": over_text(~wrong_BT, "share of tokens"),
+            **{f"generator_{name}": sums for name, sums in generator.items()},
         }
-        return Loss(filled_in + self.spec.weight * self.spec.rate * found, chosen_BT.sum(), metrics)
+
+    def questions(self, before: TextBatch, batch: ReplacedBatch) -> tuple[Tensor, Tensor]:
+        """The generator's."""
+        return self.masked.questions(before, batch.hidden)
 
     @torch.no_grad()
     def replaced(self, head: Head, hidden_BTD: Tensor, batch: ReplacedBatch) -> TextBatch:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from corestone.core.errors import SpecError, unknown
 from corestone.core.spec import override, read_yaml
-from corestone.recipes.language import small
+from corestone.recipes.language import encoders, small
 from corestone.recipes.language.gpt2 import gpt2_124m
 from corestone.recipes.language.shakespeare import shakespeare
 from corestone.recipes.spec import Run
@@ -21,6 +21,8 @@ RECIPES: dict[str, Callable[[], Run]] = {
     "language/shakespeare-opt": small.small_opt,
     "language/shakespeare-bloom": small.small_bloom,
     "language/shakespeare-palm": small.small_palm,
+    "language/shakespeare-bert": encoders.small_bert,
+    "language/shakespeare-electra": encoders.small_electra,
     "language/gpt2-124m": gpt2_124m,
 }
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from rich.table import Table
 from corestone.core.batch import TextBatch
 from corestone.core.errors import CheckpointError
 from corestone.core.metric import Metric
+from corestone.core.protocols import Evaluator
+from corestone.core.spec import Spec
 from corestone.data.packing import evaluation_batches
 from corestone.data.prepare.pipeline import prepare_source
 from corestone.data.sources import describe, parse_source
@@ -23,32 +26,49 @@ from corestone.data.spec import Embedded, Prepare, Source
 from corestone.data.tokenizer import Tokenizer, check_same
 from corestone.data.tokens import TokenSet, open_token_set
 from corestone.evaluate.floors import document_texts, floors, held_out_text
+from corestone.evaluate.objective import ObjectiveScore, guessing_floors
 from corestone.evaluate.perplexity import TextPerplexity, count_words, documents_within
+from corestone.models.decoder import DecoderModel
+from corestone.objectives.spec import MaskedToken, NextToken
 from corestone.parallel.allocator import keep_freed_memory
 from corestone.parallel.collectives import World
 from corestone.parallel.precision import Precision
 from corestone.recipes.build import open_data
 from corestone.recipes.load import load_model, open_run
+from corestone.recipes.registry import OBJECTIVES
 from corestone.recipes.spec import Evaluation
 from corestone.train.archive import locate
 
 DEFAULT_CONTEXT = 1024
+FLOOR_ROWS = 16
+"""Rows that make one unit of the floors' intervals."""
+FLOOR_TOKENS = 50_000_000
+"""Training tokens, from the first, whose frequencies the guesses use."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How a model reads text to be scored: tokens at a time, whether documents are kept apart, rows at a time."""
+
+    context_length: int
+    apart: bool
+    batch_size: int
+
+    def batches(self, token_set: TokenSet) -> Callable[[int], Iterator[TextBatch]]:
+        """The whole split in order, for a batch size."""
+        return lambda size: evaluation_batches(token_set, self.context_length, size, self.apart)
 
 
 def scorer(
-    token_set: TokenSet,
-    tokenizer: Tokenizer,
-    context_length: int,
-    apart: bool,
-    batch_size: int,
-    tokens: int | None = None,
-) -> TextPerplexity:
-    """A scorer of a prepared split, or of its first documents that hold at most so many tokens together."""
+    objective: Any, token_set: TokenSet, tokenizer: Tokenizer, reading: Reading, tokens: int | None = None
+) -> Evaluator:
+    """A scorer of a prepared split, or of its beginning of at most so many tokens: whole documents of it where every
+    next token is scored, rows where the objective asks questions of its own."""
+    batches, batch_size = reading.batches(token_set), reading.batch_size
+    if objective.asks:
+        rows = None if tokens is None else max(1, tokens // reading.context_length)
+        return ObjectiveScore(objective, batches, batch_size, rows)
     documents = None if tokens is None else documents_within(token_set, tokens)
-
-    def batches(size: int) -> Iterator[TextBatch]:
-        return evaluation_batches(token_set, context_length, size, apart)
-
     words = count_words(document_texts(token_set, tokenizer, documents))
     return TextPerplexity(token_set, batches, batch_size, words or None, documents)
 
@@ -78,15 +98,17 @@ def evaluate(
     run = open_run(path) if (path / "recipe.yaml").is_file() and checkpoint != path else None
     if run is None and source is None:
         raise CheckpointError(f"{path}: a checkpoint has no data of its own; name some with --data SOURCE")
-    context = min(model.context_length, run.data.context_length if run else DEFAULT_CONTEXT)
-    apart = run.data.keep_documents_apart if run else True
-    size = batch_size or (run.evaluation if run else Evaluation()).batch_size
+    reading = Reading(
+        min(model.context_length, run.data.context_length if run else DEFAULT_CONTEXT),
+        run.data.keep_documents_apart if run else True,
+        batch_size or (run.evaluation if run else Evaluation()).batch_size,
+    )
+    objective = OBJECTIVES.build(run.objective if run else _learnt(model), tokenizer.vocabulary)
     results = []
     for named, split, held_out, training in _sets(path, source, tokenizer):
         check_same(tokenizer.manifest, held_out.tokenizer, str(path))
-        metrics = list(scorer(held_out, tokenizer, context, apart, size).run(model))
-        seen = document_texts(training, tokenizer) if training is not None else None
-        measured = floors(held_out_text(held_out, tokenizer), seen)
+        metrics = list(scorer(objective, held_out, tokenizer, reading).run(model))
+        measured = _floors(objective, held_out, training, tokenizer, reading)
         result = {
             "checkpoint": str(checkpoint.relative_to(path)) if checkpoint != path else checkpoint.name,
             "source": describe(named),
@@ -120,6 +142,25 @@ def _sets(
         return
     everything = named.model_copy(update={"validation_percent": 100.0})
     yield named, "all", open_token_set(prepare_source(everything, tokenizer, Prepare()), "validation"), None
+
+
+def _learnt(model: Any) -> Spec:
+    """What an imported model must have been trained on, by its shape."""
+    return NextToken() if isinstance(model, DecoderModel) else MaskedToken()
+
+
+def _floors(
+    objective: Any, held_out: TokenSet, training: TokenSet | None, tokenizer: Tokenizer, reading: Reading
+) -> list[Metric]:
+    """What needs no model: compressors and n-grams on the text, or guesses at the objective's questions."""
+    if not objective.asks:
+        seen = document_texts(training, tokenizer) if training is not None else None
+        return floors(held_out_text(held_out, tokenizer), seen)
+    if training is None:
+        return []
+    known = islice(reading.batches(training)(FLOOR_ROWS), FLOOR_TOKENS // (FLOOR_ROWS * reading.context_length) + 1)
+    asked = reading.batches(held_out)(FLOOR_ROWS)
+    return guessing_floors(objective, known, asked, vocab_size=tokenizer.manifest.padded_vocab_size)
 
 
 def _show(console: Console, result: dict[str, Any], metrics: Sequence[Metric], measured: Sequence[Metric]) -> None:

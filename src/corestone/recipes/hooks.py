@@ -10,8 +10,8 @@ from rich.console import Console
 from rich.markup import escape
 
 from corestone.core.format import clock, si
+from corestone.core.protocols import Evaluator
 from corestone.core.runlog import RunLog
-from corestone.evaluate.perplexity import TextPerplexity
 from corestone.generate.text import generate_text
 from corestone.recipes.build import Built
 from corestone.train.checkpoint import checkpoint_folder, forget_old
@@ -29,7 +29,7 @@ class Watch:
     log: RunLog | None
     meter: Meter
     console: Console
-    held_out_text: TextPerplexity
+    held_out_text: Evaluator
 
     def hooks(self) -> list[Hook]:
         """In the order in which they act at one step: a checkpoint knows the loss measured just before it."""
@@ -72,15 +72,15 @@ class Watch:
         """The loss on the beginning of the held-out text; the lowest one marks the best checkpoint."""
         if self.built.world.is_main:
             with self.meter.paused():
-                metrics = {metric.name: metric for metric in self.held_out_text.run(self.built.model)}
-            loss = metrics["nats_per_token"]
+                metrics = list(self.held_out_text.run(self.built.model))
+            loss = metrics[0]
             state.held_out, state.held_out_step = loss.value, state.step
             if state.best is None or loss.value < state.best:
                 state.best, state.best_step = loss.value, state.step
-            self.write("evaluate", state, metrics={name: metric.value for name, metric in metrics.items()})
+            self.write("evaluate", state, metrics={metric.name: metric.value for metric in metrics})
             self.console.print(
-                f"[green]held out[/]  {loss.value:.4f} nats/token  {metrics['bits_per_byte'].value:.4f} bits/byte "
-                f"({loss.n:,} tokens)",
+                f"[green]held out[/]  {'  '.join(f'{metric.value:.4f} {metric.unit}' for metric in metrics[:2])} "
+                f"(n = {loss.n:,})",
                 highlight=False,
             )
         self.built.world.barrier()
@@ -88,7 +88,7 @@ class Watch:
     def sample(self, state: State, result: StepResult | None) -> None:
         """The model continues the recipe's prompts."""
         spec = self.built.run.samples
-        if self.built.world.is_main and spec.prompts:
+        if self.built.world.is_main and spec.prompts and not self.built.objective.asks:
             with self.meter.paused():
                 texts = generate_text(self.built.model, self.built.data.tokenizer, list(spec.prompts), spec.sampling)
             pairs = list(zip(spec.prompts, texts, strict=True))

@@ -12,16 +12,16 @@ from rich.console import Console
 from corestone.core.environment import environment
 from corestone.core.errors import CheckpointError
 from corestone.core.format import clock, si
+from corestone.core.protocols import Evaluator
 from corestone.core.runlog import RunLog
 from corestone.core.spec import differing, plain, to_yaml
 from corestone.data.sources import card
-from corestone.evaluate.perplexity import TextPerplexity
 from corestone.parallel.allocator import keep_freed_memory
 from corestone.parallel.collectives import World, join_world
 from corestone.parallel.peak import gemm_peak
 from corestone.parallel.precision import compute_dtype
 from corestone.recipes.build import Built, open_data
-from corestone.recipes.evaluate import evaluate, scorer
+from corestone.recipes.evaluate import Reading, evaluate, scorer
 from corestone.recipes.hooks import Watch
 from corestone.recipes.load import open_run
 from corestone.recipes.show_progress import PrepareProgress
@@ -154,17 +154,12 @@ def introduce(console: Console, built: Built, folder: Path, peak: float) -> None
     )
 
 
-def beginning_of_held_out(built: Built) -> TextPerplexity:
-    """The scorer used while training: the first documents of the first component's held-out text."""
+def beginning_of_held_out(built: Built) -> Evaluator:
+    """The scorer used while training: the beginning of the first component's held-out text."""
     run = built.run
-    return scorer(
-        built.data.validation[0],
-        built.data.tokenizer,
-        run.data.context_length,
-        run.data.keep_documents_apart,
-        run.evaluation.batch_size,
-        run.evaluation.tokens_while_training,
-    )
+    reading = Reading(run.data.context_length, run.data.keep_documents_apart, run.evaluation.batch_size)
+    tokens = run.evaluation.tokens_while_training
+    return scorer(built.objective, built.data.validation[0], built.data.tokenizer, reading, tokens)
 
 
 def resume_state(built: Built, folder: Path, console: Console) -> State:

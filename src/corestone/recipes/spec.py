@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from corestone.core.spec import Spec
 from corestone.data.spec import Data
 from corestone.generate.spec import Sampling
+from corestone.models.spec import Decoder, Encoder, GeneratorDiscriminator
+from corestone.objectives.spec import MaskedToken, NextToken, ReplacedToken
 from corestone.optim.spec import AdamW, Schedule
 from corestone.recipes.registry import MODELS, OBJECTIVES
 from corestone.train.spec import Rhythm, Training
@@ -50,6 +52,32 @@ class Run(Spec):
     evaluation: Evaluation = Evaluation()
     samples: Samples = Samples()
     trackers: tuple[Literal["mlflow", "wandb"], ...] = ()
+
+    @model_validator(mode="after")
+    def _fits(self) -> Run:
+        fitting = LEARNT_BY.get(type(self.objective))
+        if fitting is not None and type(self.model) in SHAPES and not isinstance(self.model, fitting):
+            objectives = [known for known, shapes in LEARNT_BY.items() if isinstance(self.model, shapes)]
+            raise ValueError(
+                f"objective {_kind(self.objective)} cannot train a model of kind {_kind(self.model)}, which learns by "
+                f"{' or '.join(_kind(known) for known in objectives)}; {_kind(self.objective)} trains "
+                f"{' or '.join(_kind(shape) for shape in fitting)}"
+            )
+        return self
+
+
+LEARNT_BY: dict[type[Spec], tuple[type[Spec], ...]] = {
+    NextToken: (Decoder,),
+    MaskedToken: (Encoder,),
+    ReplacedToken: (GeneratorDiscriminator,),
+}
+"""Which shapes of computation each objective of the house trains."""
+
+SHAPES = {shape for shapes in LEARNT_BY.values() for shape in shapes}
+
+
+def _kind(record: Spec | type[Spec]) -> str:
+    return str((record if isinstance(record, type) else type(record)).model_fields["kind"].default)
 
 
 class ModelFile(Spec):

@@ -1,0 +1,45 @@
+"""Encoders: small ones on Shakespeare, and the published ones on own text."""
+
+from __future__ import annotations
+
+from corestone.data.spec import Component, Data, Embedded, WordPiece
+from corestone.models.spec import Encoder, GeneratorDiscriminator
+from corestone.objectives.spec import MaskedToken, ReplacedToken
+from corestone.recipes.language.shakespeare import shakespeare
+from corestone.recipes.spec import Run, Samples
+from corestone.zoo.bert import bert
+from corestone.zoo.electra import electra
+
+VOCAB_SIZE, CONTEXT_LENGTH = 4096, 128
+
+
+def _on_shakespeare(name: str, description: str, model: Encoder | GeneratorDiscriminator, **changes: object) -> Run:
+    data = Data(
+        components=(Component(source=Embedded(name="shakespeare")),),
+        tokenizer=WordPiece(vocab_size=VOCAB_SIZE),
+        context_length=CONTEXT_LENGTH,
+    )
+    changed = {"name": name, "description": description, "model": model, "data": data, "samples": Samples(prompts=())}
+    return Run.model_validate({**dict(shakespeare()), **changed, **changes})
+
+
+def small_bert() -> Run:
+    """A BERT without dropout and next sentences: masked tokens in packed rows."""
+    model = bert(256, 4, 4, VOCAB_SIZE, CONTEXT_LENGTH, dropout=0.0).model_copy(update={"pooler": None})
+    return _on_shakespeare(
+        "shakespeare-bert",
+        "A small BERT on 38 plays of Shakespeare, whole plays held out.",
+        model,
+        objective=MaskedToken(),
+    )
+
+
+def small_electra() -> Run:
+    """An ELECTRA without dropout: a generator of a quarter of the discriminator's width."""
+    model = electra(256, 4, 4, 128, (1, 4), VOCAB_SIZE, CONTEXT_LENGTH, dropout=0.0)
+    return _on_shakespeare(
+        "shakespeare-electra",
+        "A small ELECTRA on 38 plays of Shakespeare, whole plays held out.",
+        model,
+        objective=ReplacedToken(),
+    )
