@@ -42,6 +42,10 @@ class TextBatch:
         """Some rows of the batch, as a batch."""
         return each_tensor(self, lambda tensor: tensor[start:stop])
 
+    def select(self, places: Tensor) -> TextBatch:
+        """The rows at these places, as a batch."""
+        return each_tensor(self, lambda tensor: tensor[places])
+
     def to(self, device: torch.device) -> TextBatch:
         """The batch on a device."""
         return moved(self, device)
@@ -53,3 +57,27 @@ def plain_batch(tokens_BT: Tensor, targets_BT: Tensor | None = None) -> TextBatc
     positions = torch.arange(T, device=tokens_BT.device).expand(B, T)
     targets = torch.full_like(tokens_BT, IGNORE) if targets_BT is None else targets_BT
     return TextBatch(tokens_BT=tokens_BT, targets_BT=targets, positions_BT=positions, mask=Mask())
+
+
+@dataclass(frozen=True)
+class Seq2SeqBatch:
+    """A text to read and a text to write, row by row; each with as many tokens as its longest row, the rest filled up.
+
+    Attributes:
+        source: what the encoder reads; it has no targets.
+        target: what the decoder is given, shifted by one, and predicts; its mask names the source's segments.
+    """
+
+    source: TextBatch
+    target: TextBatch
+
+    def __len__(self) -> int:
+        return len(self.target)
+
+    def rows(self, start: int, stop: int) -> Seq2SeqBatch:
+        """Some rows of the batch, as a batch."""
+        return each_tensor(self, lambda tensor: tensor[start:stop])
+
+    def to(self, device: torch.device) -> Seq2SeqBatch:
+        """The batch on a device."""
+        return moved(self, device)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -52,9 +52,11 @@ class Model(Protocol):
     Attributes:
         context_length: the most tokens a row may have.
         vocab_size: ids below it may stand in a row.
+        generates: continuations of prompts, answers to what was read, or nothing.
     """
 
     head: Any
+    generates: Literal["continuations", "answers", "nothing"]
 
     @property
     def vocab_size(self) -> int: ...

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from copy import copy
 
 import numpy as np
 import torch
@@ -33,6 +34,12 @@ class Draws:
         numbers = np.arange(rows.start, rows.stop, dtype=np.uint64)
         self._keys = _mixed(_mixed(np.array([seed], dtype=np.uint64)) + _mixed(numbers))
         self._asked = 0
+
+    def select(self, places: Tensor) -> Draws:
+        """Further draws of some of the rows."""
+        chosen = copy(self)
+        chosen._keys = self._keys[places.numpy()]
+        return chosen
 
     def uniform(self, *shape: int) -> Tensor:
         """Numbers in [0, 1), float32, of shape (rows, *shape)."""

@@ -17,19 +17,18 @@ import torch
 from torch import Tensor
 
 from corestone.core.batch import TextBatch
-from corestone.core.errors import DataError
+from corestone.core.errors import DataError, SpecError
 from corestone.core.mask import Mask
 from corestone.core.protocols import Output
 from corestone.core.vocabulary import Vocabulary
 from corestone.generate.sampling import choose, streams
+from corestone.generate.source import PAD_SEGMENT, TEXT_SEGMENT, SourceReader
 from corestone.generate.spec import Sampling
 from corestone.generate.weights import decoding_weights
 from corestone.nn.cache import KVCache
 
 OnToken = Callable[[int, int], bool]
 """Called with (row, token) for each new token; True ends the row."""
-
-PAD_SEGMENT, TEXT_SEGMENT = -1, 0
 
 
 class CachedModel(Protocol):
@@ -54,11 +53,12 @@ def generate(
     sampling: Sampling,
     on_token: OnToken | None = None,
 ) -> list[list[int]]:
-    """Continue each prompt.
+    """Continue each prompt; an encoder-decoder reads it and writes an answer.
 
     Args:
-        model: a CachedModel on any device; its training mode is restored.
-        vocabulary: ids below its size may be drawn; rows begin with its separator and end at it.
+        model: a CachedModel on any device, or what a SourceReader takes; its training mode is restored.
+        vocabulary: ids below its size may be drawn; rows begin with its separator and end at it. What an
+            encoder-decoder reads ends with the separator, what it writes begins with the padding token if there is one.
         prompts: ids without the separator; empty ones give text from nothing.
         on_token: sees each new token at once and may end its row.
 
@@ -67,7 +67,13 @@ def generate(
 
     Raises:
         DataError: a prompt has an id outside the vocabulary.
+        SpecError: the model is none that writes text.
     """
+    if model.generates == "nothing":
+        raise SpecError(
+            "this model is an encoder: it reads texts and writes none; generate from a model of kind decoder or "
+            "encoder_decoder"
+        )
     for row, prompt in enumerate(prompts):
         for place, token in enumerate(prompt):
             if not 0 <= token < vocabulary.size:
@@ -81,9 +87,25 @@ def generate(
     model.eval()
     try:
         with torch.inference_mode():
-            return _Decoding(decoding_weights(model), vocabulary, prompts, sampling, on_token).run()
+            packed = decoding_weights(model)
+            if model.generates == "continuations":
+                return _Decoding(packed, vocabulary, prompts, sampling, on_token).run()
+            sources = [[*prompt, vocabulary.separator] for prompt in prompts]
+            reader = SourceReader(packed, sources, _room(model, sampling))
+            begun = vocabulary.separator if vocabulary.pad is None else vocabulary.pad
+            return _Decoding(reader, vocabulary, [[]] * len(prompts), sampling, on_token, begun).run()
     finally:
         model.train(training)
+
+
+def _room(model: Any, sampling: Sampling) -> int:
+    """Tokens to write, refused where the model's positions end before."""
+    if model.longest_answer is not None and sampling.max_tokens > model.longest_answer - 1:
+        raise SpecError(
+            f"generate: {sampling.max_tokens} tokens do not fit a model with {model.longest_answer} positions; "
+            f"max_tokens may be {model.longest_answer - 1}"
+        )
+    return sampling.max_tokens
 
 
 class _Decoding:
@@ -100,9 +122,11 @@ class _Decoding:
         prompts: Sequence[Sequence[int]],
         sampling: Sampling,
         on_token: OnToken | None,
+        begin: int | None = None,
     ) -> None:
         self.model, self.vocabulary, self.sampling, self.on_token = model, vocabulary, sampling, on_token
-        self.rows = [[vocabulary.separator, *prompt] for prompt in prompts]
+        first_token = vocabulary.separator if begin is None else begin
+        self.rows = [[first_token, *prompt] for prompt in prompts]
         self.prompt_lengths = [len(row) for row in self.rows]
         self.active = list(range(len(prompts)))
         self.windows = [len(row) for row in self.rows]

@@ -22,6 +22,8 @@ from corestone.nn.stack import StackLayer
 class DecoderModel(nn.Module):
     """`model(batch)` gives hidden values (B, T, D); `model.head(hidden)` gives logits (B, T, V)."""
 
+    generates = "continuations"
+
     def __init__(self, spec: Decoder) -> None:
         super().__init__()
         self.spec = spec

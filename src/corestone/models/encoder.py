@@ -22,6 +22,8 @@ from corestone.nn.stack import StackLayer
 class EncoderModel(nn.Module):
     """`model(batch)` gives hidden values (B, T, D); who needs `head`, `detector` or `pooler` applies them to those."""
 
+    generates = "nothing"
+
     def __init__(self, spec: Encoder) -> None:
         super().__init__()
         self.spec = spec
@@ -79,6 +81,8 @@ class EncoderModel(nn.Module):
 
 class GeneratorDiscriminatorModel(nn.Module):
     """Two encoders whose tables, and the norm behind them, are the same parameters."""
+
+    generates = "nothing"
 
     def __init__(self, spec: GeneratorDiscriminator) -> None:
         super().__init__()

@@ -82,6 +82,35 @@ class Encoder(Spec):
         return self
 
 
+class EncoderDecoder(Spec):
+    """A text is read whole, another is written token by token (Vaswani et al. 2017; Raffel et al. 2020).
+
+    Attributes:
+        embedding: of what is read, and of what is written unless that has its own.
+        target_embedding: None: both sides share one.
+        decoder: its blocks attend to the encoder's hidden values (`cross`).
+        head: tied to the table of what is written.
+    """
+
+    kind: Literal["encoder_decoder"] = "encoder_decoder"
+    embedding: TokenEmbedding
+    target_embedding: TokenEmbedding | None = None
+    encoder: Stack
+    decoder: Stack
+    head: Head = Head()
+    init: Init = Init()
+
+    @model_validator(mode="after")
+    def _fits(self) -> EncoderDecoder:
+        if self.encoder.width != self.decoder.width:
+            raise ValueError(f"encoder.width={self.encoder.width} and decoder.width={self.decoder.width} must agree")
+        if any(block.cross is not None for block in self.encoder.blocks):
+            raise ValueError("encoder.blocks: an encoder has nothing to cross to; set cross=null")
+        if not any(block.cross is not None for block in self.decoder.blocks):
+            raise ValueError("decoder.blocks: no block has cross, so the decoder would never see the source")
+        return self
+
+
 class GeneratorDiscriminator(Spec):
     """Two encoders over one set of tables: the first fills in hidden tokens, the second finds which it got wrong
     (Clark et al. 2020, section 2)."""

@@ -68,10 +68,11 @@ class CrossAttentionLayer(nn.Module):
         B, T, _ = x_BTD.shape
         spec = self.spec
         memory = lowered.memory
-        assert memory is not None  # the decoder refuses a batch without a source
+        assert memory is not None  # models with cross-attention always have one
         q_BNTH = self.q(x_BTD).view(B, T, spec.num_heads, spec.head_dim).transpose(1, 2)
         past = None if cache is None else cache.memory_of(layer)
         if past is None:
+            assert memory.hidden_BSD is not None
             kv_BKSH = self.kv(memory.hidden_BSD).view(B, -1, 2 * spec.kv_heads, spec.head_dim).transpose(1, 2)
             past = kv_BKSH[:, : spec.kv_heads], kv_BKSH[:, spec.kv_heads :]
             if cache is not None:

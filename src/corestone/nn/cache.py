@@ -23,6 +23,7 @@ class KVCache:
         keys_BNSH, values_BNSH: one tensor per layer.
         recent_BWC: per layer what its convolution saw last; None where it has none.
         memory_BKSH: per layer the keys and values of the other text, once they are made.
+        sources_BS: segment ids of the other text; None where there is none.
         length: positions filled so far.
         segments_BS: int32 ids as in Mask (left padding has an id of its own); None when every position is real.
     """
@@ -33,6 +34,7 @@ class KVCache:
     length: int = 0
     segments_BS: Tensor | None = None
     memory_BKSH: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    sources_BS: Tensor | None = None
 
     @property
     def capacity(self) -> int:
@@ -76,6 +78,7 @@ class KVCache:
             length=self.length,
             segments_BS=None if self.segments_BS is None else self.segments_BS[rows],
             memory_BKSH={layer: (k[rows], v[rows]) for layer, (k, v) in self.memory_BKSH.items()},
+            sources_BS=None if self.sources_BS is None else self.sources_BS[rows],
         )
 
 

@@ -41,7 +41,7 @@ def init_std(name: str, spec: Init, branches: int, inputs: int) -> float | None:
         ("*.bias", None),
         ("*norm.weight", None),
         ("*.conv.weight", None),
-        ("*embedding.position.weight", spec.position_std),
+        ("*position.weight", spec.position_std),
         ("*embedding.types.weight", spec.position_std),
         ("*embedding.token.weight", std if spec.token_std is None else spec.token_std),
         ("*.mixer.out.weight", residual),

@@ -22,9 +22,9 @@ Angles = tuple[Tensor, Tensor]
 
 @dataclass(frozen=True)
 class Memory:
-    """Another text's hidden values (B, S, D), and who may look at what of them."""
+    """Another text's hidden values (B, S, D), and who may look at what of them; None once a cache holds their keys."""
 
-    hidden_BSD: Tensor
+    hidden_BSD: Tensor | None
     mask: LoweredMask
 
 

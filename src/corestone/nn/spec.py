@@ -148,11 +148,16 @@ class Block(Spec):
 
 
 class Stack(Spec):
-    """Layers one after the other, one record each, and an optional norm behind the last."""
+    """Layers one after the other, one record each, and an optional norm behind the last.
+
+    Attributes:
+        dropout: behind that norm (Raffel et al. 2020, code).
+    """
 
     width: int = Field(ge=1)
     blocks: tuple[Block, ...] = Field(min_length=1)
     final_norm: Norm | None = Norm()
+    dropout: float = Field(default=0.0, ge=0, lt=1)
 
     @property
     def buckets(self) -> Buckets | None:

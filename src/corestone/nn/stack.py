@@ -31,6 +31,7 @@ class StackLayer(nn.Module):
         buckets = spec.buckets
         self.position = nn.Embedding(buckets.num, spec.blocks[0].mixer.num_heads) if buckets is not None else None
         self.final_norm = build_norm(spec.final_norm, spec.width) if spec.final_norm is not None else nn.Identity()
+        self.dropout = nn.Dropout(spec.dropout)
         self.recompute = False
 
     def forward(
@@ -52,5 +53,5 @@ class StackLayer(nn.Module):
                 x_BTD = block(x_BTD, lowered, cache, layer)
         if cache is not None:
             cache.length += x_BTD.shape[1]
-        hidden: Tensor = self.final_norm(x_BTD).to(dtype)
+        hidden: Tensor = self.dropout(self.final_norm(x_BTD)).to(dtype)
         return hidden

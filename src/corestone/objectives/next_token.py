@@ -7,11 +7,14 @@ from __future__ import annotations
 
 from typing import Any
 
+from torch import Tensor
+
 from corestone.core.batch import IGNORE, TextBatch
-from corestone.core.protocols import Loss, Model
+from corestone.core.protocols import Loss, Model, RowSums
 from corestone.core.rng import Draws
 from corestone.core.vocabulary import Vocabulary
 from corestone.nn.cross_entropy import linear_cross_entropy
+from corestone.objectives.scores import target_scores
 from corestone.objectives.spec import NextToken
 
 
@@ -36,6 +39,14 @@ class NextTokenObjective:
         )
         metrics = {"z_squared": squares} if self.spec.z_loss else {}
         return Loss(total=total, weight=(batch.targets_BT != IGNORE).sum(), metrics=metrics)
+
+    def scores(self, model: Model, batch: TextBatch) -> dict[str, RowSums]:
+        """Nats and accuracy over next tokens (within a mixture)."""
+        return target_scores(model.head, model(batch).hidden, batch.targets_BT)
+
+    def questions(self, before: TextBatch, batch: TextBatch) -> tuple[Tensor, Tensor]:
+        """Each token, and the one that follows it."""
+        return batch.tokens_BT, batch.targets_BT
 
     def training_flops(self, model: Any, tokens: int) -> float:
         """Every token passes through the model and its head."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -51,3 +51,80 @@ class ReplacedToken(Spec):
     kind: Literal["replaced_token"] = "replaced_token"
     rate: float = Field(default=0.15, gt=0, lt=1)
     weight: float = Field(default=50.0, ge=0)
+
+
+class SpanCorruption(Spec):
+    """Cut spans out of a text and write them (Raffel et al. 2020, section 3.1.4).
+
+    Attributes:
+        rate: share of a text's tokens that are cut.
+        mean_span: tokens of a span on average.
+    """
+
+    kind: Literal["span_corruption"] = "span_corruption"
+    rate: float = Field(default=0.15, gt=0, lt=1)
+    mean_span: float = Field(default=3.0, ge=1)
+
+
+class Denoising(Spec):
+    """Drop spans of a text without a trace and write the whole (Soltan et al. 2022, section 3.1).
+
+    Lengths are drawn as for SpanCorruption, where the paper takes a Poisson distribution of that mean.
+    """
+
+    kind: Literal["denoising"] = "denoising"
+    rate: float = Field(default=0.15, gt=0, lt=1)
+    mean_span: float = Field(default=3.0, ge=1)
+
+
+class Continuation(Spec):
+    """Read the beginning of a text and write the rest.
+
+    Attributes:
+        least, most: share of the text that is read, drawn evenly between them.
+    """
+
+    kind: Literal["continuation"] = "continuation"
+    least: float = Field(default=0.2, gt=0, lt=1)
+    most: float = Field(default=0.8, gt=0, lt=1)
+
+    @model_validator(mode="after")
+    def _fits(self) -> Continuation:
+        if self.least > self.most:
+            raise ValueError(f"least={self.least:g} exceeds most={self.most:g}")
+        return self
+
+
+class Prefix(Spec):
+    """See the beginning of each document both ways and predict the rest token by token (Raffel et al. 2020, section
+    3.2.1, prefix language model).
+
+    Attributes:
+        least, most: share of the document that is given, drawn evenly between them.
+    """
+
+    kind: Literal["prefix"] = "prefix"
+    least: float = Field(default=0.0, ge=0, lt=1)
+    most: float = Field(default=1.0, gt=0, le=1)
+
+    @model_validator(mode="after")
+    def _fits(self) -> Prefix:
+        if self.least > self.most:
+            raise ValueError(f"least={self.least:g} exceeds most={self.most:g}")
+        return self
+
+
+class Share(Spec):
+    """An objective of a mixture and its weight; weights need not sum to one."""
+
+    objective: Annotated[
+        NextToken | Prefix | MaskedToken | SpanCorruption | Denoising | Continuation, Field(discriminator="kind")
+    ]
+    weight: float = Field(default=1.0, gt=0)
+
+
+class Mixture(Spec):
+    """Each row of a batch is drawn for one of several objectives (Tay et al. 2023, section 3)."""
+
+    kind: Literal["mixture"] = "mixture"
+    parts: tuple[Share, ...] = Field(min_length=1)

@@ -18,6 +18,7 @@ from corestone.data.loader import TextLoader
 from corestone.data.prepare.pipeline import Progress, prepare_data
 from corestone.data.tokenizer import Tokenizer
 from corestone.data.tokens import TokenSet, open_token_set
+from corestone.nn.stack import StackLayer
 from corestone.optim.build import build_optimiser, load_optimiser_tensors, optimiser_tensors
 from corestone.optim.schedule import build_schedule
 from corestone.parallel.collectives import World
@@ -101,7 +102,9 @@ class Built:
         self.total_steps = self.steps(run.training.length)
         self.factor = build_schedule(run.schedule, self.total_steps, self.steps)
         if run.training.recompute:
-            self.model.stack.recompute = True
+            for module in self.model.modules():
+                if isinstance(module, StackLayer):
+                    module.recompute = True
 
     def steps(self, length: Duration) -> int:
         """A duration in steps of this run."""

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from corestone.core.errors import SpecError, unknown
 from corestone.core.spec import override, read_yaml
-from corestone.recipes.language import encoders, small
+from corestone.recipes.language import encoder_decoders, encoders, small
 from corestone.recipes.language.gpt2 import gpt2_124m
 from corestone.recipes.language.shakespeare import shakespeare
 from corestone.recipes.spec import Run
@@ -23,6 +23,8 @@ RECIPES: dict[str, Callable[[], Run]] = {
     "language/shakespeare-palm": small.small_palm,
     "language/shakespeare-bert": encoders.small_bert,
     "language/shakespeare-electra": encoders.small_electra,
+    "language/shakespeare-t5": encoder_decoders.small_t5,
+    "language/shakespeare-alexatm": encoder_decoders.small_alexatm,
     "language/gpt2-124m": gpt2_124m,
 }
 

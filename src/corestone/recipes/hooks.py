@@ -88,7 +88,7 @@ class Watch:
     def sample(self, state: State, result: StepResult | None) -> None:
         """The model continues the recipe's prompts."""
         spec = self.built.run.samples
-        if self.built.world.is_main and spec.prompts and not self.built.objective.asks:
+        if self.built.world.is_main and spec.prompts and self.built.model.generates != "nothing":
             with self.meter.paused():
                 texts = generate_text(self.built.model, self.built.data.tokenizer, list(spec.prompts), spec.sampling)
             pairs = list(zip(spec.prompts, texts, strict=True))

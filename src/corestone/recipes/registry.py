@@ -15,8 +15,17 @@ from pydantic_core import CoreSchema, core_schema
 
 from corestone.core.errors import SpecError
 from corestone.core.spec import Spec
-from corestone.models.spec import Decoder, Encoder, GeneratorDiscriminator
-from corestone.objectives.spec import MaskedToken, NextToken, ReplacedToken
+from corestone.models.spec import Decoder, Encoder, EncoderDecoder, GeneratorDiscriminator
+from corestone.objectives.spec import (
+    Continuation,
+    Denoising,
+    MaskedToken,
+    Mixture,
+    NextToken,
+    Prefix,
+    ReplacedToken,
+    SpanCorruption,
+)
 
 
 class Registry:
@@ -60,9 +69,15 @@ def _as_itself(value: Spec, handler: Any) -> Any:
 MODELS = Registry("model")
 MODELS.add(Decoder, "corestone.models.decoder:build_decoder")
 MODELS.add(Encoder, "corestone.models.encoder:build_encoder")
+MODELS.add(EncoderDecoder, "corestone.models.encoder_decoder:build_encoder_decoder")
 MODELS.add(GeneratorDiscriminator, "corestone.models.encoder:build_generator_discriminator")
 
 OBJECTIVES = Registry("objective")
 OBJECTIVES.add(NextToken, "corestone.objectives.next_token:NextTokenObjective")
 OBJECTIVES.add(MaskedToken, "corestone.objectives.masked_token:MaskedTokenObjective")
 OBJECTIVES.add(ReplacedToken, "corestone.objectives.replaced_token:ReplacedTokenObjective")
+OBJECTIVES.add(Mixture, "corestone.objectives.mixture:build_mixture")
+OBJECTIVES.add(Prefix, "corestone.objectives.prefix:PrefixObjective")
+OBJECTIVES.add(SpanCorruption, "corestone.objectives.seq2seq:SpanCorruptionObjective")
+OBJECTIVES.add(Denoising, "corestone.objectives.seq2seq:DenoisingObjective")
+OBJECTIVES.add(Continuation, "corestone.objectives.seq2seq:ContinuationObjective")

@@ -9,8 +9,17 @@ from pydantic import Field, model_validator
 from corestone.core.spec import Spec
 from corestone.data.spec import Data
 from corestone.generate.spec import Sampling
-from corestone.models.spec import Decoder, Encoder, GeneratorDiscriminator
-from corestone.objectives.spec import MaskedToken, NextToken, ReplacedToken
+from corestone.models.spec import Decoder, Encoder, EncoderDecoder, GeneratorDiscriminator
+from corestone.objectives.spec import (
+    Continuation,
+    Denoising,
+    MaskedToken,
+    Mixture,
+    NextToken,
+    Prefix,
+    ReplacedToken,
+    SpanCorruption,
+)
 from corestone.optim.spec import AdamW, Schedule
 from corestone.recipes.registry import MODELS, OBJECTIVES
 from corestone.train.spec import Rhythm, Training
@@ -55,25 +64,28 @@ class Run(Spec):
 
     @model_validator(mode="after")
     def _fits(self) -> Run:
-        fitting = LEARNT_BY.get(type(self.objective))
-        if fitting is not None and type(self.model) in SHAPES and not isinstance(self.model, fitting):
-            objectives = [known for known, shapes in LEARNT_BY.items() if isinstance(self.model, shapes)]
-            raise ValueError(
-                f"objective {_kind(self.objective)} cannot train a model of kind {_kind(self.model)}, which learns by "
-                f"{' or '.join(_kind(known) for known in objectives)}; {_kind(self.objective)} trains "
-                f"{' or '.join(_kind(shape) for shape in fitting)}"
-            )
+        objective = self.objective
+        for part in [share.objective for share in objective.parts] if isinstance(objective, Mixture) else [objective]:
+            shape = TRAINS.get(type(part))
+            if shape is not None and type(self.model) in TRAINS.values() and not isinstance(self.model, shape):
+                fitting = " or ".join(_kind(known) for known, trained in TRAINS.items() if trained is type(self.model))
+                raise ValueError(
+                    f"objective {_kind(part)} trains a model of kind {_kind(shape)}, and this one is of kind "
+                    f"{_kind(self.model)}; choose another model, or an objective of {fitting}"
+                )
         return self
 
 
-LEARNT_BY: dict[type[Spec], tuple[type[Spec], ...]] = {
-    NextToken: (Decoder,),
-    MaskedToken: (Encoder,),
-    ReplacedToken: (GeneratorDiscriminator,),
+TRAINS: dict[type[Spec], type[Spec]] = {
+    NextToken: Decoder,
+    Prefix: Decoder,
+    MaskedToken: Encoder,
+    ReplacedToken: GeneratorDiscriminator,
+    SpanCorruption: EncoderDecoder,
+    Denoising: EncoderDecoder,
+    Continuation: EncoderDecoder,
 }
-"""Which shapes of computation each objective of the house trains."""
-
-SHAPES = {shape for shapes in LEARNT_BY.values() for shape in shapes}
+"""The shape of computation that each objective of the house trains."""
 
 
 def _kind(record: Spec | type[Spec]) -> str:

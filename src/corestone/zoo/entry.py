@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from corestone.models.spec import Decoder, Encoder, GeneratorDiscriminator
+from corestone.models.spec import Decoder, Encoder, EncoderDecoder, GeneratorDiscriminator
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class Entry:
 
     name: str
     family: str
-    spec: Decoder | Encoder | GeneratorDiscriminator
+    spec: Decoder | Encoder | EncoderDecoder | GeneratorDiscriminator
     published: float
     source: str
     doubt: str = ""

@@ -35,7 +35,7 @@ def primer_ez(
         embedding=TokenEmbedding(vocab_size=vocab_size, context_length=context_length, position=None),
         stack=Stack(width=width, blocks=(block,) * depth, final_norm=NORM),
         head=Head(scale=width**-0.5),
-        init=Init(std=None, token_std=1.0),
+        init=Init(std=None, token_std=1.0, position_std=width**-0.5),
     )
 
 

@@ -1,0 +1,75 @@
+"""An encoder-decoder as a model that continues: what it read stands beside every token it writes.
+
+Shape letters: B batch, T tokens, S source.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from corestone.core.batch import IGNORE, TextBatch
+from corestone.core.mask import Mask
+from corestone.core.protocols import Output
+from corestone.nn.cache import KVCache
+
+PAD_SEGMENT, TEXT_SEGMENT = -1, 0
+
+
+class SourceReader:
+    """Satisfies `generate.decode.CachedModel` for one set of sources, row by row.
+
+    Args:
+        model: with `encode` and `decode`.
+        sources: ids of each row's text, its end included.
+        most: tokens that will be written; with what a model with learned positions can hold it bounds a row.
+    """
+
+    def __init__(self, model: Any, sources: Sequence[Sequence[int]], most: int) -> None:
+        self.model, self.head = model, model.head
+        self.sources, self.most = sources, most
+
+    @property
+    def context_length(self) -> int:
+        """Tokens that a row may be written to have: its beginning is never forgotten."""
+        return self.most + 1
+
+    def parameters(self) -> Iterator[Tensor]:
+        """The model's."""
+        found: Iterator[Tensor] = self.model.parameters()
+        return found
+
+    def empty_cache(self, batch: int, capacity: int, dtype: torch.dtype) -> KVCache:
+        """Room for the rows, and which of the sources' places are text."""
+        cache: KVCache = self.model.empty_cache(batch, capacity, dtype)
+        longest = max(len(source) for source in self.sources)
+        segments_BS = torch.full((batch, longest), PAD_SEGMENT, dtype=torch.int32)
+        for row, source in enumerate(self.sources):
+            segments_BS[row, : len(source)] = TEXT_SEGMENT
+        cache.sources_BS = segments_BS.to(next(self.parameters()).device)
+        return cache
+
+    def __call__(self, batch: TextBatch, cache: KVCache | None = None) -> Output:
+        """Read the sources before the first token; then the cache holds all that is needed of them."""
+        assert cache is not None  # decoding always has one
+        hidden_BSD = None if cache.memory_BKSH else self._read(cache)
+        segments_BT = torch.full_like(batch.tokens_BT, TEXT_SEGMENT, dtype=torch.int32)
+        mask = replace(batch.mask, segments_BT=segments_BT, sources_BS=cache.sources_BS)
+        out: Output = self.model.decode(replace(batch, mask=mask), hidden_BSD, cache)
+        return out
+
+    def _read(self, cache: KVCache) -> Tensor:
+        segments_BS = cache.sources_BS
+        assert segments_BS is not None
+        tokens_BS = torch.zeros(segments_BS.shape, dtype=torch.int64)
+        for row, source in enumerate(self.sources):
+            tokens_BS[row, : len(source)] = torch.tensor(source)
+        positions_BS = torch.arange(tokens_BS.shape[1]).expand_as(tokens_BS)
+        mask = Mask(causal=False, segments_BT=segments_BS)
+        texts = TextBatch(tokens_BS, torch.full_like(tokens_BS, IGNORE), positions_BS, mask)
+        hidden_BSD: Tensor = self.model.encode(texts.to(segments_BS.device))
+        return hidden_BSD
