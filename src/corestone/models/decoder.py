@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from corestone.core.batch import TextBatch
+from corestone.core.errors import SpecError
 from corestone.core.protocols import Output
 from corestone.models.flops import stack_flops
 from corestone.models.spec import Decoder, Head
@@ -45,6 +46,11 @@ class DecoderModel(nn.Module):
 
     def forward(self, batch: TextBatch, cache: KVCache | None = None) -> Output:
         """Hidden values of a batch. With a cache, the batch continues the tokens already in it."""
+        if not batch.mask.causal:
+            raise SpecError(
+                "a decoder predicts from what comes before, and this batch shows what comes later; choose an objective "
+                "for decoders, such as next_token, or an encoder as the model"
+            )
         x_BTD = self.embedding(batch)
         hidden_BTD = self.stack(x_BTD, batch.positions_BT, batch.mask, cache)
         if self.project is not None:

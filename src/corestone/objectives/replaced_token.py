@@ -53,8 +53,8 @@ class ReplacedTokenObjective:
     """The generator's cross-entropy and `weight` times the discriminator's (Clark et al. 2020, section 2).
 
     In the paper each is a mean of its own: over chosen tokens, and over all. Here both are sums, divided by the number
-    of chosen tokens once; all tokens' sum is multiplied with the share of chosen ones before, which makes it the mean
-    over all (but for the rounding of each row's number of chosen tokens).
+    of chosen tokens once; a row's sum over all its tokens is multiplied with its share of chosen ones before. So the
+    second is a mean, too, of the rows' means, each weighing as many tokens as are chosen in it.
     """
 
     reduction = "additive"
@@ -76,7 +76,8 @@ class ReplacedTokenObjective:
         hidden, targets_BT = model.generator(batch.hidden).hidden, batch.hidden.targets_BT
         filled_in, _ = linear_cross_entropy(hidden.flatten(0, -2), model.generator.head, targets_BT.flatten())
         nats_BT, _, _ = self._detected(model, batch, hidden)
-        found = self.spec.rate * nats_BT[batch.text_BT].sum()
+        share_B = (targets_BT != IGNORE).sum(dim=1) / batch.text_BT.sum(dim=1).clamp(min=1)
+        found = ((nats_BT * batch.text_BT).sum(dim=1) * share_B).sum()
         metrics = {"generator_nats": filled_in.detach(), "detection_nats": found.detach()}
         return Loss(filled_in + self.spec.weight * found, (targets_BT != IGNORE).sum(), metrics)
 
