@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 
@@ -17,6 +17,7 @@ import numpy as np
 from corestone.core.batch import TextBatch
 from corestone.core.errors import DataError
 from corestone.data.ledger import documents_of_step
+from corestone.data.mixture import Mixture
 from corestone.data.packing import (
     Ids,
     Tokens,
@@ -25,6 +26,7 @@ from corestone.data.packing import (
     inner_places,
     inner_starts,
     pack,
+    sample_count,
     unused_tokens,
 )
 from corestone.data.permutation import Integers
@@ -62,7 +64,8 @@ class TextLoader:
             )
         if not 0 <= rank < world_size:
             raise DataError(f"rank {rank} lies outside 0..{world_size - 1} of a world of {world_size}")
-        self._maker = _Maker(token_sets, spec, seed, batch_size)
+        order = draw_order(token_sets, spec, seed)
+        self._maker = _Maker(token_sets, order, spec.context_length, spec.keep_documents_apart, batch_size)
         self._run = (token_sets, spec, seed, batch_size)
         self._rows = slice(rank * batch_size // world_size, (rank + 1) * batch_size // world_size)
         self._depth = spec.prefetch
@@ -100,6 +103,23 @@ class TextLoader:
         self.close()
 
 
+def shuffled_once(token_set: Tokens, context_length: int, apart: bool, batch_size: int) -> Iterator[TextBatch]:
+    """Every whole sample of a set once, in one fixed random order; the last batch may be smaller.
+
+    An odd sample is left out, for objectives that take samples two by two. Raises DataError where there are not two.
+    """
+    samples = sample_count(token_set, context_length) // 2 * 2
+    if samples == 0:
+        raise DataError(
+            f"prepared set with {token_set.n_tokens:,} tokens: two samples of {context_length:,} tokens are needed to "
+            "score it; hold out more text or lower data.context_length"
+        )
+    order = Mixture([sample_count(token_set, context_length)], [1.0], seed=0)
+    maker = _Maker([token_set], order, context_length, apart, batch_size)
+    for step in range(-(-samples // batch_size)):
+        yield maker.batch(step, slice(0, min(batch_size, samples - step * batch_size)))
+
+
 @dataclass(frozen=True)
 class _Located:
     """For some consecutive draws: the set, the sample's first token in it, and the documents that start inside it."""
@@ -116,12 +136,14 @@ class _Located:
 class _Maker:
     """Makes the batch of a step; holds nothing that depends on earlier steps but a cache, so threads may share it."""
 
-    def __init__(self, token_sets: Sequence[Tokens], spec: Data, seed: int, batch_size: int) -> None:
-        self.mixture = draw_order(token_sets, spec, seed)
+    def __init__(
+        self, token_sets: Sequence[Tokens], order: Mixture, context_length: int, apart: bool, batch_size: int
+    ) -> None:
+        self.mixture = order
         self._token_sets = tuple(token_sets)
-        self._windows = [Windows(token_set.shards, spec.context_length + 1) for token_set in token_sets]
-        self._context_length = spec.context_length
-        self._apart = spec.keep_documents_apart
+        self._windows = [Windows(token_set.shards, context_length + 1) for token_set in token_sets]
+        self._context_length = context_length
+        self._apart = apart
         self._batch_size = batch_size
         # A chunk spans few epochs even of a tiny set, because each epoch of it costs a shuffle of its own.
         self._chunk_steps = max(1, min(_CHUNK, 4 * min(self.mixture.sizes)) // batch_size)

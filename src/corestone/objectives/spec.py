@@ -39,6 +39,18 @@ class MaskedToken(Spec):
         return self
 
 
+class NextSentence(Spec):
+    """Masked tokens, and whether the second of two texts follows the first (Devlin et al. 2018, section 3.1, task 2).
+
+    Attributes:
+        share: of pairs whose second text does follow.
+    """
+
+    kind: Literal["next_sentence"] = "next_sentence"
+    masked: MaskedToken = MaskedToken()
+    share: float = Field(default=0.5, ge=0, le=1)
+
+
 class ReplacedToken(Spec):
     """A generator fills in hidden tokens; a discriminator tells for every token whether it was replaced (Clark et al.
     2020, section 2).

@@ -22,6 +22,7 @@ RECIPES: dict[str, Callable[[], Run]] = {
     "language/shakespeare-bloom": small.small_bloom,
     "language/shakespeare-palm": small.small_palm,
     "language/shakespeare-bert": encoders.small_bert,
+    "language/shakespeare-bert-pairs": encoders.small_bert_pairs,
     "language/shakespeare-electra": encoders.small_electra,
     "language/shakespeare-t5": encoder_decoders.small_t5,
     "language/shakespeare-alexatm": encoder_decoders.small_alexatm,

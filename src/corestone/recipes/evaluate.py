@@ -19,6 +19,7 @@ from corestone.core.errors import CheckpointError
 from corestone.core.metric import Metric
 from corestone.core.protocols import Evaluator
 from corestone.core.spec import Spec
+from corestone.data.loader import shuffled_once
 from corestone.data.packing import evaluation_batches
 from corestone.data.prepare.pipeline import prepare_source
 from corestone.data.sources import describe, parse_source
@@ -58,16 +59,20 @@ class Reading:
         """The whole split in order, for a batch size."""
         return lambda size: evaluation_batches(token_set, self.context_length, size, self.apart)
 
+    def shuffled(self, token_set: TokenSet) -> Callable[[int], Iterator[TextBatch]]:
+        """Whole rows in one fixed random order, for a batch size."""
+        return lambda size: shuffled_once(token_set, self.context_length, self.apart, size)
+
 
 def scorer(
     objective: Any, token_set: TokenSet, tokenizer: Tokenizer, reading: Reading, tokens: int | None = None
 ) -> Evaluator:
     """A scorer of a prepared split, or of its beginning of at most so many tokens: whole documents of it where every
     next token is scored, rows where the objective asks questions of its own."""
-    batches, batch_size = reading.batches(token_set), reading.batch_size
     if objective.asks:
         rows = None if tokens is None else max(1, tokens // reading.context_length)
-        return ObjectiveScore(objective, batches, batch_size, rows)
+        return ObjectiveScore(objective, reading.shuffled(token_set), reading.batch_size, rows)
+    batches, batch_size = reading.batches(token_set), reading.batch_size
     documents = None if tokens is None else documents_within(token_set, tokens)
     words = count_words(document_texts(token_set, tokenizer, documents))
     return TextPerplexity(token_set, batches, batch_size, words or None, documents)
@@ -158,8 +163,8 @@ def _floors(
         return floors(held_out_text(held_out, tokenizer), seen)
     if training is None:
         return []
-    known = islice(reading.batches(training)(FLOOR_ROWS), FLOOR_TOKENS // (FLOOR_ROWS * reading.context_length) + 1)
-    asked = reading.batches(held_out)(FLOOR_ROWS)
+    known = islice(reading.shuffled(training)(FLOOR_ROWS), FLOOR_TOKENS // (FLOOR_ROWS * reading.context_length) + 1)
+    asked = reading.shuffled(held_out)(FLOOR_ROWS)
     return guessing_floors(objective, known, asked, vocab_size=tokenizer.manifest.padded_vocab_size)
 
 

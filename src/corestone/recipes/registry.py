@@ -21,6 +21,7 @@ from corestone.objectives.spec import (
     Denoising,
     MaskedToken,
     Mixture,
+    NextSentence,
     NextToken,
     Prefix,
     ReplacedToken,
@@ -75,6 +76,7 @@ MODELS.add(GeneratorDiscriminator, "corestone.models.encoder:build_generator_dis
 OBJECTIVES = Registry("objective")
 OBJECTIVES.add(NextToken, "corestone.objectives.next_token:NextTokenObjective")
 OBJECTIVES.add(MaskedToken, "corestone.objectives.masked_token:MaskedTokenObjective")
+OBJECTIVES.add(NextSentence, "corestone.objectives.next_sentence:NextSentenceObjective")
 OBJECTIVES.add(ReplacedToken, "corestone.objectives.replaced_token:ReplacedTokenObjective")
 OBJECTIVES.add(Mixture, "corestone.objectives.mixture:build_mixture")
 OBJECTIVES.add(Prefix, "corestone.objectives.prefix:PrefixObjective")

@@ -15,6 +15,7 @@ from corestone.objectives.spec import (
     Denoising,
     MaskedToken,
     Mixture,
+    NextSentence,
     NextToken,
     Prefix,
     ReplacedToken,
@@ -73,6 +74,15 @@ class Run(Spec):
                     f"objective {_kind(part)} trains a model of kind {_kind(shape)}, and this one is of kind "
                     f"{_kind(self.model)}; choose another model, or an objective of {fitting}"
                 )
+        if (
+            isinstance(self.model, Encoder)
+            and isinstance(objective, MaskedToken | NextSentence)
+            and not self.model.head
+        ):
+            raise ValueError(f"objective {_kind(objective)} needs model.head")
+        pooler = self.model.pooler if isinstance(self.model, Encoder) else None
+        if isinstance(objective, NextSentence) and (pooler is None or pooler.classes != 2):
+            raise ValueError("objective next_sentence needs model.pooler with classes=2")
         return self
 
 
@@ -80,6 +90,7 @@ TRAINS: dict[type[Spec], type[Spec]] = {
     NextToken: Decoder,
     Prefix: Decoder,
     MaskedToken: Encoder,
+    NextSentence: Encoder,
     ReplacedToken: GeneratorDiscriminator,
     SpanCorruption: EncoderDecoder,
     Denoising: EncoderDecoder,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from corestone.data.spec import Component, Data, Embedded, WordPiece
 from corestone.models.spec import Encoder, GeneratorDiscriminator
-from corestone.objectives.spec import MaskedToken, ReplacedToken
+from corestone.objectives.spec import MaskedToken, NextSentence, ReplacedToken
 from corestone.recipes.language.shakespeare import shakespeare
 from corestone.recipes.spec import Run, Samples
 from corestone.zoo.bert import bert
@@ -24,13 +24,23 @@ def _on_shakespeare(name: str, description: str, model: Encoder | GeneratorDiscr
 
 
 def small_bert() -> Run:
-    """A BERT without dropout and next sentences: masked tokens in packed rows."""
+    """A BERT without dropout: masked tokens in packed rows, no next sentences (Liu et al. 2019)."""
     model = bert(256, 4, 4, VOCAB_SIZE, CONTEXT_LENGTH, dropout=0.0).model_copy(update={"pooler": None})
     return _on_shakespeare(
         "shakespeare-bert",
         "A small BERT on 38 plays of Shakespeare, whole plays held out.",
         model,
         objective=MaskedToken(),
+    )
+
+
+def small_bert_pairs() -> Run:
+    """The same with next sentences, as published: pairs of texts, one to a row."""
+    return _on_shakespeare(
+        "shakespeare-bert-pairs",
+        "A small BERT on pairs of texts from 38 plays of Shakespeare, whole plays held out.",
+        bert(256, 4, 4, VOCAB_SIZE, CONTEXT_LENGTH, dropout=0.0),
+        objective=NextSentence(),
     )
 
 
