@@ -62,8 +62,8 @@ class NextSentenceObjective:
 
     A row's text is what it holds of one document, the longest piece of it; A is its beginning, cut at a random place. B
     is the rest, or as often the beginning of the text of the neighbour row (rows 2n and 2n + 1 are neighbours), which
-    the loader drew from elsewhere. In the paper the loss is the sum of two means; here a pair's nats weigh as many tokens
-    as are hidden in it, so the sum over rows divided by all hidden tokens is the sum of two means, too.
+    the loader drew from elsewhere. In the paper the loss is the sum of two means; here a pair's nats weigh as many
+    tokens as are hidden in it, so the sum over rows divided by all hidden tokens is the sum of two means, too.
     """
 
     reduction = "additive"
@@ -93,8 +93,8 @@ class NextSentenceObjective:
             cut = 1 + int(uniform_B2[row, 1] * max(1, min(len(piece), room) - 1))
             first = piece[:cut][:room]
             second = (piece[cut:] if labels_B[row] == FOLLOWS else pieces[row ^ 1])[: room - len(first)]
-            parts = [[self.classify], first, [self.separator], second, [self.separator]]
-            whole = np.concatenate(parts)
+            end = np.array([self.separator])
+            whole = np.concatenate([np.array([self.classify]), first, end, second, end])
             tokens_BT[row, : len(whole)] = whole
             types_BT[row, len(first) + 2 : len(whole)] = 1
             segments_BT[row, : len(whole)] = 0
