@@ -21,8 +21,9 @@ from corestone.parallel.allocator import keep_freed_memory
 from corestone.parallel.collectives import World
 from corestone.recipes.build import batch_examples, open_data
 from corestone.recipes.language.shakespeare import shakespeare
+from ours import CPU
 from peers import HandWritten
-from training_speed import CPU, Corestone
+from training_speed import NextTokenSide
 
 HELD_OUT_BATCHES = 16
 
@@ -44,7 +45,7 @@ def main() -> None:
         pairs = [(batch.tokens_BT, batch.targets_BT) for batch in batches]
         weights = {n: p.detach().clone() for n, p in build_decoder(run.model, seed=seed).named_parameters()}
         for side in (
-            Corestone(run.model, weights, learning_rate=given.learning_rate),
+            NextTokenSide(run.model, weights, learning_rate=given.learning_rate),
             HandWritten(run.model, weights, learning_rate=given.learning_rate),
         ):
             side.times(pairs)

@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import multiprocessing
 import statistics
-import time
 from collections.abc import Callable
 from functools import partial
 from multiprocessing.connection import Connection
@@ -22,83 +21,35 @@ from multiprocessing.connection import Connection
 import torch
 
 from corestone.core.batch import plain_batch
-from corestone.core.units import duration
 from corestone.models.decoder import build_decoder
 from corestone.objectives.next_token import NextTokenObjective
 from corestone.objectives.spec import NextToken
-from corestone.optim.build import build_optimiser
-from corestone.optim.spec import AdamW
 from corestone.parallel.allocator import keep_freed_memory
-from corestone.parallel.collectives import World
 from corestone.parallel.peak import gemm_peak
-from corestone.parallel.precision import MasterWeights, compute_dtype
-from corestone.train.loop import Trainer
-from corestone.train.meter import Meter, peak_memory
-from corestone.train.spec import Training
+from corestone.parallel.precision import compute_dtype
+from corestone.train.meter import peak_memory
 from corestone.zoo.gpt import gpt2
+from ours import CPU, Corestone
 from peers import HandWritten, HuggingFace
 
-CPU = torch.device("cpu")
 SIZES = {  # spec, batch, context
     "10m": (gpt2(384, 6, 6, vocab_size=256, context_length=256), 16, 256),
     "124m": (gpt2(768, 12, 12, vocab_size=50304, context_length=1024), 4, 512),
 }
 
 
-class Listed:
-    """Batches from a list."""
-
-    def __init__(self) -> None:
-        self.batches: list = []
-
-    def batch(self, step: int):
-        tokens, targets = self.batches[step]
-        return plain_batch(tokens, targets)
-
-    def names(self, step: int) -> list[str]:
-        return []
-
-
-class Corestone:
-    """The real trainer's own step."""
-
-    name = "corestone"
+class NextTokenSide(Corestone):
+    """A decoder under next-token prediction, from given weights; batches are pairs of tokens and targets."""
 
     def __init__(self, spec, weights, dtype=torch.bfloat16, learning_rate: float = 3e-4) -> None:
         model = build_decoder(spec)
         with torch.no_grad():
             for name, parameter in model.named_parameters():
                 parameter.copy_(weights[name])
-        self.weights = MasterWeights(model, dtype)
-        self.loader = Listed()
-        self.trainer = Trainer(
-            spec=Training(length=duration("1 steps"), batch_tokens=1),
-            seed=0,
-            total_steps=1,
-            model=model,
-            objective=NextTokenObjective(NextToken()),
-            loader=self.loader,
-            weights=self.weights,
-            optimiser=build_optimiser(AdamW(learning_rate=learning_rate), self.weights.masters),
-            learning_rate=lambda step: learning_rate,
-            world=World(rank=0, size=1, device=CPU),
-            meter=Meter(1.0, 1.0, CPU),
-            hooks=[],
-            save=lambda state: None,
-            roll_back=lambda: None,
-            log_anomaly=lambda *given: None,
-        )
+        super().__init__(model, NextTokenObjective(NextToken()), dtype, learning_rate)
 
     def times(self, batches) -> tuple[list[float], list[float]]:
-        self.loader.batches = batches
-        seconds, losses = [], []
-        for step in range(len(batches)):
-            start = time.perf_counter()
-            result = self.trainer._gradients(step)
-            self.trainer._update(result.learning_rate)
-            seconds.append(time.perf_counter() - start)
-            losses.append(result.loss)
-        return seconds, losses
+        return super().times([plain_batch(*batch) for batch in batches])
 
     @torch.no_grad()
     def held_out(self, tokens, targets) -> float:
@@ -110,8 +61,8 @@ def gradients_error(spec, weights, batch) -> float:
     """Relative distance of our bf16 gradient from our float32 one."""
     found = []
     for dtype in (torch.float32, torch.bfloat16):
-        side = Corestone(spec, weights, dtype)
-        side.loader.batches = [batch]
+        side = NextTokenSide(spec, weights, dtype)
+        side.loader.batches = [plain_batch(*batch)]
         side.trainer._gradients(0)
         found.append([master.grad for master in side.weights.masters.values()])
     difference = sum((a - b).square().sum() for a, b in zip(*found, strict=True)).sqrt()
@@ -131,7 +82,7 @@ def start_weights(spec):
 
 
 MAKERS = {
-    "corestone": Corestone,
+    "corestone": NextTokenSide,
     "hand": HandWritten,
     "hand-compiled": partial(HandWritten, compiled=True),
     "hf": HuggingFace,
