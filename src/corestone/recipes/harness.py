@@ -1,0 +1,94 @@
+"""lm-eval's tasks on a run or checkpoint. Like `interop/harness.py`, this module needs the extra `eval`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import lm_eval
+from lm_eval.tasks import TaskManager
+from rich.console import Console
+
+from corestone.core.errors import DataError, SpecError, nearest
+from corestone.core.metric import Metric
+from corestone.interop.harness import CorestoneLM
+from corestone.parallel.allocator import keep_freed_memory
+from corestone.parallel.precision import Precision
+from corestone.recipes.evaluate import plain_metric
+from corestone.recipes.load import load_model
+from corestone.recipes.tasks import LM_EVAL, Asked, show, subject_of
+from corestone.train.archive import locate
+
+
+def evaluate_lm_eval(
+    path: Path, name: str, asked: Asked, precision: Precision = "auto", console: Console | None = None
+) -> dict[str, Any]:
+    """Score a run or checkpoint on a task or group of lm-eval.
+
+    Args:
+        asked: its `data` names a folder of own task files (YAML), beside those that lm-eval ships.
+
+    Returns:
+        As `tasks.evaluate_task`; a metric's interval is 1.96 of lm-eval's standard errors to each side.
+
+    Raises:
+        SpecError: there is no such task.
+        DataError: the task's data cannot be loaded.
+    """
+    if asked.stride is not None:
+        raise SpecError("--stride: lm-eval's tasks read a text without overlap; leave it out")
+    manager = _tasks(name, asked.data)
+    keep_freed_memory()
+    checkpoint = locate(path)
+    model, tokenizer = load_model(path, precision)
+    subject = subject_of(path, model, tokenizer, asked)
+    lm = CorestoneLM(model, tokenizer, subject.context, subject.batch_size)
+    try:
+        found = lm_eval.simple_evaluate(
+            model=lm, tasks=[name], num_fewshot=asked.shots, task_manager=manager, log_samples=False
+        )
+    except OSError as error:  # what the `datasets` library raises for data that it cannot find or reach
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise DataError(f"{LM_EVAL}{name}: its data cannot be loaded ({reason}); check the network") from None
+    metrics = list(_metrics(found, subject.context))
+    result = {
+        "task": f"{LM_EVAL}{name}",
+        "data": asked.data,
+        "checkpoint": str(checkpoint.relative_to(path)) if checkpoint != path else checkpoint.name,
+        "precision": str(next(model.parameters()).dtype).removeprefix("torch."),
+        "model": [plain_metric(metric) for metric in metrics],
+        "published": [],
+    }
+    show(console or Console(), result, metrics, [])
+    return result
+
+
+def _tasks(name: str, folder: str | None) -> TaskManager:
+    """lm-eval's task list and those of a folder, if the name is one of them."""
+    if folder is not None and not Path(folder).is_dir():
+        raise SpecError(
+            f"--data: {folder} is no folder; lm-eval's own tasks need none, yours stand in one as YAML files"
+        )
+    manager = TaskManager(include_path=folder)
+    if name not in manager.all_tasks:
+        guess = nearest(name, manager.all_tasks)
+        hint = f"did you mean '{guess}'? " if guess else ""
+        raise SpecError(f"{LM_EVAL}{name}: no such task; {hint}`lm_eval ls tasks` lists all {len(manager.all_tasks):,}")
+    return manager
+
+
+def _metrics(found: Mapping[str, Any], context: int) -> Iterator[Metric]:
+    """lm-eval's numbers, a group's own ones and those of each of its tasks."""
+    for task, numbers in found["results"].items():
+        examples = found["n-samples"].get(task, {}).get("effective") or numbers.get("sample_len") or 0
+        shots, version = found["n-shot"].get(task), found["versions"].get(task)
+        said = f"lm-eval {lm_eval.__version__}, {task} version {version}, {shots} examples, rows of {context:,} tokens"
+        for key, value in numbers.items():
+            name, _, filtered = key.partition(",")
+            if not filtered or name.endswith("_stderr") or not isinstance(value, (int, float)):
+                continue
+            error = numbers.get(f"{name}_stderr,{filtered}")
+            ends = (value - 1.96 * error, value + 1.96 * error) if isinstance(error, (int, float)) else None
+            shown = name if filtered == "none" else f"{name} ({filtered})"
+            yield Metric(f"{task}: {shown}", float(value), "", int(examples), ends, said)
