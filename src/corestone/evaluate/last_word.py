@@ -120,7 +120,7 @@ def _passages_of(text: str) -> Iterator[Passage]:
         while count < FEWEST_WORDS and first > free:
             first -= 1
             count += words[first]
-        last = re.search(r" ([^\W\d_]+)[^\w\s]*$", text[begins[sentence] : end])
+        last = re.search(r"(?<=\S) ([^\W\d_]+)[^\w\s]*$", text[begins[sentence] : end])
         if count < FEWEST_WORDS or last is None or len(last[1]) < SHORTEST_WORD:
             continue
         before = text[begins[first] : begins[sentence]]
