@@ -6,6 +6,7 @@ Shape letters: B batch, T tokens, V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -47,7 +48,7 @@ def bigram(seed: int = 0) -> KnownModel:
 def bigram_nats(model: KnownModel, stream: Sequence[int]) -> float:
     """By hand: the summed loss of a stream's tokens but the first, in double precision."""
     total = 0.0
-    for before, token in zip(stream[:-1], stream[1:], strict=True):
+    for before, token in pairwise(stream):
         logits = model.logits([before]).double().numpy()
         total += float(np.log(np.exp(logits).sum()) - logits[token])
     return total

@@ -98,7 +98,8 @@ def test_the_interval_of_a_proportion_is_wilsons(hits: int, n: int, wanted: tupl
 
 PLAIN = "Nothing {} was said {} it then, and both of them went on with {} work as they had {} {}. "
 FILLER = "".join(PLAIN.format(*"abcde") for _ in range(4))  # 84 words; no sentence ends with a word of four letters
-MADE = f'{FILLER}He lit a lantern. {FILLER}{FILLER}They had no Lantern. Here is a lantern. At dusk came "the lantern." {FILLER}'
+NEAR = 'They had no Lantern. Here is a lantern. At dusk came "the lantern." '
+MADE = f"{FILLER}He lit a lantern. {FILLER}{FILLER}{NEAR}{FILLER}"
 
 
 def test_a_made_passage_is_the_shortest_of_whole_sentences_that_has_its_word_before() -> None:

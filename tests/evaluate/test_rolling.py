@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import pytest
-from known_models import BYTES, SEPARATOR, V, KnownModel, bigram, bigram_nats
+from known_models import BYTES, SEPARATOR, KnownModel, V, bigram, bigram_nats
 from torch import zeros
 
 from corestone.core.errors import DataError

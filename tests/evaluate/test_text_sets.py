@@ -81,7 +81,7 @@ def test_treebank_by_characters(write: Callable[[str, str], str]) -> None:
 
 
 def test_lambada_in_its_forms(write: Callable[[str, str], str], tmp_path: Path) -> None:
-    texts = ["The mason looked up.\n\n\"It wants another stone", "She asked Ann for the key, and Ann gave her the key"]
+    texts = ['The mason looked up.\n\n"It wants another stone', "She asked Ann for the key, and Ann gave her the key"]
     wanted = [
         Passage('The mason looked up.\n\n"It wants another', "stone"),
         Passage("She asked Ann for the key, and Ann gave her the", "key"),
@@ -121,7 +121,7 @@ def test_a_wrong_file_is_refused_with_its_line_and_the_cure(
 def test_a_missing_file_and_several_files_are_refused(write: Callable[[str, str], str], tmp_path: Path) -> None:
     write("wiki.valid.tokens", "\n = A = \n")
     write("wiki.test.tokens", "\n = B = \n")
-    with pytest.raises(DataError, match="did you mean .*wiki.test.tokens"):
+    with pytest.raises(DataError, match=r"did you mean .*wiki\.test\.tokens"):
         read_wikitext(str(tmp_path / "wiki.tset.tokens"))
-    with pytest.raises(DataError, match="several files .*; give one of them"):
+    with pytest.raises(DataError, match=r"several files .*; give one of them"):
         read_wikitext(str(tmp_path))

@@ -21,7 +21,7 @@ def evaluate(
         str | None,
         typer.Option(
             help="A protocol: wikitext103, wikitext103_natural, ptb, ptb_char, lambada_openai, lambada_standard, "
-            "last_word, c4, or lm-eval:NAME (pip install 'corestone[eval]'; --data then names a folder of own tasks)."
+            "last_word, c4, or lm-eval:NAME (pip install 'corestone[eval]'; --data may name a folder of own tasks)."
         ),
     ] = None,
     shots: Annotated[int | None, typer.Option(min=0, help="Examples before each question of a task.")] = None,

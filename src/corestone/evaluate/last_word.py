@@ -112,7 +112,7 @@ def made_passages(texts: Iterable[str]) -> list[Passage]:
 
 def _passages_of(text: str) -> Iterator[Passage]:
     ends = [match.end() for match in re.finditer(r"[.!?][\"'”’)*_]*(?=\s)", text)]
-    begins = [0, *ends[:-1]]
+    begins = [0, *ends][: len(ends)]
     words = [len(text[begin:end].split()) for begin, end in zip(begins, ends, strict=True)]
     free = 0  # the first sentence that no passage has
     for sentence, end in enumerate(ends):

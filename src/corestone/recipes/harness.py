@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib.metadata
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -27,7 +30,7 @@ def evaluate_lm_eval(
     """Score a run or checkpoint on a task or group of lm-eval.
 
     Args:
-        asked: its `data` names a folder of own task files (YAML), beside those that lm-eval ships.
+        asked: its `data` names a folder of own task files (YAML), instead of those that lm-eval ships.
 
     Returns:
         As `tasks.evaluate_task`; a metric's interval is 1.96 of lm-eval's standard errors to each side.
@@ -45,9 +48,10 @@ def evaluate_lm_eval(
     subject = subject_of(path, model, tokenizer, asked)
     lm = CorestoneLM(model, tokenizer, subject.context, subject.batch_size)
     try:
-        found = lm_eval.simple_evaluate(
-            model=lm, tasks=[name], num_fewshot=asked.shots, task_manager=manager, log_samples=False
-        )
+        with contextlib.redirect_stdout(sys.stderr):  # it prints remarks where --json is to be read
+            found = lm_eval.simple_evaluate(
+                model=lm, tasks=[name], num_fewshot=asked.shots, task_manager=manager, log_samples=False
+            )
     except OSError as error:  # what the `datasets` library raises for data that it cannot find or reach
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise DataError(f"{LM_EVAL}{name}: its data cannot be loaded ({reason}); check the network") from None
@@ -65,25 +69,26 @@ def evaluate_lm_eval(
 
 
 def _tasks(name: str, folder: str | None) -> TaskManager:
-    """lm-eval's task list and those of a folder, if the name is one of them."""
+    """lm-eval's own task list or that of a folder, if the name is on it."""
     if folder is not None and not Path(folder).is_dir():
         raise SpecError(
             f"--data: {folder} is no folder; lm-eval's own tasks need none, yours stand in one as YAML files"
         )
-    manager = TaskManager(include_path=folder)
+    manager = TaskManager(include_path=folder, include_defaults=folder is None)
     if name not in manager.all_tasks:
         guess = nearest(name, manager.all_tasks)
         hint = f"did you mean '{guess}'? " if guess else ""
-        raise SpecError(f"{LM_EVAL}{name}: no such task; {hint}`lm_eval ls tasks` lists all {len(manager.all_tasks):,}")
+        raise SpecError(f"{LM_EVAL}{name}: no such task; {hint}{len(manager.all_tasks):,} are known")
     return manager
 
 
 def _metrics(found: Mapping[str, Any], context: int) -> Iterator[Metric]:
     """lm-eval's numbers, a group's own ones and those of each of its tasks."""
+    library = importlib.metadata.version("lm_eval")
     for task, numbers in found["results"].items():
         examples = found["n-samples"].get(task, {}).get("effective") or numbers.get("sample_len") or 0
         shots, version = found["n-shot"].get(task), found["versions"].get(task)
-        said = f"lm-eval {lm_eval.__version__}, {task} version {version}, {shots} examples, rows of {context:,} tokens"
+        said = f"lm-eval {library}, {task} version {version}, {shots} examples, rows of up to {context:,} tokens"
         for key, value in numbers.items():
             name, _, filtered = key.partition(",")
             if not filtered or name.endswith("_stderr") or not isinstance(value, (int, float)):
