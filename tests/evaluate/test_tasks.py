@@ -5,6 +5,8 @@ from __future__ import annotations
 import gzip
 import json
 import math
+import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +22,10 @@ from corestone.core.errors import CorestoneError
 from corestone.core.spec import to_yaml
 from corestone.evaluate.published import published
 from corestone.models.decoder import DecoderModel, build_decoder
+from corestone.recipes.registry import MODELS
 from corestone.recipes.tasks import TASKS
 from corestone.train.checkpoint import write_checkpoint
+from corestone.zoo.bert import bert
 from corestone.zoo.gpt import gpt2
 
 FILES = {
@@ -178,7 +182,7 @@ def test_a_mistake_is_one_clear_line(folder: Path, arguments: list[str], message
 
 
 def test_lm_eval_is_asked_for_where_it_is_missing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "lm_eval", None)
+    monkeypatch.setitem(sys.modules, "lm_eval", None)
     done = corestone("--task", "lm-eval:lambada_openai")
     assert isinstance(done.exception, CorestoneError)
     assert "pip install 'corestone[eval]'" in str(done.exception)
@@ -190,3 +194,14 @@ def test_published_rows_name_metrics_that_the_task_gives(task: str) -> None:
         assert set(row.metrics) <= set(METRICS[task])
         assert set(row.tasks) <= set(TASKS)
         assert row.caveat
+
+
+def test_a_model_that_does_not_predict_next_tokens_is_refused(folder: Path) -> None:
+    spec = bert(32, 2, 4, BYTES.manifest.padded_vocab_size, 128).model_copy(update={"pooler": None})
+    tensors = {name: parameter.detach() for name, parameter in MODELS.build(spec, 0, "cpu").named_parameters()}
+    files = {"model.yaml": to_yaml(spec), **BYTES.files()}
+    shutil.rmtree(folder / "ours")
+    write_checkpoint(folder / "ours", {"model.safetensors": tensors}, files)
+    done = corestone("--task", "ptb", "--data", "ptb.test.txt")
+    assert isinstance(done.exception, CorestoneError), done.exception
+    assert "ours: learnt masked_token, and a task scores next tokens" in str(done.exception)

@@ -42,7 +42,8 @@ task: {name}
 dataset_path: json
 dataset_kwargs:
   data_files:
-    test: {file}
+    test: {folder}/rows.jsonl
+  cache_dir: {folder}/cache
 output_type: {kind}
 test_split: test
 doc_to_text: "{start}{{{{question}}}}"
@@ -150,19 +151,18 @@ def test_rolling_likelihoods_are_those_of_the_reference(sides: Any, batch_size: 
     ],
 )
 def test_a_task_of_own_runs_on_both_by_the_command_line(
-    sides: Any, tmp_path: Path, kind: str, choices: str, metric: str, monkeypatch: pytest.MonkeyPatch
+    sides: Any, tmp_path: Path, kind: str, choices: str, metric: str
 ) -> None:
     """Four kinds of task over a local JSONL file: ours by the command line, the reference by lm-eval's own entry."""
     _, theirs = sides(4)
     import lm_eval
     from lm_eval.tasks import TaskManager
 
-    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
     rows = [{"question": f"the {word} of a", "answer": "stone"} for word in "abcdef"]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (tmp_path / "tasks").mkdir()
     for name, start in (("stones", ""), ("reference", START)):
-        facts = {"kind": kind, "choices": choices, "metric": metric, "file": tmp_path / "rows.jsonl"}
+        facts = {"kind": kind, "choices": choices, "metric": metric, "folder": tmp_path}
         (tmp_path / "tasks" / f"{name}.yaml").write_text(TASK.format(name=name, start=start, **facts))
     app = typer.Typer()
     app.command()(evaluate)

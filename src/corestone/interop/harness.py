@@ -94,7 +94,7 @@ class _LastTokens:
 
     def __init__(self, tokenizer: Tokenizer, most: int) -> None:
         self.tokenizer, self.most = tokenizer, most
-        self.manifest = tokenizer.manifest
+        self.vocabulary = tokenizer.vocabulary
         self.token_bytes = tokenizer.token_bytes
 
     def encode(self, text: str) -> Sequence[int]:

@@ -103,7 +103,7 @@ def evaluate(
         run.data.keep_documents_apart if run else True,
         batch_size or (run.evaluation if run else Evaluation()).batch_size,
     )
-    objective = OBJECTIVES.build(run.objective if run else _learnt(model), tokenizer.vocabulary)
+    objective = OBJECTIVES.build(run.objective if run else learnt(model), tokenizer.vocabulary)
     results = []
     for named, split, held_out, training in held_out_sets(path, source, tokenizer):
         check_same(tokenizer.manifest, held_out.tokenizer, str(path))
@@ -144,7 +144,7 @@ def held_out_sets(
     yield named, "all", open_token_set(prepare_source(everything, tokenizer, Prepare()), "validation"), None
 
 
-def _learnt(model: Any) -> Spec:
+def learnt(model: Any) -> Spec:
     """What an imported model must have been trained on, by its shape."""
     return NextToken() if isinstance(model, DecoderModel) else MaskedToken()
 

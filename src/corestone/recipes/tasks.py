@@ -20,14 +20,16 @@ from corestone.data.tokenizer import Tokenizer
 from corestone.data.tokens import open_token_set
 from corestone.evaluate.floors import document_texts
 from corestone.evaluate.last_word import LastWord, Passage, made_passages
-from corestone.evaluate.perplexity import TextPerplexity
 from corestone.evaluate.published import PublishedRow, published
 from corestone.evaluate.rolling import Corpus, RollingPerplexity
 from corestone.evaluate.text_sets import read_lambada, read_treebank, read_treebank_characters, read_wikitext
+from corestone.models.decoder import DecoderModel
+from corestone.objectives.spec import NextToken
 from corestone.parallel.allocator import keep_freed_memory
 from corestone.parallel.precision import Precision
-from corestone.recipes.evaluate import DEFAULT_CONTEXT, cells, held_out_sets, plain_metric, scorer
+from corestone.recipes.evaluate import DEFAULT_CONTEXT, Reading, cells, held_out_sets, learnt, plain_metric, scorer
 from corestone.recipes.load import load_model, open_run
+from corestone.recipes.registry import OBJECTIVES
 from corestone.recipes.spec import Evaluation
 from corestone.train.archive import locate
 
@@ -111,7 +113,7 @@ def _made(subject: Subject, asked: Asked) -> list[Passage]:
 class _Conventional:
     """Some metrics of another evaluator, with their convention."""
 
-    def __init__(self, inner: TextPerplexity, conventions: dict[str, str]) -> None:
+    def __init__(self, inner: Evaluator, conventions: dict[str, str]) -> None:
         self.inner, self.conventions = inner, conventions
 
     def run(self, model: Model) -> Iterator[Metric]:
@@ -123,13 +125,15 @@ class _Conventional:
 def _c4(subject: Subject, asked: Asked) -> Evaluator:
     source = Files(paths=(str(asked.data),), validation_percent=100.0)
     folder = prepare_source(source, subject.tokenizer, Prepare(deduplicate=False))
-    inner = scorer(open_token_set(folder, "validation"), subject.tokenizer, subject.context, True, subject.batch_size)
-    reading = f"documents apart, each one's end predicted too, in rows of {subject.context:,} tokens without overlap"
+    reading = Reading(subject.context, True, subject.batch_size)
+    objective = OBJECTIVES.build(NextToken(), subject.tokenizer.vocabulary)
+    inner = scorer(objective, open_token_set(folder, "validation"), subject.tokenizer, reading)
+    said = f"documents apart, each one's end predicted too, in rows of {subject.context:,} tokens without overlap"
     return _Conventional(
         inner,
         {
-            "token_perplexity": f"exp(nats / the model's own tokens); {reading}",
-            "bits_per_byte": f"nats / ln 2 / bytes of UTF-8 text; {reading}",
+            "token_perplexity": f"exp(nats / the model's own tokens); {said}",
+            "bits_per_byte": f"nats / ln 2 / bytes of UTF-8 text; {said}",
         },
     )
 
@@ -198,8 +202,16 @@ def find_task(name: str, asked: Asked) -> Task:
 
 
 def subject_of(path: Path, model: Any, tokenizer: Tokenizer, asked: Asked) -> Subject:
-    """The rows of a task: as long as the run's own, unless asked otherwise and within the model's context."""
+    """The rows of a task: as long as the run's own, unless asked otherwise and within the model's context.
+
+    Raises SpecError for a model that was not trained to predict next tokens, which every task scores.
+    """
     run = open_run(path) if (path / "recipe.yaml").is_file() else None
+    objective = run.objective if run else learnt(model)
+    asks = OBJECTIVES.build(objective, tokenizer.vocabulary).asks if run else not isinstance(objective, NextToken)
+    if asks and not isinstance(model, DecoderModel):
+        kind = objective.model_dump()["kind"]
+        raise SpecError(f"{path}: learnt {kind}, and a task scores next tokens; give a model that predicts those")
     longest = int(model.context_length)
     context = asked.context or min(longest, run.data.context_length if run else DEFAULT_CONTEXT)
     if context > longest:
