@@ -27,7 +27,7 @@ def test_word_and_token_perplexity_by_hand() -> None:
     word, token = measured(CORPUS, model)
     assert (word.name, word.unit, word.n) == ("word_perplexity", "per word", WORDS)
     assert (token.name, token.unit, token.n) == ("token_perplexity", "per token", len(TEXT))
-    assert math.log(word.value) * WORDS == pytest.approx(nats, rel=1e-6)  # worst seen 3e-9
+    assert math.log(word.value) * WORDS == pytest.approx(nats, rel=1e-6)  # worst seen 4.2e-9
     assert math.log(token.value) * len(TEXT) == pytest.approx(nats, rel=1e-6)
     assert word.convention.startswith("as counted in the test; the file is one text")
     assert "the model's own tokens" in token.convention

@@ -17,7 +17,7 @@ from tiny_models import make_decoder
 from typer.testing import CliRunner
 
 from corestone.cli.evaluate import evaluate
-from corestone.core.errors import SpecError
+from corestone.core.errors import DataError, SpecError
 from corestone.interop.incoming import import_huggingface
 from corestone.interop.outgoing import export_huggingface
 from corestone.recipes.load import load_model
@@ -188,3 +188,34 @@ def test_an_unknown_task_is_one_clear_line(sides: Any, tmp_path: Path) -> None:
         evaluate_lm_eval(tmp_path / "ours", "lambada_openai", Asked(data="nowhere"))
     with pytest.raises(SpecError, match="--stride"):
         evaluate_lm_eval(tmp_path / "ours", "lambada_openai", Asked(stride=3))
+
+
+@pytest.mark.parametrize(
+    "rows", ['{"question": "the"\n', "", '{"quest": "the", "answer": "stone"}\n'], ids=["broken", "empty", "column"]
+)
+def test_data_that_lm_eval_cannot_read_is_one_clear_line(sides: Any, tmp_path: Path, rows: str) -> None:
+    sides(1)
+    from corestone.recipes.harness import evaluate_lm_eval
+
+    (tmp_path / "rows.jsonl").write_text(rows)
+    facts = {"kind": "loglikelihood", "choices": "", "metric": "acc", "start": "", "folder": tmp_path}
+    (tmp_path / "stones.yaml").write_text(TASK.format(name="stones", **facts))
+    with pytest.raises(DataError, match="lm-eval cannot run it") as caught:
+        evaluate_lm_eval(tmp_path / "ours", "stones", Asked(data=str(tmp_path)))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_defect_of_ours_is_not_told_as_one_of_the_data(sides: Any, tmp_path: Path, monkeypatch: Any) -> None:
+    sides(1)
+    from corestone.interop import harness
+    from corestone.recipes.harness import evaluate_lm_eval
+
+    def broken(*_: Any) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(harness, "score_rows", broken)
+    (tmp_path / "rows.jsonl").write_text('{"question": "the", "answer": "stone"}\n')
+    facts = {"kind": "loglikelihood", "choices": "", "metric": "acc", "start": "", "folder": tmp_path}
+    (tmp_path / "stones.yaml").write_text(TASK.format(name="stones", **facts))
+    with pytest.raises(ZeroDivisionError):
+        evaluate_lm_eval(tmp_path / "ours", "stones", Asked(data=str(tmp_path)))

@@ -1,6 +1,7 @@
 """The likelihood of chosen tokens behind their contexts: what rolling perplexity, last words and lm-eval all ask for.
 
 A text is read behind the separator, as documents are while training. Rows that are too long keep their *last* tokens.
+Where the vocabulary is padded, the padding counts in the softmax: that is the probability the model really gives.
 
 Shape letters: B batch, T tokens, V vocabulary, C rows of a chunk.
 """

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib.metadata
 import sys
+import traceback
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,15 +14,13 @@ import lm_eval
 from lm_eval.tasks import TaskManager
 from rich.console import Console
 
-from corestone.core.errors import DataError, SpecError, nearest
+from corestone.core.errors import CorestoneError, DataError, SpecError, nearest
 from corestone.core.metric import Metric
 from corestone.interop.harness import CorestoneLM
 from corestone.parallel.allocator import keep_freed_memory
 from corestone.parallel.precision import Precision
-from corestone.recipes.evaluate import plain_metric
 from corestone.recipes.load import load_model
-from corestone.recipes.tasks import LM_EVAL, Asked, show, subject_of
-from corestone.train.archive import locate
+from corestone.recipes.tasks import LM_EVAL, Asked, show, subject_of, told
 
 
 def evaluate_lm_eval(
@@ -43,7 +42,6 @@ def evaluate_lm_eval(
         raise SpecError("--stride: lm-eval's tasks read a text without overlap; leave it out")
     manager = _tasks(name, asked.data)
     keep_freed_memory()
-    checkpoint = locate(path)
     model, tokenizer = load_model(path, precision)
     subject = subject_of(path, model, tokenizer, asked)
     lm = CorestoneLM(model, tokenizer, subject.context, subject.batch_size)
@@ -52,20 +50,24 @@ def evaluate_lm_eval(
             found = lm_eval.simple_evaluate(
                 model=lm, tasks=[name], num_fewshot=asked.shots, task_manager=manager, log_samples=False
             )
-    except OSError as error:  # what the `datasets` library raises for data that it cannot find or reach
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise DataError(f"{LM_EVAL}{name}: its data cannot be loaded ({reason}); check the network") from None
+    except Exception as error:  # of many unrelated types: no network, a damaged file, a template's unknown column
+        if isinstance(error, CorestoneError) or _is_ours(error):
+            raise
+        reason = (str(error).splitlines() or [""])[0]
+        raise DataError(
+            f"{LM_EVAL}{name}: lm-eval cannot run it ({type(error).__name__}: {reason}); check that its data can be "
+            "reached and its task file is right"
+        ) from error
     metrics = list(_metrics(found, subject.context))
-    result = {
-        "task": f"{LM_EVAL}{name}",
-        "data": asked.data,
-        "checkpoint": str(checkpoint.relative_to(path)) if checkpoint != path else checkpoint.name,
-        "precision": str(next(model.parameters()).dtype).removeprefix("torch."),
-        "model": [plain_metric(metric) for metric in metrics],
-        "published": [],
-    }
+    result = told(path, f"{LM_EVAL}{name}", asked, model, metrics, [])
     show(console or Console(), result, metrics, [])
     return result
+
+
+def _is_ours(error: Exception) -> bool:
+    """Whether it happened while our model was answering."""
+    files = {frame.f_code.co_filename for frame, _ in traceback.walk_tb(error.__traceback__)}
+    return str(sys.modules[CorestoneLM.__module__].__file__) in files
 
 
 def _tasks(name: str, folder: str | None) -> TaskManager:

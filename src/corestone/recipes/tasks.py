@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -170,19 +170,11 @@ def evaluate_task(
     """
     task = find_task(name, asked)
     keep_freed_memory()
-    checkpoint = locate(path)
     model, tokenizer = load_model(path, precision)
     evaluator = task.build(subject_of(path, model, tokenizer, asked), asked)
     metrics = list(evaluator.run(model))
     rows = [row for row in published(name) if {metric.name for metric in metrics} & set(row.metrics)]
-    result = {
-        "task": name,
-        "data": asked.data,
-        "checkpoint": str(checkpoint.relative_to(path)) if checkpoint != path else checkpoint.name,
-        "precision": str(next(model.parameters()).dtype).removeprefix("torch."),
-        "model": [plain_metric(metric) for metric in metrics],
-        "published": [plain(row) for row in rows],
-    }
+    result = told(path, name, asked, model, metrics, rows)
     show(console or Console(), result, metrics, rows)
     return result
 
@@ -220,7 +212,22 @@ def subject_of(path: Path, model: Any, tokenizer: Tokenizer, asked: Asked) -> Su
     return Subject(path, tokenizer, context, size)
 
 
-def show(console: Console, result: dict[str, Any], metrics: list[Metric], rows: list[PublishedRow]) -> None:
+def told(
+    path: Path, name: str, asked: Asked, model: Any, metrics: list[Metric], rows: Sequence[PublishedRow]
+) -> dict[str, Any]:
+    """A task's result for JSON."""
+    checkpoint = locate(path)
+    return {
+        "task": name,
+        "data": asked.data,
+        "checkpoint": str(checkpoint.relative_to(path)) if checkpoint != path else checkpoint.name,
+        "precision": str(next(model.parameters()).dtype).removeprefix("torch."),
+        "model": [plain_metric(metric) for metric in metrics],
+        "published": [plain(row) for row in rows],
+    }
+
+
+def show(console: Console, result: dict[str, Any], metrics: list[Metric], rows: Sequence[PublishedRow]) -> None:
     """Print a table of the metrics and published rows, and below it how each was counted."""
     title = f"{result['task']}, {result['data'] or 'own held-out text'}"
     table = Table(title=f"{title} ({result['checkpoint']}, {result['precision']})")
@@ -234,6 +241,6 @@ def show(console: Console, result: dict[str, Any], metrics: list[Metric], rows: 
         table.add_row(f"published: {row.system}", f"{row.value:g}", "", row.unit, "")
     console.print(table)
     for metric in metrics:
-        console.print(f"{metric.name}: {metric.convention}", highlight=False)
+        console.print(f"{metric.name}: {metric.convention}", highlight=False, markup=False)
     for row in rows:
-        console.print(f"{row.system} ({row.source}, {row.year}): {row.caveat}", highlight=False)
+        console.print(f"{row.system} ({row.source}, {row.year}): {row.caveat}", highlight=False, markup=False)
