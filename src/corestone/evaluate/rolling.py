@@ -74,5 +74,5 @@ class RollingPerplexity:
             yield Metric("bits_per_character", total / math.log(2) / units, "bits/character", units, bits, said)
             return
         yield perplexity_metric("word_perplexity", total, "word", units, per_unit, said)
-        own = f"exp(nats / the model's own tokens), smaller than per word; {self.reading}"
+        own = f"exp(nats / the model's own tokens), so it depends on the tokenizer; {self.reading}"
         yield perplexity_metric("token_perplexity", total, "token", tokens, per_token, own)
