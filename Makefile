@@ -46,7 +46,7 @@ docs: .venv/installed-docs
 	touch $@ .venv/installed
 
 .venv/installed-bench: pyproject.toml | .venv/bin/python
-	$(BIN)/pip install --quiet -e '.[test,hf,bench]'
+	$(BIN)/pip install --quiet -e '.[test,hf,eval,bench]'
 	touch $@ .venv/installed .venv/installed-test
 
 .venv/installed-docs: pyproject.toml | .venv/bin/python

@@ -109,7 +109,7 @@ def test_empty_folder_and_a_folder_of_other_things(tmp_path: Path) -> None:
     (tmp_path / "pictures" / "a.png").write_bytes(b"x")
     assert "no document could be read (1 x file type not read (.png))" in refused(tmp_path / "pictures")
     message = refused(tmp_path / "pictures" / "a.png")
-    assert "files of this type (.png) are not read; known: .txt .md .jsonl .jsonl.gz .jsonl.zst .parquet" in message
+    assert "files of this type (.png) are not read; known: .txt .md .tokens .raw .jsonl .jsonl.gz .json.gz " in message
 
 
 def test_nothing_at_all_is_an_error_even_when_skipping(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""`corestone evaluate`: how well a model predicts held-out text, beside trivial floors."""
+"""`corestone evaluate`: how well a model predicts held-out text, beside trivial floors, or does on a known test set."""
 
 from __future__ import annotations
 
@@ -8,24 +8,56 @@ from typing import Annotated, Literal
 
 import typer
 
+from corestone.core.errors import SpecError
+
 
 def evaluate(
     path: Annotated[Path, typer.Argument(help="A run folder (its newest whole checkpoint) or a checkpoint folder.")],
     data: Annotated[
-        str | None, typer.Option(help="Other text: a data set's name, a file, folder or glob, hf://PATH or -.")
+        str | None,
+        typer.Option(help="Other text: a data set's name, a file, folder or glob, hf://PATH or -; or a task's file."),
     ] = None,
+    task: Annotated[
+        str | None,
+        typer.Option(
+            help="A protocol: wikitext103, wikitext103_natural, ptb, ptb_char, lambada_openai, lambada_standard, "
+            "last_word, c4, or lm-eval:NAME (pip install 'corestone[eval]'; --data may name a folder of own tasks)."
+        ),
+    ] = None,
+    shots: Annotated[int | None, typer.Option(min=0, help="Examples before each question of a task.")] = None,
+    stride: Annotated[int | None, typer.Option(min=1, help="New tokens per row of a task that reads a text.")] = None,
+    context: Annotated[int | None, typer.Option(min=2, help="The most tokens of a row of a task.")] = None,
     precision: Annotated[
         Literal["auto", "bfloat16", "float32"], typer.Option(help="Format of the arithmetic.")
     ] = "auto",
     batch_size: Annotated[int | None, typer.Option(min=1, help="Rows at a time; changes the speed alone.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Score held-out text: nats per token, bits per byte, perplexities with intervals, and floors."""
+    """Score held-out text: nats per token, bits per byte, perplexities with intervals, and floors; or a known task."""
     from rich.console import Console
 
-    from corestone.recipes.evaluate import evaluate as run_evaluation
-
     console = Console(quiet=as_json)
-    results = run_evaluation(path, data, precision, batch_size, console)
+    if task is None:
+        if (shots, stride, context) != (None, None, None):
+            raise SpecError("evaluate: --shots, --stride and --context belong to a task; name one with --task")
+        from corestone.recipes.evaluate import evaluate as run_evaluation
+
+        results = run_evaluation(path, data, precision, batch_size, console)
+        if as_json:
+            typer.echo(json.dumps(results, indent=1))
+        return
+    from corestone.recipes.tasks import LM_EVAL, Asked, evaluate_task
+
+    asked = Asked(data=data, shots=shots, stride=stride, context=context, batch_size=batch_size)
+    if task.startswith(LM_EVAL):
+        try:
+            from corestone.recipes.harness import evaluate_lm_eval
+        except ModuleNotFoundError as error:
+            if error.name != "lm_eval":
+                raise
+            raise SpecError(f"--task {task}: needs lm-eval; run: pip install 'corestone[eval]'") from None
+        result = evaluate_lm_eval(path, task.removeprefix(LM_EVAL), asked, precision, console)
+    else:
+        result = evaluate_task(path, task, asked, precision, console)
     if as_json:
-        typer.echo(json.dumps(results, indent=1))
+        typer.echo(json.dumps(result, indent=1))

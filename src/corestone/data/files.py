@@ -408,8 +408,11 @@ def _unreadable(path: Path, error: OSError) -> Problem:
 _FORMS = {
     ".txt": "text",
     ".md": "text",
+    ".tokens": "text",  # WikiText's two forms
+    ".raw": "text",
     ".jsonl": "json lines",
     ".jsonl.gz": "gzip",
+    ".json.gz": "gzip",  # C4's shards
     ".jsonl.zst": "zstd",
     ".parquet": "parquet",
 }

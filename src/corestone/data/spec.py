@@ -23,7 +23,8 @@ class Embedded(Spec):
 
 
 class Files(Spec):
-    """Own text: files, folders or globs of .txt .md .jsonl .jsonl.gz .jsonl.zst .parquet; `-` is standard input.
+    """Own text: files, folders or globs of .txt .md .tokens .raw .jsonl(.gz, .zst) .json.gz .parquet; `-` is standard
+    input.
 
     Documents are held out by the hash of their name; of a lone document the end is held out.
     """

@@ -74,3 +74,10 @@ def ratio_interval(
     ratios = totals[picks].sum(axis=1) / weights[picks].sum(axis=1)
     low, high = np.quantile(ratios, (0.025, 0.975))
     return float(low), float(high)
+
+
+def proportion_interval(hits: int, n: int) -> tuple[float, float]:
+    """The 95 % score interval of a proportion of independent trials (Wilson 1927); sound near 0 and 1 too."""
+    z2 = 1.959964**2
+    centre, half = (hits + z2 / 2) / (n + z2), (z2 * (hits * (n - hits) / n + z2 / 4)) ** 0.5 / (n + z2)
+    return max(0.0, centre - half), min(1.0, centre + half)

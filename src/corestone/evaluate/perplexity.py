@@ -87,13 +87,13 @@ class TextPerplexity:
         per_byte = ratio_interval(nats, np.diff(byte_limits))
 
         yield Metric("nats_per_token", total / tokens, "nats/token", tokens, per_token)
-        bits = _scaled(per_byte, math.log(2))
+        bits = scaled(per_byte, math.log(2))
         yield Metric("bits_per_byte", total / math.log(2) / n_bytes, "bits/byte", n_bytes, bits)
         if self._words is not None:
-            per_word = _scaled(per_byte, self._words / n_bytes)
-            yield _perplexity("word_perplexity", total, "word", self._words, per_word)
-        yield _perplexity("byte_perplexity", total, "byte", n_bytes, per_byte)
-        yield _perplexity("token_perplexity", total, "token", tokens, per_token)
+            per_word = scaled(per_byte, self._words / n_bytes)
+            yield perplexity_metric("word_perplexity", total, "word", self._words, per_word)
+        yield perplexity_metric("byte_perplexity", total, "byte", n_bytes, per_byte)
+        yield perplexity_metric("token_perplexity", total, "token", tokens, per_token)
 
     def _nats_of_blocks(self, model: Model, starts: NDArray[np.int64], tokens: int) -> NDArray[np.float64]:
         """The summed loss of each block; every batch's targets are compared with the stored tokens on the way."""
@@ -129,15 +129,21 @@ def token_losses(model: Model, batch: TextBatch) -> tuple[Tensor, Tensor]:
     Returns:
         Losses (R,) in nats, float32 whatever the model's precision, and the targets (R,).
     """
+    losses, targets = [], []
+    for logits_CV, targets_C in target_logits(model, batch):
+        losses.append(F.cross_entropy(logits_CV, targets_C, reduction="none"))
+        targets.append(targets_C)
+    return torch.cat(losses), torch.cat(targets)
+
+
+def target_logits(model: Model, batch: TextBatch) -> Iterator[tuple[Tensor, Tensor]]:
+    """Logits (C, V) in float32 and targets (C,) of a batch's real targets, a few rows at a time, in reading order."""
     hidden_BTD = model(batch).hidden
     keep_BT = batch.targets_BT != IGNORE
     hidden_RD, targets_R = hidden_BTD[keep_BT], batch.targets_BT[keep_BT]
     rows = max(1, CHUNK_LOGITS // int(model.head.weight.shape[0]))
-    losses = [
-        F.cross_entropy(model.head(hidden_CD).float(), targets_C, reduction="none")
-        for hidden_CD, targets_C in zip(hidden_RD.split(rows), targets_R.split(rows), strict=True)
-    ]
-    return torch.cat(losses), targets_R
+    for hidden_CD, targets_C in zip(hidden_RD.split(rows), targets_R.split(rows), strict=True):
+        yield model.head(hidden_CD).float(), targets_C
 
 
 def count_words(texts: Iterable[bytes]) -> int:
@@ -164,13 +170,17 @@ def evaluation_mode(model: Model) -> Iterator[None]:
             module.training = training
 
 
-def _scaled(interval: tuple[float, float] | None, divisor: float) -> tuple[float, float] | None:
+def scaled(interval: tuple[float, float] | None, divisor: float) -> tuple[float, float] | None:
+    """The interval of a number divided by a constant."""
     return None if interval is None else (interval[0] / divisor, interval[1] / divisor)
 
 
-def _perplexity(name: str, nats: float, per: str, n: int, interval: tuple[float, float] | None) -> Metric:
+def perplexity_metric(
+    name: str, nats: float, per: str, n: int, interval: tuple[float, float] | None, convention: str = ""
+) -> Metric:
+    """exp(nats / n), with the exponentials of an interval of nats / n."""
     ends = None if interval is None else (_exp(interval[0]), _exp(interval[1]))
-    return Metric(name, _exp(nats / n), f"per {per}", n, ends)
+    return Metric(name, _exp(nats / n), f"per {per}", n, ends, convention)
 
 
 def _exp(nats: float) -> float:

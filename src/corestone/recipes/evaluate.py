@@ -108,9 +108,9 @@ def evaluate(
         run.data.keep_documents_apart if run else True,
         batch_size or (run.evaluation if run else Evaluation()).batch_size,
     )
-    objective = OBJECTIVES.build(run.objective if run else _learnt(model), tokenizer.vocabulary)
+    objective = OBJECTIVES.build(run.objective if run else learnt(model), tokenizer.vocabulary)
     results = []
-    for named, split, held_out, training in _sets(path, source, tokenizer):
+    for named, split, held_out, training in held_out_sets(path, source, tokenizer):
         check_same(tokenizer.manifest, held_out.tokenizer, str(path))
         metrics = list(scorer(objective, held_out, tokenizer, reading).run(model))
         measured = _floors(objective, held_out, training, tokenizer, reading)
@@ -119,8 +119,8 @@ def evaluate(
             "source": describe(named),
             "split": split,
             "precision": str(next(model.parameters()).dtype).removeprefix("torch."),
-            "model": [_plain(metric) for metric in metrics],
-            "floors": [_plain(metric) for metric in measured],
+            "model": [plain_metric(metric) for metric in metrics],
+            "floors": [plain_metric(metric) for metric in measured],
         }
         results.append(result)
         _show(console, result, metrics, measured)
@@ -130,7 +130,7 @@ def evaluate(
     return results
 
 
-def _sets(
+def held_out_sets(
     path: Path, source: str | None, tokenizer: Tokenizer
 ) -> Iterator[tuple[Source, str, TokenSet, TokenSet | None]]:
     """Per source: its record, the split's name, the held-out set and the training set for the 5-gram floor."""
@@ -149,7 +149,7 @@ def _sets(
     yield named, "all", open_token_set(prepare_source(everything, tokenizer, Prepare()), "validation"), None
 
 
-def _learnt(model: Any) -> Spec:
+def learnt(model: Any) -> Spec:
     """What an imported model must have been trained on, by its shape."""
     return NextToken() if isinstance(model, DecoderModel) else MaskedToken()
 
@@ -173,19 +173,21 @@ def _show(console: Console, result: dict[str, Any], metrics: Sequence[Metric], m
     for name in ("metric", "value", "95 % interval", "unit", "n"):
         table.add_column(name, justify="left" if name in ("metric", "unit") else "right")
     for metric in metrics:
-        table.add_row(f"[bold]{metric.name}[/]", *_cells(metric))
+        table.add_row(f"[bold]{metric.name}[/]", *cells(metric))
     if measured:
         table.add_section()
     for metric in measured:
-        table.add_row(f"floor: {metric.name}", *_cells(metric))
+        table.add_row(f"floor: {metric.name}", *cells(metric))
     console.print(table)
 
 
-def _plain(metric: Metric) -> dict[str, Any]:
+def plain_metric(metric: Metric) -> dict[str, Any]:
     """A metric for JSON, which has no infinities: a ruined model's perplexity becomes null."""
-    return {**asdict(metric), "value": metric.value if math.isfinite(metric.value) else None}
+    told = {key: value for key, value in asdict(metric).items() if key != "convention" or value}
+    return {**told, "value": metric.value if math.isfinite(metric.value) else None}
 
 
-def _cells(metric: Metric) -> list[str]:
+def cells(metric: Metric) -> list[str]:
+    """A metric's value, interval, unit and n as a table shows them."""
     interval = "" if metric.interval is None else f"{metric.interval[0]:.4g} to {metric.interval[1]:.4g}"
     return [f"{metric.value:.5g}", interval, metric.unit, f"{metric.n:,}"]
