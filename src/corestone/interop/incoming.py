@@ -49,7 +49,7 @@ def import_huggingface(folder: Path, out: Path) -> Imported:
     told = config.get("architectures")
     if told and family.architecture not in told:
         notes = [*notes, f"{CONFIG} says {', '.join(told)}; the weights are those of {family.architecture}"]
-    check_vocabulary(spec, tokenizer, str(folder))
+    check_vocabulary(spec.embedding.vocab_size, tokenizer, str(folder))
     write_checkpoint(out, {WEIGHTS: tensors}, {MODEL: to_yaml(spec), **tokenizer.files()})
     parameters = sum(tensor.numel() for tensor in tensors.values())
     return Imported(folder=out, architecture=family.architecture, spec=spec, parameters=parameters, notes=notes)
@@ -74,12 +74,12 @@ def read_huggingface(folder: Path) -> tuple[Decoder | Encoder, dict[str, Tensor]
     return spec, to_ours(family, spec, theirs, str(folder)), family
 
 
-def check_vocabulary(spec: Decoder | Encoder, tokenizer: Tokenizer, where: str) -> None:
+def check_vocabulary(rows: int, tokenizer: Tokenizer, where: str) -> None:
     """DataError where the tokenizer can give an id that the model's table has no row for."""
-    if tokenizer.manifest.vocab_size > spec.embedding.vocab_size:
+    if tokenizer.manifest.vocab_size > rows:
         raise DataError(
-            f"{where}: the tokenizer has {tokenizer.manifest.vocab_size} tokens, the model's table "
-            f"{spec.embedding.vocab_size} rows; take the tokenizer that belongs to the model, or resize the table "
+            f"{where}: the tokenizer has {tokenizer.manifest.vocab_size} tokens, the model's table {rows} rows; "
+            "take the tokenizer that belongs to the model, or resize the table "
             "(model.resize_token_embeddings) and save it again"
         )
 

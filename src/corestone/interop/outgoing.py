@@ -77,7 +77,7 @@ def export_huggingface(source: Path, out: Path, part: Part | None = None) -> Exp
     tensors = {name: parameter.detach() for name, parameter in model.named_parameters()}
     family = family_of_spec(spec, where)
     tokenizer = load_tokenizer(files.tokenizer_folder)
-    check_vocabulary(spec, tokenizer, where)
+    check_vocabulary(spec.embedding.vocab_size, tokenizer, where)
     texts = _texts(family, spec, tokenizer, where)
     rows = tokenizer.manifest.vocab_size
     partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
