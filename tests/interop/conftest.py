@@ -15,11 +15,12 @@ from tiny_models import random_tensors
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from corestone.core.spec import to_yaml
+from corestone.core.vocabulary import Vocabulary
 from corestone.data.spec import BytePair
 from corestone.data.tokenizer import Tokenizer, build_tokenizer
 from corestone.interop.settings import family_of_spec, to_config
 from corestone.interop.weights import to_theirs
-from corestone.models.spec import Decoder
+from corestone.models.spec import Decoder, Encoder
 from corestone.train.checkpoint import write_checkpoint
 
 TEXT = ["a stone wall stands where the stones were cut", "cornerstone, keystone, corestone: 12 stones\n"] * 20
@@ -42,14 +43,14 @@ def save_huggingface_tokenizer(folder: Path) -> tokenizers.Tokenizer:
 def huggingface(tmp_path: Path) -> Callable[..., Path]:
     """Write a Hugging Face folder: `huggingface(spec)`, weights random, tokenizer.json beside them."""
 
-    def write(spec: Decoder, name: str = "theirs", dtype: torch.dtype = torch.float32) -> Path:
+    def write(spec: Decoder | Encoder, name: str = "theirs", dtype: torch.dtype = torch.float32) -> Path:
         folder = tmp_path / name
         folder.mkdir()
         family = family_of_spec(spec, "test")
         rows = spec.embedding.vocab_size
         tensors = to_theirs(family, spec, random_tensors(spec), rows)
         save_file({name: tensor.to(dtype) for name, tensor in tensors.items()}, folder / "model.safetensors")
-        (folder / "config.json").write_text(json.dumps(to_config(family, spec, rows, separator=0)))
+        (folder / "config.json").write_text(json.dumps(to_config(family, spec, Vocabulary(size=rows, separator=0))))
         save_huggingface_tokenizer(folder)
         return folder
 

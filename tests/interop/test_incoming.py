@@ -108,7 +108,7 @@ def _config_is_a_list(folder: Path) -> None:
 
 
 def _other_config(folder: Path) -> None:
-    (folder / "config.json").write_text('{"model_type": "bert"}')
+    (folder / "config.json").write_text('{"model_type": "llama"}')
 
 
 def _no_tokenizer(folder: Path) -> None:
@@ -135,7 +135,10 @@ def _larger_tokenizer(folder: Path) -> None:
         (_no_config, "has no config.json"),
         (_broken_config, "config.json, line 3: not valid JSON"),
         (_config_is_a_list, "config.json: expected a JSON object"),
-        (_other_config, "model_type 'bert' cannot be expressed here; known: bloom, gpt2, gptj, openai-gpt, opt"),
+        (
+            _other_config,
+            "model_type 'llama' cannot be expressed here; known: bert, bloom, electra, gpt2, gptj, openai-gpt, opt",
+        ),
         (_no_tokenizer, "has no tokenizer .looked for tokenizer.json, and for vocab.json with merges.txt"),
         (_broken_tokenizer, "none that the tokenizers library can read"),
         (_larger_tokenizer, "the tokenizer has 330 tokens, the model's table 320 rows"),

@@ -11,13 +11,19 @@ from hypothesis import strategies as st
 from tiny_models import make_decoder
 
 from corestone.core.errors import CheckpointError, CorestoneError
+from corestone.core.vocabulary import Vocabulary
 from corestone.interop.families import GPT2
-from corestone.interop.settings import family_of_config, family_of_spec, to_config, to_spec
-from corestone.models.spec import Decoder
+from corestone.interop.settings import families_of_config, family_of_spec, to_config, to_spec
+from corestone.models.spec import Decoder, Encoder
 from corestone.nn.spec import Attention, Block, FeedForward, Init, Norm, Stack, TokenEmbedding
 from corestone.zoo.catalogue import find, zoo
 
 DROPOUT = st.floats(0, 0.9)
+
+
+def vocabulary_of(spec: Decoder | Encoder) -> Vocabulary:
+    """As many tokens as the table has rows."""
+    return Vocabulary(size=spec.embedding.vocab_size, separator=0)
 
 
 @st.composite
@@ -49,8 +55,8 @@ def decoders(draw: st.DrawFn) -> Decoder:
 @given(decoders())
 def test_a_record_survives_config_json(spec: Decoder) -> None:
     family = family_of_spec(spec, "test")
-    config = json.loads(json.dumps(to_config(family, spec, spec.embedding.vocab_size, separator=0)))
-    assert family_of_config(config, "test") is family
+    config = json.loads(json.dumps(to_config(family, spec, vocabulary_of(spec))))
+    assert families_of_config(config, "test") == [family]
     assert to_spec(family, config, "test") == spec
 
 
@@ -58,7 +64,7 @@ def test_a_record_survives_config_json(spec: Decoder) -> None:
 def test_every_zoo_model_of_a_known_family_can_be_said(name: str) -> None:
     spec = find(name).spec
     family = family_of_spec(spec, name)
-    again = to_spec(family, to_config(family, spec, spec.embedding.vocab_size, 0), name)
+    again = to_spec(family, to_config(family, spec, vocabulary_of(spec)), name)
     assert (again.embedding, again.stack) == (spec.embedding, spec.stack)
 
 
@@ -96,9 +102,9 @@ def test_what_the_library_assumes_is_assumed() -> None:
 )
 def test_a_config_that_says_something_else_is_refused_by_name(key: str, value: Any) -> None:
     spec = make_decoder()
-    config = {**to_config(GPT2, spec, 320, 0), key: value}
+    config = {**to_config(GPT2, spec, vocabulary_of(spec)), key: value}
     with pytest.raises(CorestoneError) as refusal:
-        to_spec(family_of_config(config, "folder/config.json"), config, "folder/config.json")
+        to_spec(families_of_config(config, "folder/config.json")[0], config, "folder/config.json")
     message = str(refusal.value)
     named = {"resid_pdrop": "dropout", "layer_norm_epsilon": "eps"}.get(key, key)
     assert message.startswith("folder/config.json")

@@ -11,9 +11,11 @@ import torch
 from tiny_models import make_decoder, random_tensors
 from torch import Tensor
 
+from corestone.core.batch import plain_batch
 from corestone.core.errors import CheckpointError
+from corestone.interop.agreement import outputs_of
 from corestone.interop.settings import family_of_spec
-from corestone.interop.weights import build_with, logits_of, parameter_shapes, renamed, to_ours, to_theirs
+from corestone.interop.weights import build_with, parameter_shapes, renamed, to_ours, to_theirs
 from corestone.models.decoder import build_decoder
 from corestone.models.spec import Decoder
 from corestone.zoo.bloom import bloom
@@ -139,7 +141,8 @@ def test_a_model_built_with_weights_holds_them_and_its_head_is_tied() -> None:
     first = build_decoder(spec, seed=3)
     second = build_with(spec, {name: p.detach() for name, p in first.named_parameters()}, "test")
     tokens = torch.arange(17)[None]
-    assert torch.equal(logits_of(first.eval(), tokens), logits_of(second, tokens))
+    first_logits, second_logits = (outputs_of(model, plain_batch(tokens))["logits"] for model in (first.eval(), second))
+    assert torch.equal(first_logits, second_logits)
     assert second.head.weight is second.embedding.token.weight
     assert len(list(second.named_parameters())) == len(list(first.named_parameters()))
 

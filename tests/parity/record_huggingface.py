@@ -1,12 +1,14 @@
 """Tiny random Hugging Face models and what they compute, recorded so that the default tests need no `transformers`.
 
-Run `python tests/parity/record_huggingface.py` to record again. Each case is a folder as `save_pretrained` writes it,
-beside `expected.safetensors` with token ids (rows, tokens) and float32 logits (rows, tokens, vocabulary).
+Run `python tests/parity/record_huggingface.py [CASE]...` to record again. Each case is a folder as `save_pretrained`
+writes it, beside `expected.safetensors`. Of decoders that has token ids (rows, tokens) and float32 logits (rows,
+tokens, vocabulary); of encoders what `encoder_expected` makes.
 """
 
 from __future__ import annotations
 
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +110,68 @@ CASES: dict[str, dict[str, Any]] = {
 }
 
 
+_TINY_BERT = {
+    "model_type": "bert",
+    "num_hidden_layers": 2,
+    "num_attention_heads": 3,
+    "hidden_size": 18,
+    "intermediate_size": 28,
+    "max_position_embeddings": 23,
+    "vocab_size": 61,
+}
+_TINY_ELECTRA = {
+    "model_type": "electra",
+    "num_hidden_layers": 2,
+    "num_attention_heads": 3,
+    "hidden_size": 18,
+    "embedding_size": 10,
+    "intermediate_size": 28,
+    "max_position_embeddings": 23,
+    "vocab_size": 61,
+}
+
+ENCODERS: dict[str, tuple[str, dict[str, Any]]] = {
+    "bert-pretraining": ("BertForPreTraining", _TINY_BERT),
+    "bert-masked": (
+        "BertForMaskedLM",
+        {
+            **_TINY_BERT,
+            "num_hidden_layers": 3,
+            "num_attention_heads": 5,
+            "hidden_size": 20,
+            "type_vocab_size": 3,
+            "layer_norm_eps": 1e-3,
+        },
+    ),
+    "bert-pooler": (
+        "BertModel",
+        {**_TINY_BERT, "num_attention_heads": 1, "hidden_size": 14, "hidden_act": "gelu_new", "vocab_size": 37},
+    ),
+    "bert-bare": ("BertModel", {**_TINY_BERT, "hidden_size": 12, "hidden_act": "relu", "max_position_embeddings": 11}),
+    "electra-discriminator": ("ElectraForPreTraining", _TINY_ELECTRA),
+    "electra-discriminator-equal": (
+        "ElectraForPreTraining",
+        {**_TINY_ELECTRA, "embedding_size": 18, "num_hidden_layers": 1, "layer_norm_eps": 1e-3},
+    ),
+    "electra-generator": ("ElectraForMaskedLM", {**_TINY_ELECTRA, "num_attention_heads": 1, "hidden_size": 8}),
+    "electra-generator-equal": (
+        "ElectraForMaskedLM",
+        {**_TINY_ELECTRA, "embedding_size": 15, "hidden_size": 15, "num_attention_heads": 5},
+    ),
+}
+"""Encoders: the class, and its settings."""
+
+WITHOUT_POOLER = {"bert-bare"}
+# A padding id would take the gradient of its row away.
+ENCODER_COMMON = {"hidden_dropout_prob": 0.2, "attention_probs_dropout_prob": 0.05, "pad_token_id": None}
+ENCODER_OUTPUTS = (
+    "logits",
+    "prediction_logits",
+    "seq_relationship_logits",
+    "last_hidden_state",
+    "pooler_output",
+)
+
 _GPT = {"resid_pdrop": 0.2, "embd_pdrop": 0.1, "attn_pdrop": 0.05}
 DROPOUT: dict[str, dict[str, Any]] = {
     "gpt2": _GPT,
@@ -152,8 +216,99 @@ def logits_of(model: Any, tokens: torch.Tensor) -> torch.Tensor:
     return logits
 
 
+def loaded_encoder(case: str, folder: Path) -> Any:
+    """An encoder out of a folder, in evaluation mode."""
+    import transformers
+
+    options = {"add_pooling_layer": False} if case in WITHOUT_POOLER else {}
+    loader = getattr(transformers, ENCODERS[case][0])
+    return loader.from_pretrained(folder, dtype=torch.float32, **options).eval()
+
+
+def tiny_encoder(case: str, **changes: Any) -> Any:
+    """A random encoder of a case, some settings changed, every gain and bias away from its usual 1 and 0."""
+    import transformers
+
+    torch.manual_seed(sum(case.encode()))
+    architecture, settings = ENCODERS[case]
+    config = transformers.AutoConfig.for_model(**{**ENCODER_COMMON, **settings, **changes})
+    options = {"add_pooling_layer": False} if case in WITHOUT_POOLER else {}
+    model = getattr(transformers, architecture)(config, **options)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.normal_(1.0 if name.endswith("LayerNorm.weight") else 0.0, 0.3)
+    return model.eval()
+
+
+def encoder_inputs(config: Any) -> dict[str, torch.Tensor]:
+    """Three rows of random ids and types: whole, padded on the right, padded on the left; and their positions."""
+    generator, length = torch.Generator().manual_seed(2), config.max_position_embeddings
+    tokens = torch.randint(config.vocab_size, (3, length), generator=generator)
+    types = torch.randint(config.type_vocab_size, (3, length), generator=generator)
+    attention = torch.ones(3, length, dtype=torch.int64)
+    attention[1, -(length // 3) :] = 0
+    attention[2, : length // 4] = 0
+    positions = (attention.cumsum(1) - 1).clamp(min=0)
+    return {"tokens": tokens, "types": types, "attention": attention, "positions": positions}
+
+
+def encoder_outputs(model: Any, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """What the reference computes, by its names for it."""
+    out = model(
+        inputs["tokens"],
+        token_type_ids=inputs["types"],
+        attention_mask=inputs["attention"],
+        position_ids=inputs["positions"],
+    )
+    return {name: out[name] for name in ENCODER_OUTPUTS if out.get(name) is not None}
+
+
+def meaningful(name: str, attention: torch.Tensor) -> torch.Tensor:
+    """Boolean, of an output's first axes: whether it says something, which padding does not.
+
+    The pooler reads a row's first token, so it says nothing of rows padded on the left.
+    """
+    pooled = name in {"pooler_output", "seq_relationship_logits"}
+    return (attention[:, 0] if pooled else attention).bool()
+
+
+def probes_of(outputs: dict[str, torch.Tensor], attention: torch.Tensor) -> dict[str, torch.Tensor]:
+    """A random number for each output, 0 where that means nothing."""
+    generator = torch.Generator().manual_seed(3)
+    probes = {}
+    for name, value in outputs.items():
+        kept = meaningful(name, attention)
+        probe = torch.randn(value.shape, generator=generator)
+        probes[name] = probe * kept.reshape(kept.shape + (1,) * (value.dim() - kept.dim()))
+    return probes
+
+
+def encoder_expected(model: Any) -> dict[str, torch.Tensor]:
+    """Inputs, `out.` outputs, `probe.` probes and `grad.` gradients of the outputs times the probes."""
+    inputs = encoder_inputs(model.config)
+    outputs = encoder_outputs(model, inputs)
+    probes = probes_of(outputs, inputs["attention"])
+    model.zero_grad()
+    sum((outputs[name] * probes[name]).sum() for name in outputs).backward()
+    return {
+        **inputs,
+        **{f"out.{name}": value.detach().contiguous() for name, value in outputs.items()},
+        **{f"probe.{name}": value for name, value in probes.items()},
+        **{f"grad.{name}": parameter.grad.contiguous() for name, parameter in model.named_parameters()},
+    }
+
+
+def record_encoder(case: str) -> None:
+    """Write one encoder's case."""
+    folder = DATA / case
+    shutil.rmtree(folder, ignore_errors=True)
+    model = tiny_encoder(case)
+    model.save_pretrained(folder)
+    save_file(encoder_expected(model), folder / "expected.safetensors")
+
+
 def record(case: str) -> None:
-    """Write one case."""
+    """Write one decoder's case."""
     folder = DATA / case
     shutil.rmtree(folder, ignore_errors=True)
     model = tiny(case)
@@ -164,5 +319,5 @@ def record(case: str) -> None:
 
 
 if __name__ == "__main__":
-    for name in CASES:
-        record(name)
+    for name in sys.argv[1:] or (*CASES, *ENCODERS):
+        (record if name in CASES else record_encoder)(name)

@@ -23,10 +23,12 @@ from corestone.core.spec import from_yaml
 from corestone.data.tokenizer import load_tokenizer
 from corestone.interop import outgoing, settings
 from corestone.interop import weights as ours
-from corestone.interop.families import GPT2, Family
+from corestone.interop.agreement import outputs_of
+from corestone.interop.decoders import GPT2
+from corestone.interop.family import Family
 from corestone.interop.incoming import import_huggingface, read_huggingface
 from corestone.interop.outgoing import export_huggingface
-from corestone.interop.settings import family_of_config
+from corestone.interop.settings import families_of_config
 from corestone.models.spec import Decoder
 from corestone.objectives.next_token import NextTokenObjective
 from corestone.objectives.spec import NextToken
@@ -36,6 +38,12 @@ TOLERANCE = 1e-5
 VOCABULARY = 300
 
 
+@torch.no_grad()
+def our_logits(model: Any, tokens: torch.Tensor) -> torch.Tensor:
+    """Float32 logits of whole causal rows."""
+    return outputs_of(model, plain_batch(tokens))["logits"]
+
+
 def worst(first: torch.Tensor, second: torch.Tensor) -> float:
     return float((first - second).abs().max())
 
@@ -43,12 +51,12 @@ def worst(first: torch.Tensor, second: torch.Tensor) -> float:
 @pytest.mark.parametrize("case", CASES)
 def test_recorded_logits_are_reproduced(case: str) -> None:
     """Worst case 1.9e-6 (gpt2-inner), with logits of up to 4.6."""
-    spec, tensors, model_type = read_huggingface(DATA / case)
-    assert model_type == CASES[case]["model_type"]
+    spec, tensors, family = read_huggingface(DATA / case)
+    assert family.model_type == CASES[case]["model_type"]
     expected = load_file(DATA / case / "expected.safetensors")
     assert expected["logits"].std() > 0.5  # logits that hardly differ would prove nothing
     model = ours.build_with(spec, tensors, case)
-    assert worst(ours.logits_of(model, expected["tokens"]), expected["logits"]) <= TOLERANCE
+    assert worst(our_logits(model, expected["tokens"]), expected["logits"]) <= TOLERANCE
 
 
 @pytest.mark.parity
@@ -96,11 +104,11 @@ def test_import_and_export_keep_the_logits(case: str, options: dict[str, Any], t
     spec = from_yaml(Decoder, text, "test")
     assert spec.stack.blocks[0].dropout == pytest.approx(0.2)
     mine = ours.build_with(spec, tensors, case)
-    assert worst(ours.logits_of(mine, tokens), expected) <= TOLERANCE
+    assert worst(our_logits(mine, tokens), expected) <= TOLERANCE
     exact = logits_of(model.double(), tokens)
     # Worst case 6.9e-15; GPT-J's angles and BLOOM's softmax are float32 there whatever the model is: 9.0e-7.
     only_float32 = CASES[case]["model_type"] in {"gptj", "bloom"}
-    assert worst(ours.logits_of(mine.double(), tokens), exact) <= (5e-6 if only_float32 else 1e-11)
+    assert worst(our_logits(mine.double(), tokens), exact) <= (5e-6 if only_float32 else 1e-11)
     model = model.float()
 
     exported = export_huggingface(imported.folder, tmp_path / "back")
@@ -114,8 +122,8 @@ def test_import_and_export_keep_the_logits(case: str, options: dict[str, Any], t
     for name, tensor in state.items():
         assert torch.equal(tensor, before[name][:rows] if tensor.shape[0] == rows else before[name])
     assert worst(logits_of(again, kept), logits_of(model, kept)[..., :rows]) <= TOLERANCE
-    family = family_of_config(again.config.to_dict(), "test")
-    for key in {*family.keys.values()} - {"vocab_size", "n_inner", family.keys.get("activation"), "init_std"}:
+    keys = families_of_config(again.config.to_dict(), "test")[0].settings.keys
+    for key in {*keys.values()} - {"vocab_size", "n_inner", keys.get("activation"), "init_std"}:
         assert getattr(again.config, key) == pytest.approx(getattr(model.config, key)), key
 
 
@@ -142,7 +150,7 @@ def test_half_precision_folders_are_widened(dtype: str, tmp_path: Path) -> None:
     theirs = save(model, tmp_path / "theirs")
     spec, tensors, _ = read_huggingface(theirs)
     tokens = tokens_for(model)
-    mine = ours.logits_of(ours.build_with(spec, tensors, dtype), tokens)
+    mine = our_logits(ours.build_with(spec, tensors, dtype), tokens)
     assert worst(mine, logits_of(model.float(), tokens)) <= TOLERANCE
 
 
@@ -178,8 +186,8 @@ def _exchanged(family: Family) -> Family:
     def other(name: str) -> str:
         return name.replace("ln_1", "LN").replace("ln_2", "ln_1").replace("LN", "ln_2")
 
-    names = tuple(dataclasses.replace(name, theirs=other(name.theirs)) for name in family.names)
-    return dataclasses.replace(family, names=names)
+    names = tuple(dataclasses.replace(name, theirs=other(name.theirs)) for name in family.tensors.names)
+    return dataclasses.replace(family, tensors=dataclasses.replace(family.tensors, names=names))
 
 
 @pytest.mark.parity
@@ -220,7 +228,7 @@ def test_gradients_are_the_references(case: str, tmp_path: Path) -> None:
     model.zero_grad()
     logits = model(tokens).logits[:, :-1]
     torch.nn.functional.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten(), reduction="sum").backward()
-    family = family_of_config(model.config.to_dict(), "test")
+    (family,) = families_of_config(model.config.to_dict(), "test")
     theirs = {name: parameter.grad for name, parameter in model.named_parameters()}
     found = ours.to_theirs(family, spec, {n: p.grad for n, p in mine.named_parameters()}, spec.embedding.vocab_size)
     assert found.keys() == theirs.keys()

@@ -62,12 +62,14 @@ def generate(
 def _load(run: Path, precision: Format) -> tuple[Any, Any]:
     from corestone.generate.quantize import weight_only_int8
     from corestone.parallel.precision import decoding_dtype
-    from corestone.recipes.load import load_model
+    from corestone.recipes.load import check_reads, load_model
 
-    if precision != "int8":
-        return load_model(run, precision, decoding_dtype)
-    model, tokenizer = load_model(run, "float32")
-    return weight_only_int8(model), tokenizer
+    if precision == "int8":
+        model, tokenizer = load_model(run, "float32")
+    else:
+        model, tokenizer = load_model(run, precision, decoding_dtype)
+    check_reads(model, False, str(run))
+    return (weight_only_int8(model) if precision == "int8" else model), tokenizer
 
 
 def _note_long_prompts(model: Any, tokenizer: Any, prompts: list[str]) -> None:

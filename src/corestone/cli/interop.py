@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -15,7 +15,7 @@ def import_(
     folder: Annotated[Path, typer.Argument(help="A Hugging Face folder: config.json, safetensors, tokenizer.")],
     out: Annotated[Path, typer.Option(help="Folder of the checkpoint to write; must not exist yet.")],
 ) -> None:
-    """Turn a Hugging Face GPT-1, GPT-2, GPT-J, OPT or BLOOM folder into a checkpoint that every other verb accepts."""
+    """Turn a Hugging Face GPT-1, GPT-2, GPT-J, OPT, BLOOM, BERT or ELECTRA folder into a checkpoint of Corestone's."""
     from corestone.interop.incoming import import_huggingface  # keeps torch out of --help
 
     done = import_huggingface(folder, out)
@@ -23,7 +23,7 @@ def import_(
         typer.echo(f"note: {note}")
     stack, table = done.spec.stack, done.spec.embedding
     typer.echo(
-        f"{done.model_type}: {si(done.parameters)} parameters, {len(stack.blocks)} layers of width {stack.width}, "
+        f"{done.architecture}: {si(done.parameters)} parameters, {len(stack.blocks)} layers of width {stack.width}, "
         f"{table.vocab_size:,} tokens, context {table.context_length:,}"
     )
     typer.echo(f"wrote {done.folder}")
@@ -33,15 +33,21 @@ def export(
     source: Annotated[Path, typer.Argument(help="A run folder (its newest whole checkpoint) or a checkpoint folder.")],
     out: Annotated[Path, typer.Option(help="Folder to write; must not exist yet.")],
     format: Annotated[str, typer.Option(help="What to write: huggingface.")] = "huggingface",
+    part: Annotated[
+        Literal["generator", "discriminator"] | None,
+        typer.Option(help="Which of a pair of encoders; without it, the discriminator.", show_default=False),
+    ] = None,
 ) -> None:
     """Write a model for another library; it is written only if what was written computes the same logits."""
     if format != "huggingface":
         raise CorestoneError(unknown("format", format, ["huggingface"]))
     from corestone.interop.outgoing import export_huggingface  # keeps torch out of --help
 
-    done = export_huggingface(source, out)
+    done = export_huggingface(source, out, part)
+    if done.part is not None:
+        typer.echo(f"note: this is the {done.part} alone; --part chooses between generator and discriminator")
     for check in done.checks:
         typer.echo(f"check: {check}")
     if done.dropped_rows:
         typer.echo(f"note: {done.dropped_rows} padding rows of the token table, which no token has, were left out")
-    typer.echo(f"wrote {done.folder} ({done.architecture}; AutoModelForCausalLM.from_pretrained loads it)")
+    typer.echo(f"wrote {done.folder} ({done.architecture}; {done.loading} loads it)")

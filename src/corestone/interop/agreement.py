@@ -1,19 +1,27 @@
-"""Do two models compute the same logits? The checks that an export must pass."""
+"""Do two models compute the same? The checks that an export must pass.
+
+Shape letters: B batch, T tokens, V vocabulary.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from corestone.core.batch import TextBatch, plain_batch
 from corestone.core.errors import CheckpointError
+from corestone.core.mask import Mask
 from corestone.data.tokenizer import Tokenizer
-from corestone.interop.weights import logits_of
+from corestone.interop.family import Family
 from corestone.models.decoder import DecoderModel
+from corestone.models.encoder import EncoderModel
+from corestone.models.spec import Decoder, Encoder
 
 TOLERANCE = 1e-5
 """Largest difference allowed between two logits."""
@@ -28,18 +36,52 @@ TEXTS = (
 )
 
 Logits = Callable[[torch.dtype], Tensor]
-"""A model's logits on the fixed tokens, computed in a given precision."""
+"""What a model computes of the fixed batch in a given precision, all outputs one behind the other."""
 
 
-def fixed_tokens(vocab_size: int, context_length: int) -> Tensor:
-    """The token ids (rows, tokens) that every check uses."""
-    generator = torch.Generator().manual_seed(0)
-    return torch.randint(vocab_size, (ROWS, min(LONGEST, context_length)), generator=generator)
+def fixed_batch(spec: Decoder | Encoder, vocab_size: int) -> TextBatch:
+    """The batch that every check uses: whole rows, of two types where the model tells them apart."""
+    generator, T = torch.Generator().manual_seed(0), min(LONGEST, spec.embedding.context_length)
+    batch = plain_batch(torch.randint(vocab_size, (ROWS, T), generator=generator))
+    if isinstance(spec, Decoder):
+        return batch
+    types_BT = torch.randint(spec.embedding.types, (ROWS, T), generator=generator) if spec.embedding.types else None
+    return replace(batch, mask=Mask(causal=False), types_BT=types_BT)
 
 
-def own_logits(model: DecoderModel, tokens_BT: Tensor, vocab_size: int) -> Logits:
-    """Logits of one of our models, the vocabulary's padding left out."""
-    return lambda dtype: logits_of(model.to(dtype), tokens_BT)[..., :vocab_size]
+def outputs_of(model: DecoderModel | EncoderModel, batch: TextBatch) -> dict[str, Tensor]:
+    """Everything that a model computes.
+
+    Returns:
+        By name: `logits` (B, T, V); of encoders also `hidden` (B, T, D); `replaced` (B, T), the detector's logits;
+        `pooled` (B, D), and `next` (B, classes), its logits.
+    """
+    hidden_BTD = model(batch).hidden
+    if isinstance(model, DecoderModel):
+        return {"logits": model.head(hidden_BTD)}
+    found = {"hidden": hidden_BTD}
+    if model.head is not None:
+        found["logits"] = model.head(hidden_BTD)
+    if model.detector is not None:
+        found["replaced"] = model.detector(hidden_BTD)
+    if model.pooler is not None:
+        found["pooled"] = model.pooler(hidden_BTD)
+        if model.pooler.out is not None:
+            found["next"] = model.pooler.out(found["pooled"])
+    return found
+
+
+def own_logits(model: DecoderModel | EncoderModel, family: Family, batch: TextBatch, vocab_size: int) -> Logits:
+    """What one of our models computes of the family's outputs, the vocabulary's padding left out."""
+
+    @torch.no_grad()
+    def compute(dtype: torch.dtype) -> Tensor:
+        found = outputs_of(model.to(dtype), batch)
+        if "logits" in found:
+            found["logits"] = found["logits"][..., :vocab_size]
+        return torch.cat([found[name].flatten() for name in family.outputs])
+
+    return compute
 
 
 def agree(what: str, ours: Logits, theirs: Logits, where: str) -> str:
@@ -61,7 +103,9 @@ def agree(what: str, ours: Logits, theirs: Logits, where: str) -> str:
     )
 
 
-def check_reference(folder: Path, ours: Logits, tokens_BT: Tensor, tokenizer: Tokenizer, where: str) -> list[str]:
+def check_reference(
+    folder: Path, family: Family, ours: Logits, batch: TextBatch, tokenizer: Tokenizer, where: str
+) -> list[str]:
     """Load an exported folder with the `transformers` library and compare logits and token ids.
 
     Returns one line per check; where the library is not installed, one line that says so.
@@ -73,12 +117,13 @@ def check_reference(folder: Path, ours: Logits, tokens_BT: Tensor, tokenizer: To
     except ImportError:
         return ["transformers: not checked, the library is not installed (pip install 'corestone[hf]')"]
     with _quiet(transformers):
-        model, theirs = _load(transformers, folder, where)
+        model, theirs = _load(transformers, family, folder, where)
+        types = {} if batch.types_BT is None else {"token_type_ids": batch.types_BT}
 
         @torch.no_grad()
         def logits(dtype: torch.dtype) -> Tensor:
-            out: Tensor = model.to(dtype)(tokens_BT).logits
-            return out
+            out = model.to(dtype)(batch.tokens_BT, **types)
+            return torch.cat([out[name].flatten() for name in family.outputs.values()])
 
         library = f"transformers {transformers.__version__}"
         line = agree(f"{library} ({type(model).__name__})", ours, logits, where)
@@ -92,11 +137,11 @@ def check_reference(folder: Path, ours: Logits, tokens_BT: Tensor, tokenizer: To
     return [line, f"{library} (AutoTokenizer): same ids on {len(TEXTS)} texts"]
 
 
-def _load(transformers: Any, folder: Path, where: str) -> tuple[Any, Any]:
+def _load(transformers: Any, family: Family, folder: Path, where: str) -> tuple[Any, Any]:
     """The library's model, in evaluation mode, and tokenizer of an exported folder."""
     try:
-        model, loading = transformers.AutoModelForCausalLM.from_pretrained(
-            folder, dtype=torch.float32, local_files_only=True, output_loading_info=True
+        model, loading = getattr(transformers, family.loader).from_pretrained(
+            folder, dtype=torch.float32, local_files_only=True, output_loading_info=True, **family.loader_options
         )
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
     except Exception as error:  # the library's errors have no base of their own

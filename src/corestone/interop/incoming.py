@@ -10,11 +10,12 @@ from torch import Tensor
 from corestone.core.errors import CheckpointError, DataError
 from corestone.core.spec import to_yaml
 from corestone.data.tokenizer import Tokenizer
+from corestone.interop.family import Family
 from corestone.interop.files import read_json, read_weights
-from corestone.interop.settings import family_of_config, to_spec
+from corestone.interop.settings import families_of_config, to_spec
 from corestone.interop.vocabulary import read_tokenizer
-from corestone.interop.weights import to_ours
-from corestone.models.spec import Decoder
+from corestone.interop.weights import nearest, to_ours
+from corestone.models.spec import Decoder, Encoder
 from corestone.train.archive import MODEL, WEIGHTS
 from corestone.train.checkpoint import write_checkpoint
 
@@ -26,8 +27,8 @@ class Imported:
     """What was written where, and what had to be decided on the way."""
 
     folder: Path
-    model_type: str
-    spec: Decoder
+    architecture: str
+    spec: Decoder | Encoder
     parameters: int
     notes: list[str]
 
@@ -38,38 +39,47 @@ def import_huggingface(folder: Path, out: Path) -> Imported:
     The vocabulary keeps exactly the given size. The checkpoint appears whole or not at all.
 
     Raises:
-        CheckpointError: the folder is no such folder, or holds something that a Decoder cannot express; `out` exists.
+        CheckpointError: the folder is no such folder, or holds something that cannot be expressed here; `out` exists.
         DataError: no usable tokenizer, or one with more tokens than the model's table has rows.
     """
     out = refuse_existing(out)
-    spec, tensors, model_type = read_huggingface(folder)
+    spec, tensors, family = read_huggingface(folder)
     config = read_json(folder / CONFIG)
-    tokenizer, notes = read_tokenizer(folder, family_of_config(config, str(folder / CONFIG)), config)
-    check_vocabulary(spec, tokenizer, str(folder))
+    tokenizer, notes = read_tokenizer(folder, family, config)
+    told = config.get("architectures")
+    if told and family.architecture not in told:
+        notes = [*notes, f"{CONFIG} says {', '.join(told)}; the weights are those of {family.architecture}"]
+    check_vocabulary(spec.embedding.vocab_size, tokenizer, str(folder))
     write_checkpoint(out, {WEIGHTS: tensors}, {MODEL: to_yaml(spec), **tokenizer.files()})
     parameters = sum(tensor.numel() for tensor in tensors.values())
-    return Imported(folder=out, model_type=model_type, spec=spec, parameters=parameters, notes=notes)
+    return Imported(folder=out, architecture=family.architecture, spec=spec, parameters=parameters, notes=notes)
 
 
-def read_huggingface(folder: Path) -> tuple[Decoder, dict[str, Tensor], str]:
-    """The model of a Hugging Face folder: its record, its float32 weights under our names, its model_type."""
+def read_huggingface(folder: Path) -> tuple[Decoder | Encoder, dict[str, Tensor], Family]:
+    """The model of a Hugging Face folder: its record, its float32 weights under our names, and its class.
+
+    Of the classes of its model_type it is the one whose heads the tensors are those of: published folders hold more
+    than the class that their config.json names.
+    """
     if not folder.is_dir():
         raise CheckpointError(f"{folder}: no such folder; give one that holds {CONFIG}, safetensors and a tokenizer")
     path = folder / CONFIG
     if not path.is_file():
         raise CheckpointError(f"{folder}: has no {CONFIG}, so it is not a Hugging Face model folder")
     config = read_json(path)
-    family = family_of_config(config, str(path))
+    families = families_of_config(config, str(path))
+    theirs = read_weights(folder)
+    family = nearest(families, theirs)
     spec = to_spec(family, config, str(path))
-    return spec, to_ours(family, spec, read_weights(folder), str(folder)), family.model_type
+    return spec, to_ours(family, spec, theirs, str(folder)), family
 
 
-def check_vocabulary(spec: Decoder, tokenizer: Tokenizer, where: str) -> None:
+def check_vocabulary(rows: int, tokenizer: Tokenizer, where: str) -> None:
     """DataError where the tokenizer can give an id that the model's table has no row for."""
-    if tokenizer.manifest.vocab_size > spec.embedding.vocab_size:
+    if tokenizer.manifest.vocab_size > rows:
         raise DataError(
-            f"{where}: the tokenizer has {tokenizer.manifest.vocab_size} tokens, the model's table "
-            f"{spec.embedding.vocab_size} rows; take the tokenizer that belongs to the model, or resize the table "
+            f"{where}: the tokenizer has {tokenizer.manifest.vocab_size} tokens, the model's table {rows} rows; "
+            "take the tokenizer that belongs to the model, or resize the table "
             "(model.resize_token_embeddings) and save it again"
         )
 

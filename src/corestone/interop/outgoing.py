@@ -6,9 +6,10 @@ import errno
 import json
 import os
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import yaml
@@ -16,18 +17,22 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
+from corestone.core.batch import TextBatch
 from corestone.core.errors import CheckpointError
 from corestone.core.spec import from_yaml
 from corestone.data.tokenizer import Tokenizer, load_tokenizer
-from corestone.interop.agreement import Logits, agree, check_reference, fixed_tokens, own_logits
-from corestone.interop.families import Family
+from corestone.interop.agreement import Logits, agree, check_reference, fixed_batch, own_logits
+from corestone.interop.family import Family
 from corestone.interop.files import WEIGHTS
 from corestone.interop.incoming import CONFIG, check_vocabulary, read_huggingface, refuse_existing
 from corestone.interop.settings import family_of_spec, to_config
 from corestone.interop.vocabulary import tokenizer_texts
-from corestone.interop.weights import BY_TOKEN, build_with, to_theirs
-from corestone.models.spec import Decoder
+from corestone.interop.weights import BUILDERS, BY_TOKEN, Record, build_with, to_theirs
+from corestone.models.spec import Decoder, Encoder, GeneratorDiscriminator
 from corestone.train.archive import MODEL, read_model_files
+
+Part = Literal["generator", "discriminator"]
+"""Which of a pair of encoders."""
 
 
 @dataclass(frozen=True)
@@ -35,23 +40,30 @@ class Exported:
     """What was written where.
 
     Attributes:
-        architecture: the `transformers` class that loads it.
+        architecture: the `transformers` class that it is,
+        loading: and the call that loads it.
+        part: which of a pair of encoders was written; None where there is no pair.
         dropped_rows: rows of the token table that no token has (padding), left out.
         checks: one line per check made, or not made, with its measured value.
     """
 
     folder: Path
     architecture: str
+    loading: str
+    part: Part | None
     dropped_rows: int
     checks: list[str]
 
 
-def export_huggingface(source: Path, out: Path) -> Exported:
+def export_huggingface(source: Path, out: Path, part: Part | None = None) -> Exported:
     """Write a run's newest whole checkpoint, or a checkpoint, so that `from_pretrained` loads model and tokenizer.
 
     The folder is written under a temporary name, read back by the importer and compared bit for bit and by its float32
     logits; where the `transformers` library is installed, its logits and token ids are compared too. Only then is it
     renamed to `out`.
+
+    Args:
+        part: which of a generator and a discriminator to write; None: the discriminator, where there are both.
 
     Raises:
         CheckpointError: the source is unusable, cannot be expressed there, a check failed, or the disk is full; in each
@@ -60,47 +72,66 @@ def export_huggingface(source: Path, out: Path) -> Exported:
     """
     out, where = refuse_existing(out), str(source)
     files = read_model_files(source)
-    spec = _read_spec(files.model_yaml, f"{where}: {MODEL}")
+    whole = _read_spec(files.model_yaml, f"{where}: {MODEL}")
+    spec, model, part = _chosen(whole, files.tensors, part, where)
+    tensors = {name: parameter.detach() for name, parameter in model.named_parameters()}
     family = family_of_spec(spec, where)
     tokenizer = load_tokenizer(files.tokenizer_folder)
-    check_vocabulary(spec, tokenizer, where)
-    model = build_with(spec, files.tensors, where)
+    check_vocabulary(spec.embedding.vocab_size, tokenizer, where)
     texts = _texts(family, spec, tokenizer, where)
     rows = tokenizer.manifest.vocab_size
     partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
     try:
-        _write(partial, to_theirs(family, spec, files.tensors, rows), texts)
-        tokens_BT = fixed_tokens(rows, spec.embedding.context_length)
-        ours = own_logits(model, tokens_BT, rows)
-        checks = [_check_own(partial, spec, files.tensors, ours, tokens_BT, where)]
-        checks += check_reference(partial, ours, tokens_BT, tokenizer, where)
+        _write(partial, to_theirs(family, spec, tensors, rows), texts)
+        batch = fixed_batch(spec, rows)
+        ours = own_logits(model, family, batch, rows)
+        checks = [_check_own(partial, spec, tensors, ours, batch, where)]
+        checks += check_reference(partial, family, ours, batch, tokenizer, where)
         os.rename(partial, out)
     except OSError as error:
         cause = "the disk is full" if error.errno == errno.ENOSPC else (error.strerror or str(error))
         raise CheckpointError(f"{out}: could not be written ({cause})") from None
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-    return Exported(out, family.architecture, spec.embedding.vocab_size - rows, checks)
+    dropped = spec.embedding.vocab_size - rows
+    return Exported(out, family.architecture, family.loading, part, dropped, checks)
 
 
-def _read_spec(text: str, where: str) -> Decoder:
+def _read_spec(text: str, where: str) -> Record:
+    records: dict[str, type[Record]] = {record.model_fields["kind"].default: record for record in BUILDERS}
     try:
         kind = yaml.safe_load(text)["kind"]
     except (yaml.YAMLError, KeyError, TypeError):
         kind = "decoder"  # from_yaml says what is wrong, and where
-    if kind != "decoder":
+    if kind not in records:
         raise CheckpointError(f"{where}: a model of kind '{kind}' has no counterpart in Hugging Face known here")
-    return from_yaml(Decoder, text, where)
+    return from_yaml(records[kind], text, where)
 
 
-def _texts(family: Family, spec: Decoder, tokenizer: Tokenizer, where: str) -> dict[str, str]:
+def _chosen(
+    whole: Record, tensors: Mapping[str, Tensor], part: Part | None, where: str
+) -> tuple[Decoder | Encoder, Any, Part | None]:
+    """The record and the model to write, and which part of the whole they are."""
+    model = build_with(whole, tensors, where)
+    if isinstance(whole, GeneratorDiscriminator):
+        part = part or "discriminator"
+        return getattr(whole, part), getattr(model, part), part
+    if part is not None:
+        raise CheckpointError(f"{where}: has no {part}, it is one {whole.kind}; export it without --part")
+    return whole, model, None
+
+
+def _texts(family: Family, spec: Decoder | Encoder, tokenizer: Tokenizer, where: str) -> dict[str, str]:
     """All files but the weights, by name."""
-    separator, rows = tokenizer.manifest.separator, tokenizer.manifest.vocab_size
-    return {
-        CONFIG: _json(to_config(family, spec, rows, separator)),
-        "generation_config.json": _json({"bos_token_id": separator, "eos_token_id": separator}),
+    vocabulary = tokenizer.vocabulary
+    texts = {
+        CONFIG: _json(to_config(family, spec, vocabulary)),
         **tokenizer_texts(tokenizer, spec.embedding.context_length, where),
     }
+    if isinstance(spec, Decoder):
+        separator = vocabulary.separator
+        texts["generation_config.json"] = _json({"bos_token_id": separator, "eos_token_id": separator})
+    return texts
 
 
 def _json(tree: dict[str, Any]) -> str:
@@ -121,10 +152,10 @@ def _write(folder: Path, tensors: dict[str, Tensor], texts: dict[str, str]) -> N
 
 
 def _check_own(
-    folder: Path, spec: Decoder, tensors: dict[str, Tensor], ours: Logits, tokens_BT: Tensor, where: str
+    folder: Path, spec: Decoder | Encoder, tensors: dict[str, Tensor], ours: Logits, batch: TextBatch, where: str
 ) -> str:
     """Import what was written and demand the same record, the same bits and the same logits."""
-    again, read, _ = read_huggingface(folder)
+    again, read, family = read_huggingface(folder)
     rows = again.embedding.vocab_size
     embedding = spec.embedding.model_copy(update={"vocab_size": rows})
     same = again == spec.model_copy(update={"embedding": embedding, "init": again.init})
@@ -132,5 +163,5 @@ def _check_own(
         same = same and torch.equal(read[name], tensor[:rows] if name in BY_TOKEN else tensor)
     if not same:
         raise CheckpointError(f"{where}: refused, nothing was written: importing the export gives another model")
-    theirs = own_logits(build_with(again, read, str(folder)), tokens_BT, rows)
+    theirs = own_logits(build_with(again, read, str(folder)), family, batch, rows)
     return f"{agree('re-imported', ours, theirs, where)}; all {len(tensors)} tensors equal bit for bit"

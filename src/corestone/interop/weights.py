@@ -1,24 +1,37 @@
-"""A Decoder's parameters under another library's names, and back, by a family's table.
+"""A model's parameters under another library's names, and back, by a family's table.
 
 Both directions are total: a tensor that is missing, unexpected or misshaped is refused by name.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from corestone.core.batch import plain_batch
 from corestone.core.errors import CheckpointError
-from corestone.interop.families import Family, Name
+from corestone.interop.family import Family, Name, Tensors
 from corestone.models.decoder import DecoderModel, build_decoder
-from corestone.models.spec import Decoder
-from corestone.nn.head import TiedHead
+from corestone.models.encoder import (
+    EncoderModel,
+    GeneratorDiscriminatorModel,
+    build_encoder,
+    build_generator_discriminator,
+)
+from corestone.models.spec import Decoder, Encoder, GeneratorDiscriminator
 
-HEAD = "lm_head.weight"
+Record = Decoder | Encoder | GeneratorDiscriminator
+Model = DecoderModel | EncoderModel | GeneratorDiscriminatorModel
+
+BUILDERS: Mapping[type[Record], Callable[..., Model]] = {
+    Decoder: build_decoder,
+    Encoder: build_encoder,
+    GeneratorDiscriminator: build_generator_discriminator,
+}
+
 BY_TOKEN = ("embedding.token.weight", "head.weight", "head.bias")
 """Parameters with a row per token."""
 
@@ -26,7 +39,18 @@ _EXACT = (torch.float32, torch.bfloat16, torch.float16)
 _SHOWN = 4
 
 
-def to_ours(family: Family, spec: Decoder, theirs: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
+def nearest(families: Sequence[Family], theirs: Iterable[str]) -> Family:
+    """The class whose names outside of its layers fit a file's tensors best; of several the first."""
+    theirs = list(theirs)
+
+    def strange(family: Family) -> int:
+        known = {part for name in family.tensors.names for part in name.parts if "{layer}" not in part}
+        return len(known ^ (set(_short_names(family.tensors, theirs).values()) - set(family.tensors.repeats)))
+
+    return min(families, key=strange)
+
+
+def to_ours(family: Family, spec: Decoder | Encoder, theirs: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
     """Rename, rearrange and widen to float32 (which is exact from bfloat16 and float16).
 
     Args:
@@ -69,7 +93,7 @@ def _checked(tensor: Tensor, name: str, wanted: tuple[int, ...], where: str) -> 
     return tensor
 
 
-def to_theirs(family: Family, spec: Decoder, ours: Mapping[str, Tensor], rows: int) -> dict[str, Tensor]:
+def to_theirs(family: Family, spec: Decoder | Encoder, ours: Mapping[str, Tensor], rows: int) -> dict[str, Tensor]:
     """Rename and rearrange, with the family's prefix, a tied head once, and tables by token cut to `rows` rows."""
     theirs: dict[str, Tensor] = {}
     heads = spec.stack.blocks[0].mixer.num_heads
@@ -80,32 +104,28 @@ def to_theirs(family: Family, spec: Decoder, ours: Mapping[str, Tensor], rows: i
         elif name.layout == "by_head":
             tensor = tensor.unflatten(0, (3, heads, -1)).transpose(0, 1).flatten(0, 2)
         for part, value in zip(name.parts, tensor.chunk(len(name.parts)), strict=True):
-            theirs[prefixed(family, part)] = value.contiguous()
+            whole = part if part.startswith(family.tensors.heads) else family.tensors.prefixes[0] + part
+            theirs[whole] = value.contiguous()
     return theirs
 
 
-def prefixed(family: Family, name: str) -> str:
-    """Their whole name: the head is no part of the body."""
-    return name if name.startswith("lm_head.") else family.prefix + name
-
-
-def renamed(family: Family, spec: Decoder) -> Iterator[Name]:
-    """Every parameter of a Decoder under both names, the layers' numbers filled in."""
+def renamed(family: Family, spec: Decoder | Encoder) -> Iterator[Name]:
+    """Every parameter of a model under both names, the layers' numbers filled in."""
     present = parameter_shapes(spec).keys()
-    for name in family.names:
+    for name in family.tensors.names:
         for layer in range(len(spec.stack.blocks)) if "{layer}" in name.ours else (0,):
             ours = name.ours.format(layer=layer)
             if ours in present:
                 yield replace(name, ours=ours, theirs=tuple(part.format(layer=layer) for part in name.parts))
 
 
-def parameter_shapes(spec: Decoder) -> dict[str, tuple[int, ...]]:
-    """Shapes by name of everything a Decoder learns, found without allocating it."""
-    model = build_decoder(spec, device="meta")
+def parameter_shapes(spec: Record) -> dict[str, tuple[int, ...]]:
+    """Shapes by name of everything a model learns, found without allocating it."""
+    model = BUILDERS[type(spec)](spec, device="meta")
     return {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
 
 
-def build_with(spec: Decoder, tensors: Mapping[str, Tensor], where: str) -> DecoderModel:
+def build_with(spec: Record, tensors: Mapping[str, Tensor], where: str) -> Any:
     """A model in evaluation mode that holds exactly these weights, without copying them.
 
     Raises CheckpointError naming what is missing, unexpected or misshaped.
@@ -117,40 +137,52 @@ def build_with(spec: Decoder, tensors: Mapping[str, Tensor], where: str) -> Deco
             raise CheckpointError(
                 f"{where}: tensor '{name}' has shape {list(tensors[name].shape)}, its model.yaml asks for {list(shape)}"
             )
-    model = build_decoder(spec, device="meta")
-    model.load_state_dict(tensors, strict=False, assign=True)  # names are checked above; the tied head has none
-    if spec.head.tied:
-        model.head = TiedHead(model.embedding.token)
+    model = BUILDERS[type(spec)](spec, device="meta")
+    held = {id(parameter): nn.Parameter(tensors[name]) for name, parameter in model.named_parameters()}
+    for module in model.modules():  # what shares a parameter goes on sharing it
+        for name, parameter in list(module.named_parameters(recurse=False)):
+            module.register_parameter(name, held[id(parameter)])
     return model.eval()
 
 
-@torch.no_grad()
-def logits_of(model: DecoderModel, tokens_BT: Tensor) -> Tensor:
-    """Float32 logits (batch, tokens, vocabulary) of whole causal rows."""
-    out: Tensor = model.head(model(plain_batch(tokens_BT)).hidden)
-    return out
+def _short_names(table: Tensors, theirs: Iterable[str]) -> dict[str, str]:
+    """Names of a file's tensors, and what they are without prefix and with today's endings.
+
+    Where the file has a prefix, a name without it that is no head's is marked.
+    """
+    theirs = list(theirs)
+    prefix = next((p for p in table.prefixes if p and any(name.startswith(p) for name in theirs)), "")
+    short = {}
+    for whole in theirs:
+        name = whole.removeprefix(prefix)
+        for old, new in table.old_endings.items():
+            name = name.removesuffix(old) + new if name.endswith(old) else name
+        inside = whole.startswith((prefix, *table.heads))
+        short[whole] = name if inside else f"{name} (without prefix)"
+    return short
 
 
-def _body(family: Family, spec: Decoder, theirs: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
-    """Their tensors without prefix, buffers and repeated head, of exactly the expected names."""
+def _body(family: Family, spec: Decoder | Encoder, theirs: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
+    """Their tensors without prefix, buffers and repeated ones, of exactly the expected names."""
+    table, layers = family.tensors, range(len(spec.stack.blocks))
     expected = {part for name in renamed(family, spec) for part in name.parts}
-    layers = range(len(spec.stack.blocks))
-    buffers = {name.format(layer=layer) for name in family.buffers for layer in layers}
-    whole = any(name.startswith(family.prefix) for name in theirs)
-    body = {}
-    for name, tensor in theirs.items():
-        short = name.removeprefix(family.prefix) if whole else name
-        if short in buffers or (name == HEAD and spec.head.tied):
+    buffers = {name.format(layer=layer) for name in table.buffers for layer in layers}
+    body: dict[str, Tensor] = {}
+    for whole, name in _short_names(table, theirs).items():
+        if name in body:
+            raise CheckpointError(f"{where}: tensor '{name}' is stored twice, under an old and a new name")
+        if name not in buffers:
+            body[name] = theirs[whole]
+    for name, first in table.repeats.items():
+        if name not in body:
             continue
-        inside = not whole or name.startswith((family.prefix, "lm_head."))
-        body[short if inside else f"{name} (without prefix)"] = tensor
-    _same_names(expected, body.keys(), where, "config.json")
-    table = body[family.names[0].parts[0]]
-    if spec.head.tied and HEAD in theirs and not torch.equal(theirs[HEAD], table):
-        raise CheckpointError(
-            f"{where}: '{HEAD}' differs from '{family.names[0].parts[0]}', but config.json says they are tied; a model "
-            "whose head is not tied to its token table cannot be expressed here"
-        )
+        again = body.pop(name)
+        if not torch.equal(again, body.setdefault(first, again)):
+            raise CheckpointError(
+                f"{where}: '{name}' differs from '{first}', but config.json says they are tied; a model in which they "
+                "are not cannot be expressed here"
+            )
+    _same_names(expected, body.keys(), where, f"config.json, read as that of {family.architecture}")
     return body
 
 
