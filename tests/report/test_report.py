@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from corestone.core.errors import CheckpointError
 from corestone.core.runlog import RunLog
-from corestone.report.compare import differences
+from corestone.report.compare import System, differences
 from corestone.report.folder import flatten, read_run
 from corestone.report.plots import Series, plot, smooth, thin
 from corestone.report.write import write_report
@@ -336,8 +336,8 @@ def test_runs_are_compared_by_what_differs(tmp_path: Path, monkeypatch: pytest.M
     assert "differ in 2 keys, shown beside the result; the other 12 are the same" in page.text
     assert "a/run Finished at step 20. 2.118" in page.text
     assert "b/run best Finished at step 20. 2.050 95 %: 2.090 to 2.140 1 0.002" in page.text
-    assert "stopped at step 20. not measured 0 0.001 not measured" in page.text
-    assert page.tags.count("svg") == 4
+    assert "stopped at step 20. not measured 0 0.001 4.27 M" in page.text
+    assert page.tags.count("svg") == 5
     same = _page(write_report([first, first], tmp_path / "same.html"))
     assert "The recipes do not differ." in same.text
 
@@ -363,7 +363,7 @@ def test_differences_tell_a_list_of_equal_items_once(tmp_path: Path) -> None:
         blocks = ", ".join(["{heads: 4}"] * depth)
         (folder / "recipe.yaml").write_text(f"name: r{depth}\nwidth: 8\nblocks: [{blocks}]\n")
         runs.append(read_run(folder))
-    assert differences(runs) == (["blocks.length"], 2)
+    assert differences([System(run.name, [run]) for run in runs]) == (["blocks.length"], 2)
     assert flatten({"a": [{"b": 1}, {"b": 2}], "c": [1, 2], "d": {}}) == {
         "a.length": 2,
         "a.0.b": 1,
