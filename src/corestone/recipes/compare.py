@@ -65,8 +65,12 @@ def compare(found: Sequence[Contender], seeds: int, out: Path, console: Console 
         soft_wrap=True,
     )
     failures = train_all(open_jobs, out, console)
-    begun = {name: [job.folder for job in group if (job.folder / "recipe.yaml").is_file()] for name, group in jobs.items()}
-    page = write_comparison({name: folders for name, folders in begun.items() if folders}, out)
+    begun = {
+        name: folders
+        for name, group in jobs.items()
+        if (folders := [job.folder for job in group if (job.folder / "recipe.yaml").is_file()])
+    }
+    page = write_comparison(begun, out)
     if failures:
         raise CorestoneError(f"compare: {len(failures)} of {len(every)} runs failed, see {page}: {'; '.join(failures)}")
     return page

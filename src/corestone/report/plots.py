@@ -68,7 +68,7 @@ class Look:
     @property
     def axis(self) -> str:
         """What x is."""
-        return "training time, min:s" if self.seconds else "training tokens"
+        return "training time" if self.seconds else "training tokens"
 
 
 TOKENS = Look()
@@ -187,9 +187,14 @@ def _dress(axes: matplotlib.axes.Axes, look: Look, palette: Mapping[str, str]) -
     # Ticks of a clock stand at 1, 1.5, 3 and 6 times ten: whole minutes and quarters of one.
     axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 1.5, 3, 6, 10]) if look.seconds else MaxNLocator(5))
     axes.yaxis.set_major_locator(MaxNLocator(5))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: clock(value) if look.seconds else si(value)))
+    along = si if not look.seconds else clock if axes.get_xlim()[1] >= 60 else _seconds
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: along(value)))
     shown = _percent if look.percent else _tick
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: shown(value)))
+
+
+def _seconds(value: float) -> str:
+    return f"{value:.3g} s"
 
 
 def _percent(value: float) -> str:
