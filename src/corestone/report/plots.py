@@ -80,6 +80,8 @@ def smooth(values: Sequence[float], span: float) -> list[float]:
 
     Values that are not finite carry no weight.
     """
+    if not values:
+        return []
     sigma = max(span, 1e-3) / 2
     reach = min(math.ceil(2 * sigma), max(0, (len(values) - 1) // 2))
     bell = np.exp(-0.5 * (np.arange(-reach, reach + 1) / sigma) ** 2)
