@@ -10,8 +10,8 @@ import sys
 import pytest
 
 VERBS = [
-    "data", "prepare", "recipes", "show", "pretrain", "compare", "evaluate", "generate", "report", "ledger", "zoo", "import",
-    "export",
+    "data", "prepare", "recipes", "show", "pretrain", "compare", "evaluate", "generate", "report", "ledger", "zoo",
+    "import", "export",
 ]  # fmt: skip
 
 

@@ -168,6 +168,12 @@ def test_names_must_differ(here):
         contenders(["narrow.yaml", "./narrow.yaml"], [])
 
 
+def test_several_ranks_are_refused(here, trained, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(SpecError, match="without torchrun"):
+        compare(contenders(RECIPES, []), 1, Path("out"), Console(quiet=True))
+
+
 def test_the_shoot_out_is_every_shipped_recipe_of_the_main_jobs_budget():
     names = {"shakespeare", *(f"shakespeare-{name}" for name in ("gptj", "primer", "opt", "bloom", "palm"))}
     found = {name.removeprefix("language/") for name in shoot_out()}

@@ -100,7 +100,7 @@ def _events(folder: Path, end: bool) -> None:
 class _Page(HTMLParser):
     """The page's visible text, its tags, and whether they nest."""
 
-    VOID = frozenset({"meta", "br", "hr", "img", "link", "input"})
+    VOID = frozenset({"meta", "br", "hr", "img", "link", "input", "wbr"})
 
     def __init__(self, text: str) -> None:
         super().__init__()

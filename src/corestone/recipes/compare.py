@@ -51,8 +51,8 @@ def compare(found: Sequence[Contender], seeds: int, out: Path, console: Console 
             everything is saved.
     """
     console = console or Console()
-    if "WORLD_SIZE" in os.environ:
-        raise SpecError("compare: starts its runs itself, each on one rank; call it without torchrun")
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise SpecError("compare: trains each run on one rank by itself; call it without torchrun")
     jobs = {contender.folder: plan(contender, seeds, out) for contender in found}
     every = [job for group in jobs.values() for job in group]
     for job in every:

@@ -189,7 +189,8 @@ def _shown(flat: Mapping[str, Any], key: str, run: Run) -> str | None:
         return None
     if key not in flat:
         return "–"
-    return "none" if flat[key] is None else str(flat[key])
+    value = flat[key]
+    return "none" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def state(system: System) -> str:
