@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from corestone.core.spec import override
 from corestone.core.units import duration
 from corestone.data.spec import BytePair
-from corestone.models.spec import Decoder
 from corestone.objectives.spec import NextToken
 from corestone.optim.spec import AdamW, Cosine
 from corestone.recipes.language.own_text import RHYTHM, own_text, training
@@ -12,12 +12,12 @@ from corestone.recipes.spec import Run
 from corestone.zoo.catalogue import find
 
 
-def _bloom(name: str, description: str, model: Decoder, rates: tuple[float, float], rows: int, length: str) -> Run:
+def _bloom(name: str, description: str, rates: tuple[float, float], rows: int, length: str) -> Run:
     """Adam with betas 0.9 and 0.95, decay 0.1; over 200 M rows the rate falls from the first of `rates` to the last."""
     return Run(
         name=name,
         description=description,
-        model=model,
+        model=find(name).spec,
         objective=NextToken(),
         data=own_text(BytePair(vocab_size=250_680), 2048),
         optimiser=AdamW(learning_rate=rates[0], beta1=0.9, beta2=0.95, eps=1e-8, weight_decay=0.1),
@@ -32,12 +32,11 @@ def _bloom(name: str, description: str, model: Decoder, rates: tuple[float, floa
 def bloom_560m() -> Run:
     """The planned 341 B tokens: the run ends before its cosine does."""
     description = "BLOOM-560M on your files, 341 B tokens."
-    return _bloom("bloom-560m", description, find("bloom-560m").spec, (3e-4, 1e-5), 256, "341e9 tokens")
+    return _bloom("bloom-560m", description, (3e-4, 1e-5), 256, "341e9 tokens")
 
 
 def bloom_176b() -> Run:
     """366 B tokens; the batch, which grew from 192 rows, is 2,048 from the start here."""
-    model = find("bloom-176b").spec
-    model = model.model_copy(update={"init": model.init.model_copy(update={"std": 0.0048})})
     description = "BLOOM-176B on your files, 366 B tokens, without the smaller batches of its beginning."
-    return _bloom("bloom-176b", description, model, (6e-5, 6e-6), 2048, "366e9 tokens")
+    run = _bloom("bloom-176b", description, (6e-5, 6e-6), 2048, "366e9 tokens")
+    return override(run, ["model.init.std=0.0048"])
