@@ -70,9 +70,9 @@ def compare(found: Sequence[Contender], seeds: int, out: Path, console: Console 
         for name, group in jobs.items()
         if (folders := [job.folder for job in group if (job.folder / "recipe.yaml").is_file()])
     }
-    page = write_comparison(begun, out)
-    if failures:
-        raise CorestoneError(f"compare: {len(failures)} of {len(every)} runs failed, see {page}: {'; '.join(failures)}")
+    page = write_comparison(begun, out) if begun else None
+    if failures or page is None:
+        raise CorestoneError(f"compare: {len(failures)} of {len(every)} runs failed: {'; '.join(failures)}")
     return page
 
 
