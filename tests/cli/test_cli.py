@@ -10,8 +10,8 @@ import sys
 import pytest
 
 VERBS = [
-    "data", "prepare", "recipes", "show", "pretrain", "evaluate", "generate", "report", "ledger", "zoo", "import",
-    "export",
+    "data", "prepare", "recipes", "show", "pretrain", "compare", "evaluate", "generate", "report", "ledger", "zoo",
+    "import", "export",
 ]  # fmt: skip
 
 
@@ -58,6 +58,9 @@ def test_version():
         (["pretrain", "missing.yaml"], "missing.yaml: cannot be read"),
         (["pretrain", "missing.py"], "no such recipe file"),
         (["pretrain", "broken.py"], "broken.py"),
+        (["compare", "shakspeare"], "did you mean 'shakespeare'"),
+        (["compare", "shakespeare", "gpt2-124m"], "have different budgets"),
+        (["compare", "shakespeare", "training.bach_tokens=1"], "did you mean 'batch_tokens'"),
         (["show", "nothing.yaml"], "nothing.yaml: expected a mapping"),
         (["show", "typo.yaml"], "did you mean 'seed'"),
         (["show"], "which recipe?"),

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from corestone.core.errors import SpecError
 from corestone.core.units import Duration, duration
 from corestone.optim.schedule import build_schedule
-from corestone.optim.spec import Constant, Cosine, Linear, WarmupStableDecay
+from corestone.optim.spec import Constant, Cosine, InverseSquareRoot, Linear, WarmupStableDecay
 
 
 def steps(length: Duration) -> int:
@@ -42,6 +42,21 @@ def test_ends_stand_at_the_final_factor():
     assert curve(Constant(), 11) == [1.0] * 11
     stable = curve(WarmupStableDecay(warmup=duration("2 steps"), decay=duration("4 steps")), 10)
     assert stable == pytest.approx([0.5, 1, 1, 1, 1, 1, 0.75, 0.5, 0.25, 0])
+
+
+def test_a_cosine_may_end_before_the_run_or_after_it():
+    whole = curve(Cosine(warmup=duration("2 steps"), final=0.1), 12)
+    early = curve(Cosine(warmup=duration("2 steps"), until=duration("12 steps"), final=0.1), 20)
+    assert early == [*whole, *[pytest.approx(0.1)] * 8]
+    assert curve(Cosine(warmup=duration("2 steps"), until=duration("1200 tokens"), final=0.1), 7) == whole[:7]
+
+
+@given(total=st.integers(2, 200), flat=st.integers(1, 300))
+def test_the_inverse_square_root_is_flat_at_first(total, flat):
+    values = curve(InverseSquareRoot(flat=duration(f"{flat} steps")), total)
+    assert values[:flat] == [1.0] * min(flat, total)
+    # T5's words: 1 / sqrt(max(n, k)), here relative to the flat part's 1 / sqrt(k)
+    assert values == pytest.approx([math.sqrt(flat) / math.sqrt(max(n, flat)) for n in range(1, total + 1)])
 
 
 def test_units_convert_to_steps():

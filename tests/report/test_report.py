@@ -17,10 +17,10 @@ from hypothesis import strategies as st
 
 from corestone.core.errors import CheckpointError
 from corestone.core.runlog import RunLog
-from corestone.report.compare import differences
+from corestone.report.compare import System, differences, held_out_curves
 from corestone.report.folder import flatten, read_run
 from corestone.report.plots import Series, plot, smooth, thin
-from corestone.report.write import write_report
+from corestone.report.write import write_comparison, write_report
 
 EVIL = "<script>alert(1)</script> & \"quoted\" <img src=x onerror='y'>"
 RECIPE = """\
@@ -100,7 +100,7 @@ def _events(folder: Path, end: bool) -> None:
 class _Page(HTMLParser):
     """The page's visible text, its tags, and whether they nest."""
 
-    VOID = frozenset({"meta", "br", "hr", "img", "link", "input"})
+    VOID = frozenset({"meta", "br", "hr", "img", "link", "input", "wbr"})
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -336,8 +336,8 @@ def test_runs_are_compared_by_what_differs(tmp_path: Path, monkeypatch: pytest.M
     assert "differ in 2 keys, shown beside the result; the other 12 are the same" in page.text
     assert "a/run Finished at step 20. 2.118" in page.text
     assert "b/run best Finished at step 20. 2.050 95 %: 2.090 to 2.140 1 0.002" in page.text
-    assert "stopped at step 20. not measured 0 0.001 not measured" in page.text
-    assert page.tags.count("svg") == 4
+    assert "stopped at step 20. not measured 0 0.001 4.27 M" in page.text
+    assert page.tags.count("svg") == 5
     same = _page(write_report([first, first], tmp_path / "same.html"))
     assert "The recipes do not differ." in same.text
 
@@ -363,7 +363,7 @@ def test_differences_tell_a_list_of_equal_items_once(tmp_path: Path) -> None:
         blocks = ", ".join(["{heads: 4}"] * depth)
         (folder / "recipe.yaml").write_text(f"name: r{depth}\nwidth: 8\nblocks: [{blocks}]\n")
         runs.append(read_run(folder))
-    assert differences(runs) == (["blocks.length"], 2)
+    assert differences([System(run.name, [run]) for run in runs]) == (["blocks.length"], 2)
     assert flatten({"a": [{"b": 1}, {"b": 2}], "c": [1, 2], "d": {}}) == {
         "a.length": 2,
         "a.0.b": 1,
@@ -375,7 +375,7 @@ def test_differences_tell_a_list_of_equal_items_once(tmp_path: Path) -> None:
 
 @given(st.lists(st.floats(-100, 100) | st.just(math.nan), max_size=80), st.floats(0, 30))
 def test_a_smoothed_line_stays_within_its_values(values: list[float], span: float) -> None:
-    out = smooth(values, span) if values else []
+    out = smooth(values, span)
     assert len(out) == len(values)
     known = [value for value in values if math.isfinite(value)]
     for value in out:
@@ -412,3 +412,69 @@ def test_a_plot_takes_its_colours_from_the_page() -> None:
     assert 'aria-label="x &quot;y&quot;"' in svg
     assert ">2.4 M<" in svg
     assert "<style" not in svg
+
+
+def test_seeds_of_one_recipe_are_one_row_with_their_spread(tmp_path: Path) -> None:
+    runs = [_run(tmp_path / "x" / f"seed-{seed}", seed=seed, model=model) for seed, model in enumerate((2.0, 2.1, 2.3))]
+    other = [_run(tmp_path / "y" / f"seed-{seed}", seed=seed, rate=0.5, model=2.2) for seed in (0, 1)]
+    unfinished = _run(tmp_path / "y" / "seed-2", seed=2, rate=0.5, end=False)
+    (unfinished / "evaluation.json").unlink()
+    path = write_comparison({"x": runs, "y": [*other, unfinished]}, tmp_path / "out")
+    page = _page(path)
+    assert page.wrong == []
+    assert (
+        "2 recipes compared The budget of each run: 20 steps, 1,024 tokens per step, 128 tokens of context."
+        in page.text
+    )
+    assert "differ in 1 key, shown beside the result; the other 12 are the same in all. Numbers are means" in page.text
+    assert "x best seeds 0, 1, 2 2.133 ± 0.153 2.000 to 2.300 0.001 4.27 M" in page.text
+    assert "y seeds 0, 1, 2 2.200 ± 0.000 2.200 to 2.200 0.5 4.27 M" in page.text
+    assert "y/seed-2: No end was logged: still going, or stopped at step 20." in page.text
+    told = json.loads((tmp_path / "out" / "comparison.json").read_text())
+    assert [run["bits_per_byte"] for run in told["systems"][1]["runs"]] == [2.2, 2.2, None]
+    assert told["systems"][0]["mean"]["bits_per_byte"] == pytest.approx((2.0 + 2.1 + 2.3) / 3)
+    names = ["comparison.html", "comparison.json", "held-out-by-time.png", "held-out-by-tokens.png"]
+    assert sorted(file.name for file in (tmp_path / "out").iterdir()) == names
+
+
+def test_many_differences_get_a_table_of_their_own(tmp_path: Path) -> None:
+    runs = {}
+    for name, values in (("a", (1, 2, 3, 4, 5)), ("b", (1, 3, 4, 5, None)), ("c", (6, 7, 8, 9))):
+        (tmp_path / name).mkdir()
+        text = "".join(f"k{place}: {'null' if value is None else value}\n" for place, value in enumerate(values))
+        (tmp_path / name / "recipe.yaml").write_text(f"name: {name}\n{text}")
+        runs[name] = [tmp_path / name]
+    page = _page(write_comparison(runs, tmp_path / "out"))
+    assert page.wrong == []
+    assert "differ in 5 keys, shown in a table below; the other 0 are the same" in page.text
+    assert "Where the recipes differ Key a b c k0 1 1 6 k1 2 3 7 k2 3 4 8 k3 4 5 9 k4 5 none –" in page.text
+
+
+def _logged(folder: Path, speeds: list[float], scores: dict[int, float]) -> Path:
+    """A run of 100 tokens per step with so many tokens per second in each, scored after some steps."""
+    with RunLog(folder) as log:
+        for step, speed in enumerate(speeds, start=1):
+            log.log("train", step=step, tokens=100 * step, tokens_per_second=speed)
+            if step in scores:
+                log.log("evaluate", step=step, tokens=100 * step, metrics={"bits_per_byte": scores[step]})
+    return folder
+
+
+def test_a_line_is_the_mean_of_seeds_at_equal_tokens_and_knows_the_time_of_training(tmp_path: Path) -> None:
+    first = _logged(tmp_path / "a", [100, 100, 100, 50], {2: 4.0, 4: 2.0})
+    second = _logged(tmp_path / "b", [50, 50, 50, 50], {2: 5.0, 4: 3.0})
+    short = _logged(tmp_path / "c", [100, 100], {2: 6.0})
+    system = System("x", [read_run(folder) for folder in (first, second, short)])
+    tokens, time = (series[0] for _, _, _, series, _ in held_out_curves([system]))
+    assert (tokens.x, tokens.y, tokens.band) == ([200, 400], [5.0, 2.5], ([4.0, 2.0], [6.0, 3.0]))
+    assert time.x == pytest.approx([(2 + 4 + 2) / 3, (5 + 8) / 2])
+    assert time.y == tokens.y
+    alone = held_out_curves([System("x", [read_run(first)])])
+    assert [series[0].band for _, _, _, series, _ in alone] == [None, None]
+
+
+def test_numbers_that_are_not_finite_are_spelled(tmp_path: Path) -> None:
+    run = _logged(tmp_path / "a", [100, math.inf], {1: math.nan, 2: 2.0})
+    write_comparison({"a": [run]}, tmp_path)
+    told = json.loads((tmp_path / "comparison.json").read_text(), parse_constant=pytest.fail)
+    assert told["systems"][0]["curve"]["bits_per_byte"] == ["nan", 2.0]

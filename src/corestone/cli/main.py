@@ -13,7 +13,20 @@ from typing import Annotated
 import typer
 
 from corestone import __version__
-from corestone.cli import data, embed, evaluate, generate, interop, ledger, prepare, pretrain, recipes, report, zoo
+from corestone.cli import (
+    compare,
+    data,
+    embed,
+    evaluate,
+    generate,
+    interop,
+    ledger,
+    prepare,
+    pretrain,
+    recipes,
+    report,
+    zoo,
+)
 from corestone.core.errors import CorestoneError, Interrupted
 
 app = typer.Typer(
@@ -28,6 +41,7 @@ app.command("prepare")(prepare.prepare)
 app.command("recipes")(recipes.recipes)
 app.command("show")(recipes.show)
 app.command("pretrain")(pretrain.pretrain)
+app.command("compare")(compare.compare)
 app.command("evaluate")(evaluate.evaluate)
 app.command("generate")(generate.generate)
 app.command("embed")(embed.embed)

@@ -15,17 +15,22 @@ def recipes(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")]
     from rich.console import Console
     from rich.table import Table
 
-    from corestone.recipes.catalogue import RECIPES
+    from corestone.recipes.catalogue import PUBLISHED, RECIPES, SMALL
 
-    runs = {name: build() for name, build in RECIPES.items()}
     if as_json:
-        rows = [{"recipe": name, "description": run.description} for name, run in runs.items()]
+        runs = {name: build() for name, build in RECIPES.items()}
+        rows = [
+            {"recipe": name, "published_scale": name in PUBLISHED, "description": run.description}
+            for name, run in runs.items()
+        ]
         typer.echo(json.dumps(rows, indent=2))
         return
-    table = Table("recipe", "length", "description")
-    for name, run in runs.items():
-        table.add_row(name, str(run.training.length), run.description)
-    Console().print(table)
+    for title, group in (("Minutes on a laptop", SMALL), ("At published scale", PUBLISHED)):
+        table = Table("recipe", "length", "description", title=title, title_justify="left", title_style="bold")
+        for name, build in group.items():
+            run = build()
+            table.add_row(name, str(run.training.length), run.description)
+        Console().print(table)
 
 
 def show(

@@ -120,7 +120,7 @@ class RunLog:
         Raises:
             CheckpointError: the disk is full or the file cannot be written; the log then still ends in a whole line.
         """
-        row = {"event": event, "step": step, "tokens": tokens, "time": round(time.time(), 3), **_finite(fields)}
+        row = {"event": event, "step": step, "tokens": tokens, "time": round(time.time(), 3), **spelled(fields)}
         line = (json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n").encode("utf-8", "backslashreplace")
         try:
             _append(self._file, line)
@@ -196,12 +196,13 @@ def _replace(path: Path, rows: Iterable[Event]) -> None:
     os.replace(fresh, path)
 
 
-def _finite(value: Any) -> Any:
+def spelled(value: Any) -> Any:
+    """A JSON tree with its numbers that are not finite as texts."""
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)  # nan, inf or -inf
     if isinstance(value, Mapping):
-        return {str(key): _finite(item) for key, item in value.items()}
-    return [_finite(item) for item in value] if isinstance(value, (list, tuple)) else value
+        return {str(key): spelled(item) for key, item in value.items()}
+    return [spelled(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
 def _unwritable(path: Path, error: OSError) -> CheckpointError:

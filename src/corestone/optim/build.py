@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from corestone.core.errors import SpecError
-from corestone.optim.spec import AdamW, Rule
+from corestone.optim.adafactor import AdafactorOptimiser
+from corestone.optim.spec import Adafactor, Optimiser, Rule
 
 
 def claim(names: Sequence[str], rules: Sequence[Rule]) -> dict[str, Rule]:
@@ -32,8 +33,10 @@ def claim(names: Sequence[str], rules: Sequence[Rule]) -> dict[str, Rule]:
     return claimed
 
 
-def rules_of(spec: AdamW, parameters: Mapping[str, Tensor]) -> dict[str, Rule]:
+def rules_of(spec: Optimiser, parameters: Mapping[str, Tensor]) -> dict[str, Rule]:
     """Each parameter's rule: the one that claims it, or by its number of axes where the record has no rules."""
+    if isinstance(spec, Adafactor):
+        return claim(list(parameters), (Rule(match=("*",)),))
     if spec.rules is not None:
         return claim(list(parameters), spec.rules)
     decaying = Rule(match=("*",), weight_decay=spec.weight_decay)
@@ -41,8 +44,8 @@ def rules_of(spec: AdamW, parameters: Mapping[str, Tensor]) -> dict[str, Rule]:
     return {name: decaying if tensor.ndim > 1 else constant for name, tensor in parameters.items()}
 
 
-def build_optimiser(spec: AdamW, parameters: Mapping[str, Tensor]) -> torch.optim.Optimizer:
-    """AdamW, fused, one group per rule; a group carries its `lr_scale` for the loop to apply."""
+def build_optimiser(spec: Optimiser, parameters: Mapping[str, Tensor]) -> torch.optim.Optimizer:
+    """One group per rule; a group carries its `lr_scale` for the loop to apply."""
     rules = rules_of(spec, parameters)
     groups = []
     for rule in dict.fromkeys(rules.values()):
@@ -55,6 +58,8 @@ def build_optimiser(spec: AdamW, parameters: Mapping[str, Tensor]) -> torch.opti
                 "lr_scale": rule.lr_scale,
             }
         )
+    if isinstance(spec, Adafactor):
+        return AdafactorOptimiser(groups, spec.learning_rate, spec.beta1, spec.factored, spec.squared_decay)
     return torch.optim.AdamW(groups, lr=spec.learning_rate, betas=(spec.beta1, spec.beta2), eps=spec.eps, fused=True)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from corestone.core.errors import SpecError
 from corestone.core.units import Duration
-from corestone.optim.spec import Constant, Cosine, Linear, Schedule
+from corestone.optim.spec import Constant, Cosine, InverseSquareRoot, Linear, Schedule
 
 
 def build_schedule(spec: Schedule, total_steps: int, to_steps: Callable[[Duration], int]) -> Callable[[int], float]:
@@ -34,10 +34,15 @@ def _decay(spec: Schedule, warmup: int, total: int, to_steps: Callable[[Duration
         return lambda step: 1.0
     if isinstance(spec, Cosine):
         final = spec.final
+        if spec.until is not None:
+            span = max(1, to_steps(spec.until) - 1 - warmup)
         return lambda step: final + (1 - final) * (1 + math.cos(math.pi * min(1.0, (step - warmup) / span))) / 2
     if isinstance(spec, Linear):
         end = spec.final
         return lambda step: 1 - (1 - end) * min(1.0, (step - warmup) / span)
+    if isinstance(spec, InverseSquareRoot):
+        flat = max(1, to_steps(spec.flat))
+        return lambda step: math.sqrt(flat / max(flat, step + 1))
     length = to_steps(spec.decay)
     if warmup + length > total:
         raise SpecError(

@@ -40,6 +40,25 @@ class AdamW(Spec):
     rules: tuple[Rule, ...] | None = None
 
 
+class Adafactor(Spec):
+    """Steps as large as the weights they change, from second moments kept per row and column (Shazeer and Stern 2018).
+
+    Attributes:
+        beta1: decay of the mean of past steps, PaLM's (Chowdhery et al. 2022, section 5); None keeps none.
+        factored: False keeps second moments of every weight (PaLM).
+        squared_decay: each step also shrinks all weights by the square of the learning rate (PaLM).
+    """
+
+    kind: Literal["adafactor"] = "adafactor"
+    learning_rate: float = Field(gt=0)
+    beta1: float | None = Field(default=None, ge=0, lt=1)
+    factored: bool = True
+    squared_decay: bool = False
+
+
+Optimiser = Annotated[AdamW | Adafactor, Field(discriminator="kind")]
+
+
 class Constant(Spec):
     """Warm-up, then the full learning rate."""
 
@@ -48,10 +67,16 @@ class Constant(Spec):
 
 
 class Cosine(Spec):
-    """Warm-up, then half a cosine down to `final` of the full learning rate (Loshchilov and Hutter 2017)."""
+    """Warm-up, then half a cosine down to `final` of the full learning rate (Loshchilov and Hutter 2017).
+
+    Attributes:
+        until: where it reaches `final`, counted from the start; the rate stays there (GPT-3, GPT-J), or the run ends
+            before (BLOOM). None: the end of the run.
+    """
 
     kind: Literal["cosine"] = "cosine"
     warmup: Duration = duration("0 steps")
+    until: Duration | None = None
     final: float = Field(default=0.1, ge=0, le=1)
 
 
@@ -63,6 +88,14 @@ class Linear(Spec):
     final: float = Field(default=0.0, ge=0, le=1)
 
 
+class InverseSquareRoot(Spec):
+    """The full learning rate for a while, then as 1/sqrt(step) (Raffel et al. 2020, section 3.1.2)."""
+
+    kind: Literal["inverse_square_root"] = "inverse_square_root"
+    warmup: Duration = duration("0 steps")
+    flat: Duration
+
+
 class WarmupStableDecay(Spec):
     """Warm-up, the full learning rate, then a line down to `final` over `decay` (Hu et al. 2024, section 4)."""
 
@@ -72,4 +105,4 @@ class WarmupStableDecay(Spec):
     final: float = Field(default=0.0, ge=0, le=1)
 
 
-Schedule = Annotated[Constant | Cosine | Linear | WarmupStableDecay, Field(discriminator="kind")]
+Schedule = Annotated[Constant | Cosine | Linear | InverseSquareRoot | WarmupStableDecay, Field(discriminator="kind")]

@@ -9,12 +9,12 @@ from pathlib import Path
 
 from corestone.core.errors import SpecError, unknown
 from corestone.core.spec import override, read_yaml
-from corestone.recipes.language import encoder_decoders, encoders, small
+from corestone.recipes.language import bloom, encoder_decoders, encoders, gptj, opt, palm, primer, small
 from corestone.recipes.language.gpt2 import gpt2_124m
 from corestone.recipes.language.shakespeare import shakespeare
 from corestone.recipes.spec import Run
 
-RECIPES: dict[str, Callable[[], Run]] = {
+SMALL: dict[str, Callable[[], Run]] = {
     "language/shakespeare": shakespeare,
     "language/shakespeare-gptj": small.small_gptj,
     "language/shakespeare-primer": small.small_primer,
@@ -26,8 +26,23 @@ RECIPES: dict[str, Callable[[], Run]] = {
     "language/shakespeare-electra": encoders.small_electra,
     "language/shakespeare-t5": encoder_decoders.small_t5,
     "language/shakespeare-alexatm": encoder_decoders.small_alexatm,
-    "language/gpt2-124m": gpt2_124m,
 }
+"""Minutes on a laptop, with data that is fetched."""
+
+PUBLISHED: dict[str, Callable[[], Run]] = {
+    "language/gpt2-124m": gpt2_124m,
+    "language/gptj-6b": gptj.gptj_6b,
+    "language/primer-ez-537m": primer.primer_ez_537m,
+    "language/opt-125m": opt.opt_125m,
+    "language/opt-175b": opt.opt_175b,
+    "language/bloom-560m": bloom.bloom_560m,
+    "language/bloom-176b": bloom.bloom_176b,
+    "language/palm-8b": palm.palm_8b,
+    "language/palm-540b": palm.palm_540b,
+}
+"""Published models with the settings of their papers, for GPUs and mostly for your own files."""
+
+RECIPES = {**SMALL, **PUBLISHED}
 
 
 def find_recipe(name: str, assignments: list[str]) -> Run:

@@ -13,7 +13,7 @@ from corestone.core.environment import environment
 from corestone.core.errors import CheckpointError
 from corestone.core.format import clock, si
 from corestone.core.protocols import Evaluator
-from corestone.core.runlog import RunLog
+from corestone.core.runlog import RunLog, read_events
 from corestone.core.spec import differing, plain, to_yaml
 from corestone.data.sources import card
 from corestone.parallel.allocator import keep_freed_memory
@@ -87,7 +87,7 @@ def check_folder(run: Run, folder: Path, resume: Resume) -> None:
     """Refuse a folder that holds another run, or any run where resuming is not wanted."""
     if not (folder / "recipe.yaml").is_file():
         if folder.is_dir() and any(folder.iterdir()):
-            raise CheckpointError(f"{folder}: is neither empty nor a run folder; name another with --run")
+            raise CheckpointError(f"{folder}: is neither empty nor a run folder; name another folder")
         return
     if resume == "never":
         raise CheckpointError(f"{folder}: already holds a run; name another folder with --run, or drop --resume never")
@@ -96,8 +96,7 @@ def check_folder(run: Run, folder: Path, resume: Resume) -> None:
     if changed:
         paths = [path for key in changed for path in differing(old[key], new[key], key)]
         raise CheckpointError(
-            f"{folder}: holds a run of another recipe (it differs in {', '.join(paths[:5])}); "
-            "name another folder with --run"
+            f"{folder}: holds a run of another recipe (it differs in {', '.join(paths[:5])}); name another folder"
         )
 
 
@@ -214,8 +213,9 @@ def train(built: Built, watch: Watch, state: State) -> State:
         watch.checkpoint(state)  # so that there is always something to return to
     begun = state.step
     state = trainer.run(state)
-    if state.step > begun:
+    if not read_events(watch.folder).of("end"):  # a kill may have come between the last checkpoint and this
         watch.write("end", state, seconds=watch.meter.total_seconds)
+    if state.step > begun:
         watch.console.print(
             f"trained    {state.step - begun} steps in {clock(watch.meter.total_seconds)} "
             f"({si(watch.meter.total_tokens / watch.meter.total_seconds, 'tok/s')} on average)",

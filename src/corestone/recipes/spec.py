@@ -21,7 +21,7 @@ from corestone.objectives.spec import (
     ReplacedToken,
     SpanCorruption,
 )
-from corestone.optim.spec import AdamW, Schedule
+from corestone.optim.spec import Optimiser, Schedule
 from corestone.recipes.registry import MODELS, OBJECTIVES
 from corestone.train.spec import Rhythm, Training
 
@@ -55,7 +55,7 @@ class Run(Spec):
     model: Annotated[Spec, MODELS]
     objective: Annotated[Spec, OBJECTIVES]
     data: Data
-    optimiser: AdamW
+    optimiser: Optimiser
     schedule: Schedule
     training: Training
     rhythm: Rhythm = Rhythm()

@@ -84,19 +84,24 @@ def tokens_seen(run: Run) -> float | None:
     return max((value for row in run.events.rows if (value := number(row, "tokens")) is not None), default=None)
 
 
-def training_time(run: Run) -> float | None:
-    """Seconds spent on training steps: the tokens between log lines over the speed logged for them.
+def training_clock(run: Run) -> tuple[list[float], list[float]]:
+    """Tokens and the seconds spent on training steps up to each log line: tokens between lines over their logged speed.
 
     Evaluation, samples, checkpoints and the pauses of a resumed run are not in it.
     """
-    total = before = 0.0
+    ends, seconds = [0.0], [0.0]
     for event in run.events.of("train"):
         tokens, speed = number(event, "tokens"), number(event, "tokens_per_second")
         if tokens is None or not speed or not math.isfinite(speed):
             continue
-        total += (tokens - before) / speed
-        before = tokens
-    return total or None
+        seconds.append(seconds[-1] + (tokens - ends[-1]) / speed)
+        ends.append(tokens)
+    return ends, seconds
+
+
+def training_time(run: Run) -> float | None:
+    """Seconds spent on training steps."""
+    return training_clock(run)[1][-1] or None
 
 
 def elapsed(run: Run) -> float | None:
@@ -194,18 +199,47 @@ def _epochs(run: Run, tokens: float | None) -> str:
     return f"{tokens / size:.2f} epochs of {si(size)} tokens" if isinstance(size, int) and size else ""
 
 
+def speed(run: Run) -> float | None:
+    """Training tokens per second: the median log line's."""
+    return _median(finite(run.events.of("train"), "tokens_per_second"))
+
+
+def arithmetic(run: Run) -> float | None:
+    """FLOP/s of the model's arithmetic: the median log line's."""
+    return _median(finite(run.events.of("train"), "flops_per_second"))
+
+
+def utilisation(run: Run) -> float | None:
+    """Share of the GEMM peak: the median log line's."""
+    return _median(finite(run.events.of("train"), "utilisation"))
+
+
+def memory(run: Run) -> float | None:
+    """The most bytes that were logged."""
+    return max(finite(run.events.of("train"), "memory_bytes"), default=None)
+
+
+def _median(values: Sequence[float]) -> float | None:
+    return statistics.median(values) if values else None
+
+
 def throughput(run: Run) -> list[Figure]:
     """Speed, utilisation, waiting and memory over the run's train events."""
     train = run.events.of("train")
-    speed, flops, use = (finite(train, key) for key in ("tokens_per_second", "flops_per_second", "utilisation"))
-    wait, memory = finite(train, "data_wait_share"), finite(train, "memory_bytes")
+    tokens, share, wait = speed(run), utilisation(run), _median(finite(train, "data_wait_share"))
+
+    def lines(key: str) -> str:
+        count = len(finite(train, key))
+        return f"median of {count:,} log lines" if count else ""
+
+    use = "" if share is None else f"of the GEMM peak, {lines('utilisation')}"
     return [
-        Figure("Training speed", f"{statistics.median(speed):,.0f}" if speed else None, "tokens/s", _of(speed)),
-        quantity("Model arithmetic", statistics.median(flops) if flops else None, "FLOP/s", _of(flops)),
-        Figure("Utilisation", _percent(use, 1), "%", f"of the GEMM peak, {_of(use)}" if use else ""),
+        Figure("Training speed", None if tokens is None else f"{tokens:,.0f}", "tokens/s", lines("tokens_per_second")),
+        quantity("Model arithmetic", arithmetic(run), "FLOP/s", lines("flops_per_second")),
+        Figure("Utilisation", _percent(share, 1), "%", use),
         _peak(run),
-        Figure("Waiting for data", _percent(wait, 2), "% of the time", _of(wait)),
-        quantity("Memory", max(memory, default=None), "B", "highest logged"),
+        Figure("Waiting for data", _percent(wait, 2), "% of the time", lines("data_wait_share")),
+        quantity("Memory", memory(run), "B", "highest logged"),
     ]
 
 
@@ -219,9 +253,5 @@ def _peak(run: Run) -> Figure:
     return quantity("GEMM peak", found[0][0] if found else None, "FLOP/s", "; ".join([remark, *others]))
 
 
-def _percent(values: Sequence[float], digits: int) -> str | None:
-    return f"{100 * statistics.median(values):.{digits}f}" if values else None
-
-
-def _of(values: Sequence[float]) -> str:
-    return f"median of {len(values):,} log lines" if values else ""
+def _percent(share: float | None, digits: int) -> str | None:
+    return None if share is None else f"{100 * share:.{digits}f}"

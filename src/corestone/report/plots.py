@@ -1,4 +1,4 @@
-"""Line plots as inline SVG that takes its colours and font from the page, so it follows light, dark and print."""
+"""Line plots: inline SVG that takes colours and font from the page, so it follows light, dark and print; or PNG."""
 
 from __future__ import annotations
 
@@ -6,15 +6,17 @@ import html
 import io
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from corestone.core.format import si
+from corestone.core.format import clock, si
 
 MAX_POINTS = 600
 """Points drawn per line; longer lines keep the lowest and highest value of each stretch, so that spikes stay."""
@@ -36,6 +38,7 @@ class Series:
         y: values; those that are not finite leave a gap.
         label: for the legend below the plot.
         colour: a CSS variable of the page.
+        band: lowest and highest values at the same x, shaded behind the line.
         style: `line`, `faint` (raw values behind a smoothed line), `points` (a line with a mark at each value) or
             `level` (a dashed horizontal line at the one value of y).
     """
@@ -45,6 +48,31 @@ class Series:
     label: str
     colour: str = "c1"
     style: str = "line"
+    band: tuple[Sequence[float], Sequence[float]] | None = None
+
+
+@dataclass(frozen=True)
+class Look:
+    """How the axes of a plot read.
+
+    Attributes:
+        percent: y is a fraction, shown as percent.
+        zero: y begins at zero, so that lengths compare.
+        seconds: x is a time in seconds, shown as a clock, not training tokens.
+    """
+
+    percent: bool = False
+    zero: bool = False
+    seconds: bool = False
+
+    @property
+    def axis(self) -> str:
+        """What x is."""
+        return "training time" if self.seconds else "training tokens"
+
+
+TOKENS = Look()
+"""Plain values over training tokens."""
 
 
 def smooth(values: Sequence[float], span: float) -> list[float]:
@@ -52,6 +80,8 @@ def smooth(values: Sequence[float], span: float) -> list[float]:
 
     Values that are not finite carry no weight.
     """
+    if not values:
+        return []
     sigma = max(span, 1e-3) / 2
     reach = min(math.ceil(2 * sigma), max(0, (len(values) - 1) // 2))
     bell = np.exp(-0.5 * (np.arange(-reach, reach + 1) / sigma) ** 2)
@@ -75,37 +105,69 @@ def thin(x: Sequence[float], y: Sequence[float], limit: int = MAX_POINTS) -> tup
     return [x[place] for place in sorted(places)], [y[place] for place in sorted(places)]
 
 
-def plot(name: str, series: Sequence[Series], describe: str, percent: bool = False, zero: bool = False) -> str:
-    """Draw lines over training tokens.
+def plot(name: str, series: Sequence[Series], describe: str, look: Look = TOKENS) -> str:
+    """Draw lines over training tokens or time.
 
     Args:
         name: unique on the page; it keeps the ids inside the drawing apart from those of other plots.
         series: drawn in order.
         describe: what the plot shows, for screen readers.
-        percent: y is a fraction, shown as percent.
-        zero: y begins at zero, so that lengths compare.
 
     Returns:
         An `<svg>` element, safe to put into a page.
     """
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": name, "font.size": 12, "path.simplify": False}):
         figure = Figure(figsize=(5.4, 3.2), layout="constrained")
-        axes = figure.add_subplot()
-        for item in series:
-            _draw(axes, item)
-        _dress(axes, percent)
-        if zero:
-            axes.set_ylim(bottom=0)
+        _fill(figure.add_subplot(), series, look, _SENTINELS)
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     return _inline(buffer.getvalue(), name, describe)
 
 
-def _draw(axes: matplotlib.axes.Axes, item: Series) -> None:
-    colour = _SENTINELS[item.colour]
+def picture(series: Sequence[Series], title: str, unit: str, look: Look) -> bytes:
+    """The same drawing as a PNG of its own, with title, axis names and legend, in the page's light colours."""
+    with matplotlib.rc_context({"font.size": 11, "path.simplify": False}):
+        shown = [item for item in series if len(item.y)]
+        figure = Figure(figsize=(8, 4.5), dpi=160, layout="constrained")
+        axes = figure.add_subplot()
+        palette = _light_colours()
+        _fill(axes, shown, look, palette)
+        axes.set_title(title, loc="left", color=palette["ink"])
+        axes.set_xlabel(look.axis, color=palette["muted"])
+        axes.set_ylabel(unit, color=palette["muted"])
+        handles = [Line2D([], [], color=palette[item.colour], linewidth=2.4, label=item.label) for item in shown]
+        figure.legend(handles=handles, loc="outside right center", frameon=False, labelcolor=palette["ink"])
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="png", metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def _light_colours() -> dict[str, str]:
+    """The page's colours on paper; the style sheet names each first in its light form."""
+    style = Path(__file__).with_name("report.css").read_text(encoding="utf-8")
+    found: dict[str, str] = {}
+    for name, colour in re.findall(r"--(\w+): (#[0-9a-f]{6});", style):
+        found.setdefault(name, colour)
+    return found
+
+
+def _fill(axes: matplotlib.axes.Axes, series: Sequence[Series], look: Look, palette: Mapping[str, str]) -> None:
+    for item in series:
+        _draw(axes, item, palette[item.colour])
+    _dress(axes, look, palette)
+    if look.zero:
+        axes.set_ylim(bottom=0)
+
+
+def _draw(axes: matplotlib.axes.Axes, item: Series, colour: str) -> None:
     if item.style == "level":
         axes.axhline(item.y[0], color=colour, linewidth=1.4, linestyle=(0, (5, 3)))
         return
+    if item.band is not None:
+        low, high = (thin(item.x, edge) for edge in item.band)
+        outline = [*zip(*low, strict=True), *reversed([*zip(*high, strict=True)])]
+        whole = [point for point in outline if math.isfinite(point[1])]
+        axes.fill([x for x, _ in whole], [y for _, y in whole], color=colour, alpha=0.18, linewidth=0)
     x, y = thin(item.x, item.y)
     if item.style == "faint":
         axes.plot(x, y, color=colour, linewidth=0.8, alpha=0.35)
@@ -115,19 +177,30 @@ def _draw(axes: matplotlib.axes.Axes, item: Series) -> None:
         axes.plot(x, y, color=colour, linewidth=1.8)
 
 
-def _dress(axes: matplotlib.axes.Axes, percent: bool) -> None:
+def _dress(axes: matplotlib.axes.Axes, look: Look, palette: Mapping[str, str]) -> None:
     for side in ("top", "right", "left"):
         axes.spines[side].set_visible(False)
-    axes.spines["bottom"].set_color(_SENTINELS["line"])
-    axes.grid(axis="y", color=_SENTINELS["line"], linewidth=0.8)
+    axes.spines["bottom"].set_color(palette["line"])
+    axes.grid(axis="y", color=palette["line"], linewidth=0.8)
     axes.set_axisbelow(True)
-    axes.tick_params(colors=_SENTINELS["muted"], length=0, pad=6)
+    axes.tick_params(colors=palette["muted"], length=0, pad=6)
     axes.margins(x=0.02, y=0.08)
     axes.set_xlim(left=0)
-    axes.xaxis.set_major_locator(MaxNLocator(5))
+    # Ticks of a clock stand at 1, 1.5, 3 and 6 times ten: whole minutes and quarters of one.
+    axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 1.5, 3, 6, 10]) if look.seconds else MaxNLocator(5))
     axes.yaxis.set_major_locator(MaxNLocator(5))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: si(value)))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g} %" if percent else _tick(value)))
+    along = si if not look.seconds else clock if axes.get_xlim()[1] >= 60 else _seconds
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: along(value)))
+    shown = _percent if look.percent else _tick
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: shown(value)))
+
+
+def _seconds(value: float) -> str:
+    return f"{value:.3g} s"
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:g} %"
 
 
 def _tick(value: float) -> str:

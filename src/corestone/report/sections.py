@@ -14,7 +14,7 @@ from corestone.core.runlog import Event, number
 from corestone.report import figures
 from corestone.report.figures import column
 from corestone.report.folder import Run, Tree, find, metrics
-from corestone.report.plots import Series, plot, smooth
+from corestone.report.plots import TOKENS, Look, Series, plot, smooth
 
 OPEN_SAMPLES = 4
 """Moments of sampling shown at once (the first and the newest); the others can be opened."""
@@ -24,24 +24,23 @@ Pairs = list[tuple[str, str | None]]
 
 @dataclass(frozen=True)
 class Chart:
-    """A drawn plot (None: nothing was logged) with title, unit of its values and legend (label, colour, style)."""
+    """A drawn plot (None: nothing was logged): title, unit of its values, axis and legend (label, colour, style)."""
 
     title: str
     unit: str
     svg: str | None
+    axis: str = ""
     legend: Sequence[tuple[str, str, str]] = ()
 
 
-def chart(
-    name: str, title: str, unit: str, series: Sequence[Series], *, percent: bool = False, zero: bool = False
-) -> Chart:
+def chart(name: str, title: str, unit: str, series: Sequence[Series], look: Look = TOKENS) -> Chart:
     """Draw a chart; one without values says so in place of the drawing."""
     shown = [item for item in series if len(item.y)]
     if not any(item.style != "level" for item in shown):
         return Chart(title, unit, None)
-    describe = f"{title} ({unit}) over training tokens: {', '.join(item.label for item in shown)}"
+    describe = f"{title} ({unit}) over {look.axis}: {', '.join(item.label for item in shown)}"
     legend = [(item.label, item.colour, item.style) for item in shown]
-    return Chart(title, unit, plot(name, shown, describe, percent, zero), legend)
+    return Chart(title, unit, plot(name, shown, describe, look), look.axis, legend)
 
 
 def raw_and_smooth(events: Sequence[Event], key: str, colour: str) -> list[Series]:
@@ -82,8 +81,8 @@ def speed_charts(run: Run) -> list[Chart]:
     ]
     speed = [Series(*column(train, "tokens_per_second"), "tokens/s", "c1")]
     return [
-        chart("speed", "Training speed", "tokens/s", speed, zero=True),
-        chart("shares", "Utilisation and waiting", "share", shares, percent=True, zero=True),
+        chart("speed", "Training speed", "tokens/s", speed, Look(zero=True)),
+        chart("shares", "Utilisation and waiting", "share", shares, Look(percent=True, zero=True)),
     ]
 
 

@@ -1,7 +1,8 @@
-"""The run report: one HTML file that needs nothing else, for one run or for several side by side."""
+"""The report: one HTML file that needs nothing else, for one run or for several side by side."""
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,9 +13,11 @@ from markupsafe import Markup
 
 from corestone import __version__
 from corestone.core.errors import CheckpointError
+from corestone.core.runlog import spelled
 from corestone.report import figures, sections
-from corestone.report.compare import compare
+from corestone.report.compare import System, compare, held_out_curves, labels, summary
 from corestone.report.folder import Run, read_run
+from corestone.report.plots import picture
 
 HERE = Path(__file__).parent
 
@@ -38,25 +41,49 @@ def write_report(runs: Sequence[Path], out: Path | None = None) -> Path:
     read = [read_run(folder) for folder in runs]
     name = "report.html" if len(read) == 1 else "comparison.html"
     path = (runs[0] / name if len(read) == 1 else Path(name)) if out is None else out / name if out.is_dir() else out
-    page = _render("run.html.j2", _page(read[0])) if len(read) == 1 else _render("compare.html.j2", compare(read))
+    if len(read) == 1:
+        return _write(path, _render("run.html.j2", _page(read[0])))
+    systems = [System(label, [run]) for label, run in zip(labels(read), read, strict=True)]
+    return _write(path, _render("compare.html.j2", compare(systems)))
+
+
+def write_comparison(runs: Mapping[str, Sequence[Path]], folder: Path) -> Path:
+    """Write the comparison of systems, each with its run folders, into a folder.
+
+    Returns:
+        The path of comparison.html. Beside it stand comparison.json and a PNG of each curve on held-out text.
+
+    Raises:
+        CheckpointError: a folder is no run, or a file cannot be written.
+    """
+    systems = [System(name, [read_run(path) for path in paths]) for name, paths in runs.items()]
+    for name, title, unit, series, look in held_out_curves(systems):
+        _write(folder / f"held-out-{name}.png", picture(series, title, unit, look))
+    told = json.dumps(spelled(summary(systems)), indent=1, ensure_ascii=False, allow_nan=False)
+    _write(folder / "comparison.json", told.encode("utf-8", "backslashreplace"))
+    return _write(folder / "comparison.html", _render("compare.html.j2", compare(systems)))
+
+
+def _write(path: Path, content: bytes) -> Path:
+    """Replace a file in one move."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         fresh = path.with_name(f".{path.name}.{os.getpid()}.partial")
-        fresh.write_text(page, encoding="utf-8", errors="replace")
+        fresh.write_bytes(content)
         os.replace(fresh, path)
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be written ({error.strerror}); choose another --out") from None
     return path
 
 
-def _render(template: str, values: Mapping[str, Any]) -> str:
+def _render(template: str, values: Mapping[str, Any]) -> bytes:
     """Fill a template. Everything is escaped but the drawings and the style sheet, which are our own."""
     jinja = Environment(
         loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     jinja.filters["svg"] = Markup
     style = Markup((HERE / "report.css").read_text(encoding="utf-8"))
-    return jinja.get_template(template).render(style=style, version=__version__, **values)
+    return jinja.get_template(template).render(style=style, version=__version__, **values).encode("utf-8", "replace")
 
 
 def _page(run: Run) -> dict[str, Any]:
