@@ -9,7 +9,7 @@ from corestone.core.errors import CheckpointError, CorestoneError
 from corestone.core.spec import differing, parse, plain
 from corestone.interop.families import FAMILIES, Family, Tree
 from corestone.models.spec import Decoder
-from corestone.nn.spec import Rotary
+from corestone.nn.spec import Attention, Rotary
 
 
 def family_of_config(config: Mapping[str, Any], where: str) -> Family:
@@ -73,7 +73,7 @@ def _tree(family: Family, told: Mapping[str, Any]) -> Tree:
     shape = family.shape
     width, heads, pre_norm = told["width"], told["num_heads"], told.get("pre_norm", True)
     norm = {"eps": told.get("eps", 1e-5)}
-    mixer = {"num_heads": heads, "head_dim": width // heads, "dropout": told["attention_dropout"]}
+    mixer = {"kind": "attention", "num_heads": heads, "head_dim": width // heads, "dropout": told["attention_dropout"]}
     if "rotary_dims" in told:
         mixer["position"] = {"kind": "rotary", "dims": told["rotary_dims"], **shape.get("rotary", {})}
     block = {
@@ -109,6 +109,10 @@ def family_of_spec(spec: Decoder, where: str) -> Family:
 
     Raises CheckpointError that says where the nearest family's would differ.
     """
+    for layer, block in enumerate(spec.stack.blocks):
+        if not isinstance(block.mixer, Attention):
+            kind = block.mixer.kind
+            raise CheckpointError(f"{where}: model.stack.blocks.{layer}.mixer: '{kind}' has no counterpart known here")
     nearest: tuple[int, str, list[str]] | None = None
     for family in FAMILIES:
         try:
@@ -131,14 +135,14 @@ def family_of_spec(spec: Decoder, where: str) -> Family:
 
 def to_config(family: Family, spec: Decoder, vocab_size: int, separator: int) -> dict[str, Any]:
     """The config.json of a Decoder, with its vocabulary cut to `vocab_size` entries; what it cannot say is left out."""
-    block = spec.stack.blocks[0]
-    position = block.mixer.position
+    block, mixer = spec.stack.blocks[0], spec.stack.attention[0]
+    position = mixer.position
     told = {
         "vocab_size": vocab_size,
         "context_length": spec.embedding.context_length,
         "width": spec.stack.width,
         "depth": len(spec.stack.blocks),
-        "num_heads": block.mixer.num_heads,
+        "num_heads": mixer.num_heads,
         "hidden_dim": block.feedforward.hidden_dim,
         "embedding_width": spec.embedding.width or spec.stack.width,
         "pre_norm": block.norm_at == "in",
@@ -147,7 +151,7 @@ def to_config(family: Family, spec: Decoder, vocab_size: int, separator: int) ->
         "std": 0.02 if spec.init.std is None else spec.init.std,
         "embedding_dropout": spec.embedding.dropout,
         "dropout": block.dropout,
-        "attention_dropout": block.mixer.dropout,
+        "attention_dropout": mixer.dropout,
         "activation": next(iter(family.activations.get(block.feedforward.activation, ())), None),
     }
     config: dict[str, Any] = {

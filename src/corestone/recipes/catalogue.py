@@ -11,6 +11,7 @@ from corestone.core.errors import SpecError, unknown
 from corestone.core.spec import override, read_yaml
 from corestone.recipes.language import encoder_decoders, encoders, small
 from corestone.recipes.language.gpt2 import gpt2_124m
+from corestone.recipes.language.h3 import h3_125m
 from corestone.recipes.language.shakespeare import shakespeare
 from corestone.recipes.spec import Run
 
@@ -25,7 +26,9 @@ RECIPES: dict[str, Callable[[], Run]] = {
     "language/shakespeare-electra": encoders.small_electra,
     "language/shakespeare-t5": encoder_decoders.small_t5,
     "language/shakespeare-alexatm": encoder_decoders.small_alexatm,
+    "language/shakespeare-h3": small.small_h3,
     "language/gpt2-124m": gpt2_124m,
+    "language/h3-125m": h3_125m,
 }
 
 
