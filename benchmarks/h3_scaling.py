@@ -45,7 +45,7 @@ def train_step(model: DecoderModel, tokens_BT: torch.Tensor) -> list[float]:
     """Seconds of forward and backward on one row."""
     start = time.perf_counter()
     hidden = model(plain_batch(tokens_BT)).hidden[0]
-    loss, _ = linear_cross_entropy(hidden, model.head.weight, None, tokens_BT[0])
+    loss, _ = linear_cross_entropy(hidden, model.head, tokens_BT[0])
     loss.backward()
     return [time.perf_counter() - start]
 

@@ -41,7 +41,7 @@ def trained(steps, seed):
     for _ in range(steps):
         tokens, targets = rows(64, generator)
         hidden = model(plain_batch(tokens)).hidden
-        loss, _ = linear_cross_entropy(hidden.flatten(0, 1), model.head.weight, None, targets.flatten())
+        loss, _ = linear_cross_entropy(hidden.flatten(0, 1), model.head, targets.flatten())
         optimiser.zero_grad()
         (loss / (targets != IGNORE).sum()).backward()
         optimiser.step()
