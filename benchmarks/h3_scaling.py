@@ -73,12 +73,16 @@ def generating(model: DecoderModel, tokens_BT: torch.Tensor) -> tuple[list[float
 
 
 def state_bytes(cache: KVCache) -> int:
-    found = 0
+    """Of what the layers keep of past tokens."""
+    tensors = []
     for state in cache.layers:
-        tensors = [state.shift_BDN, state.diagonal_BDN] if isinstance(state, H3State) else []
-        tensors += [] if isinstance(state, H3State) else [state.keys_BNSH, state.values_BNSH]
-        found += sum(tensor.numel() * tensor.element_size() for tensor in tensors)
-    return found
+        two = (
+            (state.shift_BDN, state.diagonal_BDN)
+            if isinstance(state, H3State)
+            else (state.keys_BNSH, state.values_BNSH)
+        )
+        tensors += two
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
 def alternate(
