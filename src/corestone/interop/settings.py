@@ -111,8 +111,10 @@ def family_of_spec(spec: Decoder, where: str) -> Family:
     """
     for layer, block in enumerate(spec.stack.blocks):
         if not isinstance(block.mixer, Attention):
-            kind = block.mixer.kind
-            raise CheckpointError(f"{where}: model.stack.blocks.{layer}.mixer: '{kind}' has no counterpart known here")
+            raise CheckpointError(
+                f"{where}: model.stack.blocks.{layer}.mixer: '{block.mixer.kind}' has no counterpart in Hugging Face "
+                "known here; only models whose every layer attends can be exported"
+            )
     nearest: tuple[int, str, list[str]] | None = None
     for family in FAMILIES:
         try:
