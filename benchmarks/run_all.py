@@ -15,6 +15,7 @@ COMMANDS = [
     ["training_speed.py", "--model", "124m", "--sides", "corestone", *(f"{side}+allocator" for side in PEERS)],
     ["convergence.py"],
     ["generation_speed.py"],
+    ["h3_scaling.py"],
     ["tokenize_speed.py"],
     ["loading_speed.py"],
 ]

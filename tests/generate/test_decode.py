@@ -48,6 +48,27 @@ def test_cached_logits_are_the_uncached_ones(which: int | str | None) -> None:
     assert worst < 3e-5
 
 
+@pytest.mark.parametrize("context", [9, 64])
+def test_a_hybrid_of_states_and_attention_decodes_as_uncached(context: int) -> None:
+    """H3 and attention in one cache: alone, beside longer and shorter rows, rows that leave, beyond the context."""
+    spec = FAMILIES["h3"]
+    embedding = spec.embedding.model_copy(update={"context_length": context})
+    model = lively(spec.model_copy(update={"embedding": embedding}))
+    expected = [continue_uncached(model, prompt, 40, context) for prompt in PROMPTS]
+    assert generate(model, VOCABULARY, PROMPTS, GREEDY) == expected
+    assert [generate(model, VOCABULARY, [prompt], GREEDY)[0] for prompt in PROMPTS] == expected
+    assert len(set(map(tuple, expected))) == len(PROMPTS)
+    lengths, counts = [3, 40, 17, 29], [0, 0, 0, 0]
+
+    def watch(row: int, token: int) -> bool:
+        counts[row] += 1
+        return counts[row] == lengths[row]
+
+    assert generate(model, VOCABULARY, PROMPTS, GREEDY, watch) == [
+        row[:length] for row, length in zip(expected, lengths, strict=True)
+    ]
+
+
 @pytest.mark.parametrize("window", [None, 4])
 @pytest.mark.parametrize("pads", [0, 3])
 def test_a_float32_cache_serves_a_bfloat16_model(window: int | None, pads: int) -> None:

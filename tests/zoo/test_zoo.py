@@ -46,6 +46,11 @@ EXACT = {
     "palm-8b": 8_632_012_800,
     "palm-62b": 62_495_662_080,
     "palm-540b": 540_356_474_880,
+    "h3-125m": 126_387_456,
+    "h3-355m": 361_058_304,
+    "h3-1.3b": 1_326_096_384,
+    "h3-2.7b": 2_670_307_840,
+    "h3-2.7b-rotary": 2_671_134_720,
     "bert-tiny": 4_433_468,
     "bert-mini": 11_267_900,
     "bert-small": 29_058_876,
@@ -68,8 +73,8 @@ def test_parameter_count_equals_the_published_one(name):
     entry = find(name)
     count = sum(p.numel() for p in MODELS.build(entry.spec, device="meta").parameters())
     assert count == EXACT[name]
-    # The papers round, OPT to the nearest label of GPT-3's, BERT and ELECTRA to the next ten millions.
-    loose = {"opt": 0.06, "bert": 0.015, "electra": 0.035}
+    # The papers round, OPT and H3 to the nearest label of GPT-3's, BERT and ELECTRA to the next ten millions.
+    loose = {"opt": 0.06, "h3": 0.03, "bert": 0.015, "electra": 0.035}
     assert count == pytest.approx(entry.published, rel=loose.get(entry.family, 0.005))
 
 

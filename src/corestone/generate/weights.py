@@ -50,18 +50,12 @@ def decoding_weights(model: M) -> M:
 
 def with_matrices(model: M, replace: Callable[[Matrix], nn.Module], dtype: torch.dtype | None = None) -> M:
     """A copy of the model with every linear map and tied head replaced; other parameters are shared, or in `dtype`."""
-    other = {id(p): _in(p, dtype) for p in model.parameters()}
+    other = {id(p): p if dtype is None else nn.Parameter(p.detach(), requires_grad=False) for p in model.parameters()}
     made = copy.deepcopy(model, dict[int, object](other))
     for name, module in model.named_modules():
         if isinstance(module, nn.Linear | TiedHead):
             made.set_submodule(name, replace(module))
-    return made
-
-
-def _in(parameter: nn.Parameter, dtype: torch.dtype | None) -> nn.Parameter:
-    if dtype is None or parameter.dtype == dtype:
-        return parameter
-    return nn.Parameter(parameter.detach().to(dtype), requires_grad=False)
+    return made if dtype is None else made.to(dtype)
 
 
 def _packs(weight: Tensor) -> bool:

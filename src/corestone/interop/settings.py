@@ -11,7 +11,7 @@ from corestone.core.vocabulary import Vocabulary
 from corestone.interop.families import FAMILIES
 from corestone.interop.family import Family, Settings, Tree
 from corestone.models.spec import Decoder, Encoder
-from corestone.nn.spec import Rotary
+from corestone.nn.spec import Attention, Rotary
 
 
 def families_of_config(config: Mapping[str, Any], where: str) -> list[Family]:
@@ -83,7 +83,7 @@ def _tree(rules: Settings, told: Mapping[str, Any]) -> Tree:
     shape = rules.shape
     width, heads, pre_norm = told["width"], told["num_heads"], told.get("pre_norm", True)
     norm = {"eps": told.get("eps", 1e-5)}
-    mixer = {"num_heads": heads, "head_dim": width // heads, "dropout": told["attention_dropout"]}
+    mixer = {"kind": "attention", "num_heads": heads, "head_dim": width // heads, "dropout": told["attention_dropout"]}
     if "rotary_dims" in told:
         mixer["position"] = {"kind": "rotary", "dims": told["rotary_dims"], **shape.get("rotary", {})}
     block = {
@@ -120,6 +120,12 @@ def family_of_spec(spec: Decoder | Encoder, where: str) -> Family:
 
     Raises CheckpointError that says where the nearest family's would differ.
     """
+    for layer, block in enumerate(spec.stack.blocks):
+        if not isinstance(block.mixer, Attention):
+            raise CheckpointError(
+                f"{where}: model.stack.blocks.{layer}.mixer: '{block.mixer.kind}' has no counterpart in Hugging Face "
+                "known here; only models whose every layer attends can be exported"
+            )
     nearest: tuple[int, str, list[str]] | None = None
     vocabulary = Vocabulary(size=spec.embedding.vocab_size, separator=0)
     for family in FAMILIES:
@@ -145,15 +151,15 @@ def family_of_spec(spec: Decoder | Encoder, where: str) -> Family:
 
 def to_config(family: Family, spec: Decoder | Encoder, vocabulary: Vocabulary) -> dict[str, Any]:
     """The config.json of a record, cut to the vocabulary's size; what it cannot say is left out."""
-    rules, block = family.settings, spec.stack.blocks[0]
-    position = block.mixer.position
+    rules, block, mixer = family.settings, spec.stack.blocks[0], spec.stack.attention[0]
+    position = mixer.position
     told = {
         "vocab_size": vocabulary.size,
         "context_length": spec.embedding.context_length,
         "types": spec.embedding.types,
         "width": spec.stack.width,
         "depth": len(spec.stack.blocks),
-        "num_heads": block.mixer.num_heads,
+        "num_heads": mixer.num_heads,
         "hidden_dim": block.feedforward.hidden_dim,
         "embedding_width": spec.embedding.width or spec.stack.width,
         "pre_norm": block.norm_at == "in",
@@ -162,7 +168,7 @@ def to_config(family: Family, spec: Decoder | Encoder, vocabulary: Vocabulary) -
         "std": 0.02 if spec.init.std is None else spec.init.std,
         "embedding_dropout": spec.embedding.dropout,
         "dropout": block.dropout,
-        "attention_dropout": block.mixer.dropout,
+        "attention_dropout": mixer.dropout,
         "activation": next(iter(rules.activations.get(block.feedforward.activation, ())), None),
     }
     config: dict[str, Any] = {

@@ -62,7 +62,7 @@ def to_ours(family: Family, spec: Decoder | Encoder, theirs: Mapping[str, Tensor
             head that differs from the token table.
     """
     body = _body(family, spec, theirs, where)
-    shapes, heads = parameter_shapes(spec), spec.stack.blocks[0].mixer.num_heads
+    shapes, heads = parameter_shapes(spec), spec.stack.attention[0].num_heads
     ours: dict[str, Tensor] = {}
     for name in renamed(family, spec):
         shape = shapes[name.ours]
@@ -96,7 +96,7 @@ def _checked(tensor: Tensor, name: str, wanted: tuple[int, ...], where: str) -> 
 def to_theirs(family: Family, spec: Decoder | Encoder, ours: Mapping[str, Tensor], rows: int) -> dict[str, Tensor]:
     """Rename and rearrange, with the family's prefix, a tied head once, and tables by token cut to `rows` rows."""
     theirs: dict[str, Tensor] = {}
-    heads = spec.stack.blocks[0].mixer.num_heads
+    heads = spec.stack.attention[0].num_heads
     for name in renamed(family, spec):
         tensor = ours[name.ours][:rows] if name.ours in BY_TOKEN else ours[name.ours]
         if name.layout == "transposed":

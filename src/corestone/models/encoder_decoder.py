@@ -60,7 +60,7 @@ class EncoderDecoderModel(nn.Module):
 
     def decode(self, target: TextBatch, hidden_BSD: Tensor | None, cache: KVCache | None = None) -> Output:
         """Hidden values of what is written, beside the source's; a cache remembers those, which are None then."""
-        dtype = self.embedding.token.weight.dtype if cache is None else cache.keys_BNSH[0].dtype
+        dtype = self.embedding.token.weight.dtype if cache is None else cache.dtype
         memory = Memory(hidden_BSD, lower_sources(target.mask, dtype))
         x_BTD = self.target_embedding(target)
         hidden_BTD = self.decoder(x_BTD, target.positions_BT, target.mask, cache, memory)

@@ -5,31 +5,47 @@ Shape letters: T tokens, S source.
 
 from __future__ import annotations
 
+import math
+
 from corestone.nn.spec import Attention, Stack
 
 
 def stack_flops(stack: Stack, tokens: int, causal: bool, sources: int = 0) -> float:
     """Floating-point operations per token of forward and backward on rows of `tokens` tokens.
 
-    6 per weight of a matrix, plus per layer 12 per attended key and inner width: two products forward, twice that
-    backward, over the keys a token really sees. (Chowdhery et al. 2022, appendix B, counts all T keys; here causality
-    and windows are counted, so utilisation reads lower.)
+    6 per weight of a matrix, plus per attention layer 12 per attended key and inner width: two products forward, twice
+    that backward, over the keys a token really sees. (Chowdhery et al. 2022, appendix B, counts all T keys; here
+    causality and windows are counted, so utilisation reads lower.)
 
     Args:
         sources: tokens of the other text that cross-attention looks at; its keys' and values' maps are counted here.
     """
     total = 0.0
     for block in stack.blocks:
-        mixer, maps = block.mixer, 3 if block.feedforward.gated else 2
-        total += 6 * stack.width * mixer.head_dim * 2 * (mixer.num_heads + mixer.kv_heads)
-        total += 6 * maps * stack.width * block.feedforward.hidden_dim
-        total += 12 * mixer.num_heads * mixer.head_dim * _keys(mixer, tokens, causal)
+        total += 6 * (3 if block.feedforward.gated else 2) * stack.width * block.feedforward.hidden_dim
+        if isinstance(block.mixer, Attention):
+            total += _attention(block.mixer, stack.width, tokens, causal)
+        else:
+            total += _h3(stack.width, tokens)
         if block.cross is not None:
             cross = block.cross
             total += 6 * stack.width * cross.head_dim * 2 * cross.num_heads
             total += 6 * stack.width * cross.head_dim * 2 * cross.kv_heads * sources / tokens
             total += 12 * cross.num_heads * cross.head_dim * sources
     return total
+
+
+def _attention(mixer: Attention, width: int, tokens: int, causal: bool) -> float:
+    matrices = width * mixer.head_dim * 2 * (mixer.num_heads + mixer.kv_heads)
+    return 6 * matrices + 12 * mixer.num_heads * mixer.head_dim * _keys(mixer, tokens, causal)
+
+
+def _h3(width: int, tokens: int) -> float:
+    """Four matrices, and per channel two convolutions of two Fourier transforms each, of twice the row's length,
+    backward twice as many; a real one of n values costs 2.5 n log2 n. The kernels, made once per step for all rows, are
+    not counted."""
+    transforms = 3 * 2 * 2
+    return 24.0 * width**2 + width * transforms * 2.5 * 2 * math.log2(2 * tokens)
 
 
 def _keys(mixer: Attention, tokens: int, causal: bool) -> float:

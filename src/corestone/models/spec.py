@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from corestone.core.spec import Spec
-from corestone.nn.spec import Init, Norm, Stack, TokenEmbedding
+from corestone.nn.spec import Attention, Init, Norm, Stack, TokenEmbedding
 
 
 class Head(Spec):
@@ -76,6 +76,7 @@ class Encoder(Spec):
 
     @model_validator(mode="after")
     def _fits(self) -> Encoder:
+        _check_both_ways(self.stack, "stack")
         inner = self.embedding.width
         if self.head is not None and self.head.tied and inner is not None and self.head.transform is None:
             raise ValueError(f"a tied head needs a transform to the token table's width ({inner})")
@@ -104,6 +105,7 @@ class EncoderDecoder(Spec):
     def _fits(self) -> EncoderDecoder:
         if self.encoder.width != self.decoder.width:
             raise ValueError(f"encoder.width={self.encoder.width} and decoder.width={self.decoder.width} must agree")
+        _check_both_ways(self.encoder, "encoder")
         if any(block.cross is not None for block in self.encoder.blocks):
             raise ValueError("encoder.blocks: an encoder has nothing to cross to; set cross=null")
         if not any(block.cross is not None for block in self.decoder.blocks):
@@ -131,6 +133,16 @@ class GeneratorDiscriminator(Spec):
                 f"tables' widths must agree (got {_tables(self.generator)} and {_tables(self.discriminator)})"
             )
         return self
+
+
+def _check_both_ways(stack: Stack, where: str) -> None:
+    """Refuse a token mixer that reads forwards only in an encoder."""
+    for layer, block in enumerate(stack.blocks):
+        if not isinstance(block.mixer, Attention):
+            kind = block.mixer.kind
+            raise ValueError(
+                f"{where}.blocks.{layer}.mixer: '{kind}' sees only earlier tokens; an encoder needs attention"
+            )
 
 
 def _tables(encoder: Encoder) -> dict[str, object]:

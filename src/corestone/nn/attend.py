@@ -47,7 +47,7 @@ def lower(mask: Mask, tokens: int, dtype: torch.dtype, cache: KVCache | None = N
     """
     past = cache.length if cache is not None else 0
     if cache is not None and past > 0:
-        dtype = cache.keys_BNSH[0].dtype
+        dtype = cache.dtype
     sources = past + tokens
     q_segments = mask.segments_BT
     k_segments = q_segments if cache is None else cache.segments_BS

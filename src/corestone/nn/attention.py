@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from corestone.nn.attend import attend
-from corestone.nn.cache import KVCache
+from corestone.nn.cache import KeyValues, KVCache
 from corestone.nn.conv import CausalConv
 from corestone.nn.lowered import Lowered
 from corestone.nn.position import rotate
@@ -32,7 +32,7 @@ class AttentionLayer(nn.Module):
         N, K = self.spec.num_heads, self.spec.kv_heads
         made_BTC = self.qkv(x_BTD)
         if self.conv is not None:
-            past = None if cache is None else cache.follow(layer, made_BTC)
+            past = None if cache is None else cache.of(layer, KeyValues).follow(made_BTC)
             made_BTC = self.conv(made_BTC, lowered.positions_BT, past)
         heads_BNTH = made_BTC.view(B, T, N + 2 * K, self.spec.head_dim).transpose(1, 2)
         q, k, v = heads_BNTH.split([N, K, K], dim=1)
@@ -40,7 +40,7 @@ class AttentionLayer(nn.Module):
         if isinstance(position, Rotary):
             q, k = (rotate(position, x, lowered.angles_of(position)) for x in (q, k))
         if cache is not None:
-            k, v = cache.write(layer, k, v)
+            k, v = cache.of(layer, KeyValues).write(cache.length, k, v)
         dropout = self.spec.dropout if self.training else 0.0
         mixed_BNTH = attend(q, k, v, lowered.mask_of(self.spec), self.spec.window, dropout, self.spec.scale)
         out: Tensor = self.out(mixed_BNTH.transpose(1, 2).reshape(B, T, -1))

@@ -26,6 +26,9 @@ from corestone.nn.feedforward import FeedForwardLayer
 from corestone.nn.lowered import Lowered
 from corestone.nn.norm import LayerNorm, RMSNorm, build_norm
 from corestone.nn.spec import Block
+from corestone.nn.ssm import H3Layer
+
+MIXERS = {"attention": AttentionLayer, "h3": H3Layer}
 
 
 class BlockLayer(nn.Module):
@@ -38,7 +41,7 @@ class BlockLayer(nn.Module):
         super().__init__()
         self.pre, self.parallel = spec.norm_at == "in", spec.residual == "parallel"
         self.mixer_norm = build_norm(spec.norm, width)
-        self.mixer = AttentionLayer(spec.mixer, width)
+        self.mixer = MIXERS[spec.mixer.kind](spec.mixer, width)
         self.cross_norm = build_norm(spec.norm, width) if spec.cross is not None else None
         self.cross = CrossAttentionLayer(spec.cross, width) if spec.cross is not None else None
         self.feedforward_norm = None if self.parallel else build_norm(spec.norm, width)

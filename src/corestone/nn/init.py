@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from fnmatch import fnmatchcase
+from functools import partial
 from typing import TypeVar
 
 import torch
@@ -15,6 +16,7 @@ from torch import nn
 from corestone.core.rng import fold
 from corestone.nn.attention import AttentionLayer, CrossAttentionLayer
 from corestone.nn.spec import Init
+from corestone.nn.ssm import DiagonalSSM, ShiftSSM
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -34,13 +36,15 @@ def started(model: M, device: torch.device | str, spec: Init, branches: int, see
 
 
 def init_std(name: str, spec: Init, branches: int, inputs: int) -> float | None:
-    """The standard deviation a parameter with so many inputs starts with; None: constant."""
+    """The standard deviation a parameter with so many inputs starts with; None: constant, or as its layer says."""
     std = 1 / math.sqrt(inputs) if spec.std is None else spec.std
     residual = std / math.sqrt(branches) if spec.scale_residual else std
     rules: list[tuple[str, float | None]] = [
         ("*.bias", None),
         ("*norm.weight", None),
         ("*.conv.weight", None),
+        ("*.mixer.shift.*", None),
+        ("*.mixer.diagonal.*", None),
         ("*position.weight", spec.position_std),
         ("*embedding.types.weight", spec.position_std),
         ("*embedding.token.weight", std if spec.token_std is None else spec.token_std),
@@ -70,9 +74,15 @@ def initialise(model: nn.Module, spec: Init, branches: int, seed: int) -> None:
                 parameter.fill_(0.5 / parameter.shape[0])
                 parameter[0] = 0.5
             continue
-        generator = torch.Generator().manual_seed(fold(seed, "init", name))
-        values = torch.empty(parameter.shape, dtype=torch.float32).normal_(0.0, std, generator=generator)
+        values = torch.empty(parameter.shape, dtype=torch.float32).normal_(0.0, std, generator=_seeded(seed, name))
         parameter.copy_(values)
-    for module in model.modules():
+    for name, module in model.named_modules():
         if isinstance(module, AttentionLayer | CrossAttentionLayer):
             module.start_like_scaled()
+        if isinstance(module, ShiftSSM | DiagonalSSM):
+            module.start(partial(_seeded, seed, name))
+
+
+def _seeded(seed: int, *path: str) -> torch.Generator:
+    """The generator of one parameter."""
+    return torch.Generator().manual_seed(fold(seed, "init", ".".join(path)))

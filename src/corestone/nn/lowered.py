@@ -14,8 +14,9 @@ from torch import Tensor
 from corestone.core.mask import Mask
 from corestone.nn.attend import LoweredMask, lower
 from corestone.nn.cache import KVCache
+from corestone.nn.documents import Documents, find_documents
 from corestone.nn.position import alibi_bias, bucket_bias, rotary_angles
-from corestone.nn.spec import Alibi, Attention, Buckets, Rotary
+from corestone.nn.spec import H3, Alibi, Attention, Buckets, Mixer, Rotary
 
 Angles = tuple[Tensor, Tensor]
 
@@ -38,6 +39,7 @@ class Lowered:
         angles: cosines and sines by a rotary record's dims.
         biases: per-head biases (N, T, S) by kind of position and number of heads.
         memory: what cross-attention looks at; None where there is nothing.
+        documents: where a layer reads each by itself; None where each row is one.
     """
 
     mask: LoweredMask
@@ -45,6 +47,7 @@ class Lowered:
     angles: Mapping[int, Angles]
     biases: Mapping[tuple[str, int], Tensor]
     memory: Memory | None = None
+    documents: Documents | None = None
 
     def mask_of(self, spec: Attention) -> LoweredMask:
         """The mask of one layer, positions included."""
@@ -58,7 +61,7 @@ class Lowered:
 
 
 def lower_all(
-    mixers: Sequence[Attention],
+    mixers: Sequence[Mixer],
     mask: Mask,
     positions_BT: Tensor,
     dtype: torch.dtype,
@@ -72,10 +75,10 @@ def lower_all(
         table_UN: the stack's biases by bucket of distances, where a layer has them.
     """
     T, past = positions_BT.shape[1], cache.length if cache is not None else 0
-    score_dtype = cache.keys_BNSH[0].dtype if cache is not None and past > 0 else dtype
+    score_dtype = cache.dtype if cache is not None and past > 0 else dtype
     angles: dict[int, Angles] = {}
     biases: dict[tuple[str, int], Tensor] = {}
-    for mixer in mixers:
+    for mixer in (mixer for mixer in mixers if isinstance(mixer, Attention)):
         position, N = mixer.position, mixer.num_heads
         if isinstance(position, Rotary) and position.dims not in angles:
             angles[position.dims] = rotary_angles(position.dims, positions_BT)
@@ -83,4 +86,6 @@ def lower_all(
             biases["alibi", N] = alibi_bias(N, T, past + T, score_dtype, positions_BT.device)
         if isinstance(position, Buckets) and table_UN is not None and ("buckets", N) not in biases:
             biases["buckets", N] = bucket_bias(position, table_UN, T, past + T, mask.causal).to(score_dtype)
-    return Lowered(lower(mask, T, dtype, cache), positions_BT, angles, biases, memory)
+    apart = any(isinstance(mixer, H3) for mixer in mixers)
+    documents = find_documents(mask, positions_BT) if apart else None
+    return Lowered(lower(mask, T, dtype, cache), positions_BT, angles, biases, memory, documents)

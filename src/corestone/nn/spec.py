@@ -103,6 +103,22 @@ class Attention(Spec):
         return self
 
 
+class H3(Spec):
+    """Two state-space models between products, `q * diagonal(shift(k) * v)` (Fu et al. 2023, section 3.2).
+
+    Attributes:
+        state_dim: real values that each model remembers per channel. The diagonal one has half as many complex ones,
+            each of which stands for its conjugate too.
+    """
+
+    kind: Literal["h3"] = "h3"
+    state_dim: int = Field(default=64, ge=2, multiple_of=2)
+
+
+Mixer = Annotated[Attention | H3, Field(discriminator="kind")]
+"""What lets a token see others."""
+
+
 class FeedForward(Spec):
     """Two linear maps with an activation between them (Vaswani et al. 2017, section 3.3).
 
@@ -133,7 +149,7 @@ class Block(Spec):
     norm: Norm = Norm()
     norm_at: Literal["in", "after"] = "in"
     residual: Literal["sequential", "parallel"] = "sequential"
-    mixer: Attention
+    mixer: Mixer
     cross: Attention | None = None
     feedforward: FeedForward
     dropout: float = Field(default=0.0, ge=0, lt=1)
@@ -160,14 +176,13 @@ class Stack(Spec):
     dropout: float = Field(default=0.0, ge=0, lt=1)
 
     @property
-    def buckets(self) -> Buckets | None:
-        """The distances of the table that layers share; None where no layer has one."""
-        found = [block.mixer.position for block in self.blocks]
-        return next((position for position in found if isinstance(position, Buckets)), None)
+    def attention(self) -> tuple[Attention, ...]:
+        """The token mixers that attend."""
+        return tuple(block.mixer for block in self.blocks if isinstance(block.mixer, Attention))
 
     @model_validator(mode="after")
     def _fits(self) -> Stack:
-        mixers = [block.mixer for block in self.blocks if isinstance(block.mixer.position, Buckets)]
+        mixers = [mixer for mixer in self.attention if isinstance(mixer.position, Buckets)]
         if len({(mixer.position, mixer.num_heads) for mixer in mixers}) > 1:
             raise ValueError("blocks: layers with bucketed positions share a table, so these and num_heads must agree")
         return self

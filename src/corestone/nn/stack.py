@@ -14,7 +14,7 @@ from corestone.nn.block import BlockLayer
 from corestone.nn.cache import KVCache
 from corestone.nn.lowered import Memory, lower_all
 from corestone.nn.norm import build_norm
-from corestone.nn.spec import Stack
+from corestone.nn.spec import Buckets, Stack
 
 
 class StackLayer(nn.Module):
@@ -28,8 +28,8 @@ class StackLayer(nn.Module):
         super().__init__()
         self.spec = spec
         self.blocks = nn.ModuleList(BlockLayer(block, spec.width) for block in spec.blocks)
-        buckets = spec.buckets
-        self.position = nn.Embedding(buckets.num, spec.blocks[0].mixer.num_heads) if buckets is not None else None
+        shared = [(m.position.num, m.num_heads) for m in spec.attention if isinstance(m.position, Buckets)]
+        self.position = nn.Embedding(*shared[0]) if shared else None
         self.final_norm = build_norm(spec.final_norm, spec.width) if spec.final_norm is not None else nn.Identity()
         self.dropout = nn.Dropout(spec.dropout)
         self.recompute = False

@@ -66,8 +66,8 @@ class MasterWeights:
             self.masters: dict[str, Tensor] = dict(model.named_parameters())
             return
         self.masters = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+        model.to(dtype)  # a layer that computes in float32 only keeps its own
         for name, parameter in model.named_parameters():
-            parameter.data = parameter.data.to(dtype)
             parameter.register_post_accumulate_grad_hook(self._collect(name))
 
     def _collect(self, name: str) -> Callable[[Tensor], None]:

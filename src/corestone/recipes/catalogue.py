@@ -11,6 +11,7 @@ from corestone.core.errors import SpecError, unknown
 from corestone.core.spec import override, read_yaml
 from corestone.recipes.language import bloom, encoder_decoders, encoders, gptj, opt, palm, primer, small
 from corestone.recipes.language.gpt2 import gpt2_124m
+from corestone.recipes.language.h3 import h3_125m
 from corestone.recipes.language.shakespeare import shakespeare
 from corestone.recipes.spec import Run
 
@@ -26,6 +27,7 @@ SMALL: dict[str, Callable[[], Run]] = {
     "language/shakespeare-electra": encoders.small_electra,
     "language/shakespeare-t5": encoder_decoders.small_t5,
     "language/shakespeare-alexatm": encoder_decoders.small_alexatm,
+    "language/shakespeare-h3": small.small_h3,
 }
 """Minutes on a laptop, with data that is fetched."""
 
@@ -39,6 +41,7 @@ PUBLISHED: dict[str, Callable[[], Run]] = {
     "language/bloom-176b": bloom.bloom_176b,
     "language/palm-8b": palm.palm_8b,
     "language/palm-540b": palm.palm_540b,
+    "language/h3-125m": h3_125m,
 }
 """Published models with the settings of their papers, for GPUs and mostly for your own files."""
 

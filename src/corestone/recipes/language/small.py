@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from corestone.models.spec import Decoder
+from corestone.recipes.language.h3 import h3_adamw
 from corestone.recipes.language.shakespeare import shakespeare
 from corestone.recipes.spec import Run
 from corestone.zoo.bloom import bloom
 from corestone.zoo.gptj import gptj
+from corestone.zoo.h3 import h3
 from corestone.zoo.opt import opt
 from corestone.zoo.palm import palm
 from corestone.zoo.primer import primer_ez
@@ -46,3 +48,11 @@ def small_bloom() -> Run:
 def small_palm() -> Run:
     """PaLM: parallel branches, SwiGLU, one head of keys and values, rotary positions."""
     return _on_shakespeare("PaLM", palm(WIDTH, DEPTH, HEADS, WIDTH // HEADS, VOCAB_SIZE, CONTEXT_LENGTH))
+
+
+def small_h3() -> Run:
+    """A hybrid H3 with attention in its third layer, without the dropout of its embedding."""
+    model = h3(WIDTH, DEPTH, HEADS, {2}, vocab_size=VOCAB_SIZE, context_length=CONTEXT_LENGTH)
+    embedding = model.embedding.model_copy(update={"dropout": 0.0})
+    run = _on_shakespeare("H3", model.model_copy(update={"embedding": embedding}))
+    return run.model_copy(update={"optimiser": h3_adamw(run.optimiser.learning_rate)})
