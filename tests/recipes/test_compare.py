@@ -25,7 +25,7 @@ from corestone.recipes.pretrain import pretrain
 RECIPE = """
 name: NAME
 model: {kind: decoder, embedding: {vocab_size: 320, context_length: 32}, stack: {width: WIDTH, blocks: [
-  {mixer: {num_heads: 2, head_dim: 16}, feedforward: {hidden_dim: 64}}]}}
+  {mixer: {kind: attention, num_heads: 2, head_dim: 16}, feedforward: {hidden_dim: 64}}]}}
 objective: {kind: next_token}
 data: {components: [{source: {kind: files, paths: [texts]}}], tokenizer: {kind: bytes}, context_length: 32}
 optimiser: {kind: adamw, learning_rate: 0.003}
@@ -87,14 +87,14 @@ def test_every_seed_is_trained_once_and_the_page_says_what_the_runs_say(here, tr
     assert [system["name"] for system in systems] == ["narrow", "wide"]
     for system in systems:
         values = [bits(out / system["name"] / f"seed-{seed}") for seed in (0, 1)]
-        assert [run["bits_per_byte"] for run in system["runs"]] == values
-        assert system["mean"]["bits_per_byte"] == pytest.approx(statistics.fmean(values))
-        assert system["standard_deviation"]["bits_per_byte"] == pytest.approx(statistics.stdev(values))
+        assert [run["held_out"] for run in system["runs"]] == values
+        assert system["mean"]["held_out"] == pytest.approx(statistics.fmean(values))
+        assert system["standard_deviation"]["held_out"] == pytest.approx(statistics.stdev(values))
         assert [run["seed"] for run in system["runs"]] == [0, 1]
         curve = system["curve"]
         assert curve["tokens"] == [2560, 5120, 7680]
         assert curve["seconds"] == sorted(curve["seconds"])
-        bands = zip(curve["lowest"], curve["bits_per_byte"], curve["highest"], strict=True)
+        bands = zip(curve["lowest"], curve["held_out"], curve["highest"], strict=True)
         assert all(low <= middle <= high and low < high for low, middle, high in bands)
         shown = f"{statistics.fmean(values):.3f} ± {statistics.stdev(values):.3f}"
         assert shown in page.read_text()

@@ -431,8 +431,8 @@ def test_seeds_of_one_recipe_are_one_row_with_their_spread(tmp_path: Path) -> No
     assert "y seeds 0, 1, 2 2.200 ± 0.000 2.200 to 2.200 0.5 4.27 M" in page.text
     assert "y/seed-2: No end was logged: still going, or stopped at step 20." in page.text
     told = json.loads((tmp_path / "out" / "comparison.json").read_text())
-    assert [run["bits_per_byte"] for run in told["systems"][1]["runs"]] == [2.2, 2.2, None]
-    assert told["systems"][0]["mean"]["bits_per_byte"] == pytest.approx((2.0 + 2.1 + 2.3) / 3)
+    assert [run["held_out"] for run in told["systems"][1]["runs"]] == [2.2, 2.2, None]
+    assert told["systems"][0]["mean"]["held_out"] == pytest.approx((2.0 + 2.1 + 2.3) / 3)
     names = ["comparison.html", "comparison.json", "held-out-by-time.png", "held-out-by-tokens.png"]
     assert sorted(file.name for file in (tmp_path / "out").iterdir()) == names
 
@@ -477,4 +477,4 @@ def test_numbers_that_are_not_finite_are_spelled(tmp_path: Path) -> None:
     run = _logged(tmp_path / "a", [100, math.inf], {1: math.nan, 2: 2.0})
     write_comparison({"a": [run]}, tmp_path)
     told = json.loads((tmp_path / "comparison.json").read_text(), parse_constant=pytest.fail)
-    assert told["systems"][0]["curve"]["bits_per_byte"] == ["nan", 2.0]
+    assert told["systems"][0]["curve"]["held_out"] == ["nan", 2.0]

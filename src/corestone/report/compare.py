@@ -64,7 +64,7 @@ def _floor(run: Run) -> float | None:
 
 
 def _last_validation(run: Run) -> float | None:
-    return next(reversed(column(run.events.of("evaluate"), "bits_per_byte", "metrics")[1]), None)
+    return next(reversed(column(run.events.of("evaluate"), figures.quality(run).key, "metrics")[1]), None)
 
 
 def _last_loss(run: Run) -> float | None:
@@ -77,16 +77,16 @@ def _time(seconds: float) -> str:
 
 
 MEASURES = (
-    Measure("bits_per_byte", "Held-out, bits/byte", _held_out, "{:.3f}".format, spread=True),
+    Measure("held_out", "Held-out", _held_out, "{:.3f}".format, spread=True),
     Measure("parameters", "Parameters", figures.parameters, si),
     Measure("training_seconds", "Training time", figures.training_time, _time),
     Measure("tokens_per_second", "Speed", figures.speed, "{:,.0f} tokens/s".format),
     Measure("flops_per_second", "Model arithmetic", figures.arithmetic, lambda value: si(value, "FLOP/s")),
     Measure("utilisation", "Utilisation", figures.utilisation, lambda value: f"{100 * value:.1f} %"),
     Measure("memory_bytes", "Peak memory", figures.memory, lambda value: si(value, "B")),
-    Measure("floor_bits_per_byte", "Best floor, bits/byte", _floor, "{:.3f}".format),
-    Measure("last_bits_per_byte", "Validation, bits/byte", _last_validation, "{:.3f}".format, spread=True),
-    Measure("last_loss", "Training loss, nats/token", _last_loss, "{:.3f}".format, spread=True),
+    Measure("floor", "Best floor", _floor, "{:.3f}".format),
+    Measure("last_held_out", "Validation", _last_validation, "{:.3f}".format, spread=True),
+    Measure("last_loss", "Training loss, nats", _last_loss, "{:.3f}".format, spread=True),
     Measure("tokens", "Tokens seen", figures.tokens_seen, si),
 )
 BEST = MEASURES[0]
@@ -113,7 +113,7 @@ def compare(systems: Sequence[System]) -> dict[str, Any]:
         "budget": budget(flat, keys),
         "seeded": seeded(systems),
         "rows": rows,
-        "columns": [measure.label for measure in MEASURES],
+        "columns": [_labelled(measure, systems) for measure in MEASURES],
         "keys": keys,
         "beside": len(keys) <= BESIDE,
         "same": same,
@@ -147,7 +147,7 @@ def _run_summary(run: Run) -> dict[str, Any]:
 
 def _curve_summary(over_tokens: Series, over_time: Series) -> dict[str, Any]:
     low, high = over_tokens.band or (over_tokens.y, over_tokens.y)
-    lines = {"bits_per_byte": over_tokens.y, "lowest": low, "highest": high}
+    lines = {"held_out": over_tokens.y, "lowest": low, "highest": high}
     return {"tokens": list(over_tokens.x), "seconds": list(over_time.x), **{key: list(y) for key, y in lines.items()}}
 
 
@@ -205,6 +205,12 @@ def _values(measure: Measure, system: System) -> list[float]:
     return [value for value in found if value is not None and math.isfinite(value)]
 
 
+def _labelled(measure: Measure, systems: Sequence[System]) -> str:
+    """A column's heading, with the unit where it is that of the runs' objective."""
+    units = ", ".join(sorted({figures.quality(run).unit for system in systems for run in system.runs}))
+    return f"{measure.label}, {units}" if measure.key in ("held_out", "floor", "last_held_out") else measure.label
+
+
 def _mean(measure: Measure, system: System) -> float | None:
     values = _values(measure, system)
     return statistics.fmean(values) if values else None
@@ -230,11 +236,11 @@ def result(measure: Measure, system: System) -> Figure:
 def _remark(measure: Measure, system: System) -> str:
     """What a lone value needs to be read."""
     metric, floor = figures.held_out(system.first), figures.best_floor(system.first)
-    if measure.key == "bits_per_byte" and metric is not None and metric.interval is not None:
+    if measure.key == "held_out" and metric is not None and metric.interval is not None:
         return f"95 %: {figures.interval(metric)}"
-    if measure.key == "floor_bits_per_byte" and floor is not None:
+    if measure.key == "floor" and floor is not None:
         return figures.floor_name(floor)
-    return {"last_bits_per_byte": "last while training", "last_loss": "last, smoothed"}.get(measure.key, "")
+    return {"last_held_out": "last while training", "last_loss": "last, smoothed"}.get(measure.key, "")
 
 
 def notes(systems: Sequence[System]) -> list[str]:
@@ -249,7 +255,10 @@ def notes(systems: Sequence[System]) -> list[str]:
     if len(counts) > 1:
         shown = ", ".join(f"{count:,}" for count in sorted(counts))
         text = f"The runs were evaluated on different amounts of text (n = {shown})"
-        found.append(f"{text}: bits per byte do not compare directly.")
+        found.append(f"{text}: their figures do not compare directly.")
+    units = sorted({figures.quality(run).unit for run in runs})
+    if len(units) > 1:
+        found.append(f"The runs are judged by different figures ({', '.join(units)}), which do not compare.")
     machines = {str(run.environment.get("machine")) for run in runs if run.environment}
     if len(machines) > 1:
         found.append("The runs come from different machines: speed, time and utilisation do not compare directly.")
@@ -268,17 +277,18 @@ Curve = tuple[str, str, str, list[Series], Look]
 
 
 def held_out_curves(systems: Sequence[System]) -> list[Curve]:
-    """Bits per byte of held-out text against tokens and against training time."""
+    """The held-out figure against tokens and against training time."""
 
     def over_tokens(run: Run) -> Points:
-        x, y = column(run.events.of("evaluate"), "bits_per_byte", "metrics")
+        x, y = column(run.events.of("evaluate"), figures.quality(run).key, "metrics")
         return {at: (at, value) for at, value in zip(x, y, strict=True)}
 
     def over_time(run: Run) -> Points:
         ends, seconds = figures.training_clock(run)
         return {at: (float(np.interp(at, ends, seconds)), value) for at, (_, value) in over_tokens(run).items()}
 
-    title, unit = "Held-out text while training", "bits/byte"
+    title = "Held-out text while training"
+    unit = ", ".join(sorted({figures.quality(run).unit for system in systems for run in system.runs}))
     return [
         ("by-tokens", f"{title}, by tokens", unit, lines(systems, over_tokens, "points"), TOKENS),
         ("by-time", f"{title}, by time", unit, lines(systems, over_time, "points"), Look(seconds=True)),
@@ -296,7 +306,7 @@ def other_curves(systems: Sequence[System]) -> list[Curve]:
         return lines(systems, points)
 
     return [
-        ("loss", "Training loss, smoothed", "nats/token", smoothed("loss"), TOKENS),
+        ("loss", "Training loss, smoothed", "nats", smoothed("loss"), TOKENS),
         ("speed", "Training speed, smoothed", "tokens/s", smoothed("tokens_per_second"), Look(zero=True)),
         (
             "use",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from corestone.core.format import clock, si
@@ -54,6 +54,39 @@ def finite(events: Sequence[Event], key: str) -> list[float]:
     return [value for value in column(events, key)[1] if math.isfinite(value)]
 
 
+@dataclass(frozen=True)
+class Quality:
+    """The held-out figure by which runs of a kind are judged: its key in logs, its name, its unit."""
+
+    key: str
+    name: str
+    unit: str
+
+
+QUALITIES = (
+    Quality("bits_per_byte", "Bits per byte", "bits/byte"),
+    Quality("nats_per_target", "Nats per target", "nats/target"),
+    Quality("detection_nats", "Detection loss", "nats/token"),
+)
+
+
+def quality_of(names: Iterable[str]) -> Quality:
+    """The figure that stands among metrics of these names; bits per byte where none does."""
+    names = set(names)
+    return next((quality for quality in QUALITIES if quality.key in names), QUALITIES[0])
+
+
+def quality(run: Run) -> Quality:
+    """The figure by which a run is judged."""
+    logged = [event["metrics"] for event in run.events.of("evaluate") if isinstance(event.get("metrics"), dict)]
+    return quality_of([metric.name for metric in run.metrics("model")] or (logged[-1] if logged else ()))
+
+
+def judges(metric: Metric, by: Quality) -> bool:
+    """Whether a metric, of a model or a floor, is that figure."""
+    return is_bits_per_byte(metric) if by is QUALITIES[0] else metric.unit == by.unit
+
+
 def is_bits_per_byte(metric: Metric) -> bool:
     """Whether a metric is bits per byte of text, the one unit in which models and compressors compare."""
     words = f"{metric.name} {metric.unit}".lower()
@@ -63,13 +96,13 @@ def is_bits_per_byte(metric: Metric) -> bool:
 
 
 def held_out(run: Run) -> Metric | None:
-    """Bits per byte of the model: from evaluation.json, None where it was not evaluated."""
-    return next((metric for metric in run.metrics("model") if is_bits_per_byte(metric)), None)
+    """The figure by which the run is judged: from evaluation.json, None where it was not evaluated."""
+    return next((metric for metric in run.metrics("model") if judges(metric, quality(run))), None)
 
 
 def best_floor(run: Run) -> Metric | None:
-    """The lowest floor in bits per byte."""
-    floors = [metric for metric in run.metrics("floors") if is_bits_per_byte(metric)]
+    """The lowest floor of that figure."""
+    floors = [metric for metric in run.metrics("floors") if judges(metric, quality(run))]
     return min(floors, key=lambda metric: metric.value, default=None)
 
 
@@ -150,14 +183,14 @@ def clock_unit(seconds: float) -> str:
 
 
 def _quality(run: Run) -> Figure:
-    metric = held_out(run)
+    metric, by = held_out(run), quality(run)
     if metric is not None:
         remark = "held-out text" + ("" if metric.interval is None else f", 95 % interval {interval(metric)}")
-        return Figure("Bits per byte", f"{metric.value:.3f}", "bits/byte", remark)
-    _, values = column(run.events.of("evaluate"), "bits_per_byte", "metrics")
+        return Figure(by.name, f"{metric.value:.3f}", by.unit, remark)
+    _, values = column(run.events.of("evaluate"), by.key, "metrics")
     if values:
-        return Figure("Bits per byte", f"{values[-1]:.3f}", "bits/byte", "last while training; not evaluated")
-    return Figure("Bits per byte", None, remark="not evaluated")
+        return Figure(by.name, f"{values[-1]:.3f}", by.unit, "last while training; not evaluated")
+    return Figure(by.name, None, remark="not evaluated")
 
 
 def _floor(run: Run) -> Figure:
@@ -168,13 +201,13 @@ def _floor(run: Run) -> Figure:
     if model is not None:
         change = 100 * (model.value / floor.value - 1)
         remark += f"; the model is {abs(change):.1f} % {'below' if change < 0 else 'above'} it"
-    return Figure("Best floor", f"{floor.value:.3f}", "bits/byte", remark)
+    return Figure("Best floor", f"{floor.value:.3f}", floor.unit, remark)
 
 
 def floor_name(metric: Metric) -> str:
     """A floor's method without the words that only say its unit (`xz bits per byte` -> `xz`)."""
     words = metric.name.replace("_", " ")
-    for unit in ("bits per byte", "bits/byte", "bpb"):
+    for unit in ("bits per byte", "bits/byte", "bpb", "nats per target"):
         words = words.replace(unit, "")
     return " ".join(words.split()).strip(" ,:()") or metric.name
 

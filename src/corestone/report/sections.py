@@ -56,7 +56,8 @@ def raw_and_smooth(events: Sequence[Event], key: str, colour: str) -> list[Serie
 def curves(run: Run) -> list[Chart]:
     """Loss, validation, learning rate and gradient norm."""
     train, evaluated = run.events.of("train"), run.events.of("evaluate")
-    x, y = column(evaluated, "bits_per_byte", "metrics")
+    by = figures.quality(run)
+    x, y = column(evaluated, by.key, "metrics")
     validation = [Series(x, y, "its beginning alone, while training", "c2", "points")]
     floor = figures.best_floor(run)
     if floor is not None:
@@ -65,8 +66,13 @@ def curves(run: Run) -> list[Chart]:
         )
     rate = [Series(*column(train, "learning_rate"), "learning rate", "c4")]
     return [
-        chart("loss", "Training loss", "nats/token", raw_and_smooth(train, "loss", "c1")),
-        chart("validation", "Held-out text", "bits/byte", validation),
+        chart(
+            "loss",
+            "Training loss",
+            "nats/token" if by is figures.QUALITIES[0] else "nats",
+            raw_and_smooth(train, "loss", "c1"),
+        ),
+        chart("validation", "Held-out text", by.unit, validation),
         chart("rate", "Learning rate", "", rate),
         chart("norm", "Gradient norm", "before clipping", raw_and_smooth(train, "grad_norm", "c5")),
     ]
@@ -272,16 +278,20 @@ class Row:
 
 @dataclass(frozen=True)
 class Evaluated:
-    """The evaluation of one held-out set: what was scored, model and floors in bits per byte, and the rest."""
+    """The evaluation of one held-out set: what was scored, model and floors in one unit, and the rest."""
 
     about: str
+    unit: str
     compared: Sequence[Row]
     others: Sequence[Row]
 
 
 def evaluations(run: Run) -> list[Evaluated]:
     """All held-out sets that were scored; those without a whole metric are left out."""
-    found = [Evaluated(_about(tree), _compared(tree), _others(tree)) for tree in run.evaluations]
+    found = []
+    for tree in run.evaluations:
+        by = figures.quality_of(metric.name for metric in metrics(tree, "model"))
+        found.append(Evaluated(_about(tree), by.unit, _compared(tree, by), _others(tree, by)))
     return [item for item in found if item.compared or item.others]
 
 
@@ -290,10 +300,10 @@ def _about(tree: Tree) -> str:
     return ", ".join(f"{label}{tree[key]}" for key, label in labels if isinstance(tree.get(key), str) and tree[key])
 
 
-def _compared(tree: Tree) -> list[Row]:
-    """Model and floors in bits per byte, best first."""
-    model = [(metric, True) for metric in metrics(tree, "model") if figures.is_bits_per_byte(metric)]
-    floors = [(metric, False) for metric in metrics(tree, "floors") if figures.is_bits_per_byte(metric)]
+def _compared(tree: Tree, by: figures.Quality) -> list[Row]:
+    """Model and floors by the figure that judges them, best first."""
+    model = [(metric, True) for metric in metrics(tree, "model") if figures.judges(metric, by)]
+    floors = [(metric, False) for metric in metrics(tree, "floors") if figures.judges(metric, by)]
     both = sorted(model + floors, key=lambda pair: pair[0].value)
     longest = max((metric.value for metric, _ in both), default=1.0) or 1.0
     return [
@@ -302,10 +312,10 @@ def _compared(tree: Tree) -> list[Row]:
     ]
 
 
-def _others(tree: Tree) -> list[Row]:
-    """What was evaluated besides bits per byte, in the order of the file."""
+def _others(tree: Tree, by: figures.Quality) -> list[Row]:
+    """What was evaluated besides, in the order of the file."""
     sides = ((metric, side == "model") for side in ("model", "floors") for metric in metrics(tree, side))
-    return [_row(metric, is_model) for metric, is_model in sides if not figures.is_bits_per_byte(metric)]
+    return [_row(metric, is_model) for metric, is_model in sides if not figures.judges(metric, by)]
 
 
 def _row(metric: Metric, is_model: bool, is_best: bool = False, share: float = 0.0) -> Row:
