@@ -24,6 +24,8 @@ from corestone.objectives.spec import Continuation, Denoising, SpanCorruption
 
 def pieces(side, tokens):
     """Each segment's tokens of one row of a side, what fills up left out."""
+    if side.mask.segments_BT is None:  # the row is one piece
+        return [tokens[0].tolist()]
     segments = side.mask.segments_BT[0]
     return [tokens[0][segments == n].tolist() for n in range(int(segments.max()) + 1)]
 

@@ -193,15 +193,21 @@ def _parts(total: int, count: int, uniform: Uniform) -> Ids:
 
 
 def packed(rows: Sequence[Sequence[Pair]], separator: int, start: int) -> Seq2SeqBatch:
-    """Rows of pairs as a batch: pair n of a row is segment n on both sides, and positions restart in each."""
+    """Rows of pairs as a batch: pair n of a row is segment n on both sides, and positions restart in each.
+
+    Where every row is one pair and nothing is filled up there are no segments: kernels are faster without.
+    """
     end = np.array([separator])
     sources = [[np.concatenate([source, end]) for source, _ in row] for row in rows]
     targets = [[np.concatenate([target, end]) for _, target in row] for row in rows]
     shifted = [[np.concatenate([[start], target[:-1]]) for target in row] for row in targets]
-    seen = _segments(sources)
+    shapes = [{tuple(map(len, row)) for row in side} for side in (sources, targets)]
+    whole = all(len(lengths) == 1 and len(min(lengths)) == 1 for lengths in shapes)
+    seen = None if whole else _segments(sources)
+    read_BS = _filled(sources, start)
     read = TextBatch(
-        tokens_BT=_filled(sources, start),
-        targets_BT=torch.full_like(seen, IGNORE, dtype=torch.int64),
+        tokens_BT=read_BS,
+        targets_BT=torch.full_like(read_BS, IGNORE),
         positions_BT=_positions(sources),
         mask=Mask(causal=False, segments_BT=seen),
     )
@@ -209,7 +215,7 @@ def packed(rows: Sequence[Sequence[Pair]], separator: int, start: int) -> Seq2Se
         tokens_BT=_filled(shifted, start),
         targets_BT=_filled(targets, IGNORE),
         positions_BT=_positions(targets),
-        mask=Mask(segments_BT=_segments(targets), sources_BS=seen),
+        mask=Mask(segments_BT=None if whole else _segments(targets), sources_BS=seen),
     )
     return Seq2SeqBatch(read, written)
 
