@@ -29,7 +29,7 @@ CHARACTER_COVERAGE = 0.9995
 NO_TEXT = "tokenizer: there is no text to train on; check that the source gives training documents"
 
 _CHARACTER_SHARE = 4
-"""At most one in so many pieces is a character's own; of word pieces one in two, as each may begin or continue a word."""
+"""At most one in so many pieces is a character's own; of word pieces one in two, as it may begin or continue a word."""
 
 _PENALTY = 1e-4
 """The library sets apart by this the scores of characters that no piece needs, in the order of a hash table."""
