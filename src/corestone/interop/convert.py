@@ -11,6 +11,7 @@ import json
 import os
 import re
 import shutil
+import warnings
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
@@ -148,7 +149,9 @@ def _tensors_of(path: Path, done: Converted) -> dict[str, Tensor]:
 def _load(path: Path) -> Any:
     """What the restricted interpreter makes of a file; large ones are mapped, not read."""
     try:
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of what it will refuse anyway
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except Exception as error:  # a damaged or hostile pickle may end in any error
         refused = _refused(path, str(error))
         if refused:
@@ -156,16 +159,24 @@ def _load(path: Path) -> Any:
                 f"{path}: refused, nothing of it was run: it asks for {', '.join(refused)}, and only tensors and plain "
                 "containers are taken; where it comes from a source you trust, save model.state_dict() alone there"
             ) from None
-        first = str(error).strip().splitlines()[:1] or [type(error).__name__]
-        raise CheckpointError(f"{path}: is no checkpoint that torch can read safely ({first[0]})") from None
+        raise CheckpointError(
+            f"{path}: is no checkpoint that torch can read safely ({_reason(error)}); take another copy of it, or "
+            "write it with torch.save(model.state_dict(), ...)"
+        ) from None
 
 
 def _refused(path: Path, message: str) -> list[str]:
     """The functions and classes that a file asks for and the restricted interpreter does not know."""
-    found = set(re.findall(r"GLOBAL (\S+) was not an allowed global", message))
+    found = set(re.findall(r"GLOBAL (\S+)", message))
     with suppress(Exception):  # not of the newer format, or damaged: the message says what there is to say
         found |= set(torch.serialization.get_unsafe_globals_in_checkpoint(path))
     return sorted(found)
+
+
+def _reason(error: Exception) -> str:
+    """What was wrong, without the library's advice to load everything."""
+    told = str(error).rpartition("WeightsUnpickler error:")[2].strip().splitlines()
+    return told[0].strip() if told else type(error).__name__
 
 
 def _leave_out(entries: Mapping[Any, Any], inside: list[str], done: Converted) -> None:
