@@ -10,8 +10,8 @@ import sys
 import pytest
 
 VERBS = [
-    "data", "prepare", "recipes", "show", "pretrain", "compare", "evaluate", "generate", "report", "ledger", "zoo",
-    "import", "export",
+    "data", "prepare", "recipes", "show", "pretrain", "compare", "evaluate", "generate", "embed", "report", "ledger", "zoo",
+    "import", "convert", "export",
 ]  # fmt: skip
 
 
@@ -78,6 +78,10 @@ def test_version():
         (["prepare", "broken.jsonl", "--out", "o"], "line 2"),
         (["prepare", "cut.jsonl.gz", "--out", "o"], "cut.jsonl.gz"),
         (["prepare", "good.txt", "--tokenizer", "none.json", "--out", "o"], "none.json"),
+        (["convert", "nothing.bin", "--out", "o"], "nothing.bin: no such file"),
+        (["convert", "good.txt", "--out", "o"], "good.txt: is no checkpoint"),
+        (["show", "shakespeare", "data.tokenizer={kind: word_pice, vocab_size: 9}"], "'word_piece'"),
+        (["show", "shakespeare", "data.tokenizer={kind: unigram, vocab_sise: 9}"], "did you mean 'vocab_size'"),
     ],
 )
 def test_a_mistake_is_one_clear_line(tmp_path, arguments, message):
@@ -110,8 +114,27 @@ def test_json_outputs_are_json():
     assert {card["name"] for card in json.loads(corestone("data", "list", "--json").stdout)} >= {"shakespeare"}
 
 
-def test_what_show_prints_can_be_shown_again(tmp_path):
-    first = corestone("show", "shakespeare", "seed=5").stdout
+TOKENIZERS = {
+    "byte_pair": "{kind: byte_pair, vocab_size: 400, special: [mask], sentinels: 10}",
+    "word_piece": "{kind: word_piece, vocab_size: 400, lowercase: false}",
+    "unigram": "{kind: unigram, vocab_size: 400}",
+}
+
+
+@pytest.mark.parametrize("change", ["seed=5", *(f"data.tokenizer={text}" for text in TOKENIZERS.values())])
+def test_what_show_prints_can_be_shown_again(tmp_path, change):
+    first = corestone("show", "shakespeare", change).stdout
     (tmp_path / "r.yaml").write_text(first)
     assert corestone("show", str(tmp_path / "r.yaml")).stdout == first
-    assert "seed: 5" in first
+    assert change.split("kind: ")[-1].split(",")[0].replace("=", ": ") in first
+
+
+@pytest.mark.parametrize("kind", TOKENIZERS)
+def test_prepare_trains_the_tokenizer_that_is_asked_for(tmp_path, kind):
+    for name in "abcdefgh":
+        (tmp_path / f"{name}.txt").write_text(f"the {name} words of one short text, said {name} times\n" * 40)
+    arguments = ["prepare", "*.txt", "--tokenizer", kind, "--vocab-size", "300", "--out", "o"]
+    done = corestone(*arguments, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert f"tokenizer  {kind}" in done.stdout
+    assert json.loads((tmp_path / "o" / "manifest.json").read_text())["tokenizer"]["kind"] == kind

@@ -29,6 +29,24 @@ def import_(
     typer.echo(f"wrote {done.folder}")
 
 
+def convert(
+    source: Annotated[Path, typer.Argument(help="A .bin, .pt, .pth or .ckpt file, or the .index.json of several.")],
+    out: Annotated[Path, typer.Option(help="Folder to write; must not exist yet.")],
+) -> None:
+    """Turn a pickled torch checkpoint into safetensors, with its config and tokenizer; only tensors are ever loaded."""
+    from corestone.interop.convert import convert_pickle  # keeps torch out of --help
+
+    done = convert_pickle(source, out)
+    if done.inside:
+        typer.echo(f"note: the tensors stood under '{done.inside}'")
+    for names in done.shared:
+        typer.echo(f"note: {', '.join(names)} are one tensor or parts of it; each is written in full")
+    if done.left_out:
+        typer.echo(f"note: {len(done.left_out)} entries left out, no tensors of the model: {', '.join(done.left_out)}")
+    typer.echo(f"{done.tensors:,} tensors, {si(done.parameters)} parameters, read back bit for bit")
+    typer.echo(f"wrote {done.folder}" + (f", with {', '.join(done.copied)}" if done.copied else ""))
+
+
 def export(
     source: Annotated[Path, typer.Argument(help="A run folder (its newest whole checkpoint) or a checkpoint folder.")],
     out: Annotated[Path, typer.Option(help="Folder to write; must not exist yet.")],

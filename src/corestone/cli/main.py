@@ -49,6 +49,7 @@ app.command("report")(report.report)
 app.command("ledger")(ledger.ledger)
 app.command("zoo")(zoo.zoo)
 app.command("import")(interop.import_)
+app.command("convert")(interop.convert)
 app.command("export")(interop.export)
 
 

@@ -16,10 +16,13 @@ def prepare(
     ],
     overrides: Annotated[list[str] | None, OVERRIDES] = None,
     out: Annotated[Path | None, typer.Option(help="Folder to make. Without it WHAT is a recipe.")] = None,
-    vocab_size: Annotated[int, typer.Option(min=257, help="With --out: size of the byte-pair vocabulary.")] = 32_768,
+    vocab_size: Annotated[
+        int, typer.Option(min=257, help="With --out: size of the vocabulary that is trained.")
+    ] = 32_768,
     tokenizer: Annotated[
-        str | None, typer.Option(help="With --out: a tokenizer.json, or 'bytes', instead of training one.")
-    ] = None,
+        str,
+        typer.Option(help="With --out: byte_pair, word_piece or unigram to train one; bytes; or a tokenizer.json."),
+    ] = "byte_pair",
     on_bad: Annotated[
         Literal["stop", "skip"], typer.Option(help="With --out: stop at bad input, or skip and count it.")
     ] = "stop",
@@ -31,18 +34,16 @@ def prepare(
     """
     from rich.console import Console
 
-    from corestone.data.spec import BytePair, Bytes, TokenizerFile
+    from corestone.data.spec import BytePair, Bytes, TokenizerFile, Unigram, WordPiece
     from corestone.recipes.catalogue import find_recipe
     from corestone.recipes.prepare import prepare_folder, prepare_recipe
 
     if out is None:
         prepare_recipe(find_recipe(what, overrides or []), workers, Console())
         return
-    chosen = (
-        BytePair(vocab_size=vocab_size)
-        if tokenizer is None
-        else Bytes()
-        if tokenizer == "bytes"
-        else TokenizerFile(path=tokenizer)
-    )
+    trained = {"byte_pair": BytePair, "word_piece": WordPiece, "unigram": Unigram}
+    if tokenizer in trained:
+        chosen = trained[tokenizer](vocab_size=vocab_size)
+    else:
+        chosen = Bytes() if tokenizer == "bytes" else TokenizerFile(path=tokenizer)
     prepare_folder(what, chosen, on_bad, out, workers, Console())

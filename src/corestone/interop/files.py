@@ -1,4 +1,4 @@
-"""Reading a Hugging Face folder's files. Nothing here loads a pickle."""
+"""Reading a Hugging Face folder's files. Nothing here loads a pickle (`corestone convert` does, when told to)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from corestone.train.checkpoint import read_tensors
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
-PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
+PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json", "*.bin", "*.pt", "*.pth", "*.ckpt")
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -40,11 +40,11 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
         return read_tensors(folder / WEIGHTS)
     if (folder / INDEX).is_file():
         return _read_shards(folder)
-    pickles = [name for name in PICKLES if (folder / name).exists()]
+    pickles = [path.name for pattern in PICKLES for path in sorted(folder.glob(pattern))]
     if pickles:
         raise CheckpointError(
-            f"{folder}: holds only {pickles[0]}, and no pickle is ever loaded; save the model again with "
-            "model.save_pretrained(folder, safe_serialization=True)"
+            f"{folder}: holds only {pickles[0]}, a pickle, which is not loaded here; turn it into safetensors first: "
+            f"corestone convert {folder / pickles[0]} --out DIR"
         )
     raise CheckpointError(f"{folder}: has no weights (looked for {WEIGHTS} and {INDEX})")
 

@@ -41,6 +41,10 @@ from corestone.recipes.spec import Evaluation
 from corestone.train.archive import locate
 
 DEFAULT_CONTEXT = 1024
+LOSSY = (
+    "floors     not measured, and words not counted: the tokenizer ({kind}) does not keep all of a text; bits per byte "
+    "leave out what it would cost to restore it"
+)
 FLOOR_ROWS = 16
 """Rows that make one unit of the floors' intervals."""
 FLOOR_TOKENS = 50_000_000
@@ -74,7 +78,7 @@ def scorer(
         return ObjectiveScore(objective, reading.shuffled(token_set), reading.batch_size, rows)
     batches, batch_size = reading.batches(token_set), reading.batch_size
     documents = None if tokens is None else documents_within(token_set, tokens)
-    words = count_words(document_texts(token_set, tokenizer, documents))
+    words = count_words(document_texts(token_set, tokenizer, documents)) if tokenizer.lossless else None
     return TextPerplexity(token_set, batches, batch_size, words or None, documents)
 
 
@@ -113,6 +117,8 @@ def evaluate(
     for named, split, held_out, training in held_out_sets(path, source, tokenizer):
         check_same(tokenizer.manifest, held_out.tokenizer, str(path))
         metrics = list(scorer(objective, held_out, tokenizer, reading).run(model))
+        if not objective.asks and not tokenizer.lossless:
+            console.print(LOSSY.format(kind=tokenizer.manifest.kind), highlight=False, soft_wrap=True)
         measured = _floors(objective, held_out, training, tokenizer, reading)
         result = {
             "checkpoint": str(checkpoint.relative_to(path)) if checkpoint != path else checkpoint.name,
@@ -158,6 +164,8 @@ def _floors(
     objective: Any, held_out: TokenSet, training: TokenSet | None, tokenizer: Tokenizer, reading: Reading
 ) -> list[Metric]:
     """What needs no model: compressors and n-grams on the text, or guesses at the objective's questions."""
+    if not objective.asks and not tokenizer.lossless:
+        return []  # the text is not there
     if not objective.asks:
         seen = document_texts(training, tokenizer) if training is not None else None
         return floors(held_out_text(held_out, tokenizer), seen)
