@@ -58,6 +58,13 @@ def test_int8_products_are_those_of_the_restored_weights(rows: int, bias: bool) 
     assert float(((result.double() - exact).norm() / exact.norm()).detach()) < 0.01
 
 
+@pytest.mark.parametrize("width", [5, 24, 33, 100])
+def test_widths_that_the_int8_kernel_cannot_read_take_the_restored_weights(width: int) -> None:
+    layer = Int8Linear(random(96, width), None, torch.bfloat16)
+    x = random(2, width, seed=1).bfloat16()
+    assert torch.equal(layer(x), F.linear(x, layer.restored()))
+
+
 def test_float32_activations_take_the_plain_road() -> None:
     plain = nn.Linear(64, 96)
     layer = Int8Linear(plain.weight, plain.bias, torch.float32)

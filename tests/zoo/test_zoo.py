@@ -72,6 +72,9 @@ EXACT = {
     "t5-v1.1-xl": 2_849_757_184,
     "t5-v1.1-xxl": 11_135_332_352,
     "alexatm-20b": 19_719_790_592,
+    "mogrifier-ptb-char-24m": 23_991_446,
+    "mogrifier-ptb-word-24m": 23_986_480,
+    "mogrifier-enwik8-96m": 95_939_895,
 }
 
 
@@ -93,6 +96,14 @@ def test_parameter_count_equals_the_published_one(name):
 def test_gpt3_alternates_dense_and_banded_layers():
     windows = [block.mixer.window for block in find("gpt3-125m").spec.stack.blocks]
     assert windows == [None, 256] * 6
+
+
+@pytest.mark.parametrize("name", [name for name in EXACT if name.startswith("mogrifier")])
+def test_a_mogrifiers_width_is_the_largest_within_the_published_number(name):
+    entry = find(name)
+    wider = entry.spec.model_copy(update={"width": entry.spec.width + 1})
+    count = sum(p.numel() for p in MODELS.build(wider, device="meta").parameters())
+    assert EXACT[name] <= entry.published < count
 
 
 def test_a_misspelt_name_is_answered_with_the_nearest():

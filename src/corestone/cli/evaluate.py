@@ -13,6 +13,10 @@ from corestone.core.errors import SpecError
 
 def evaluate(
     path: Annotated[Path, typer.Argument(help="A run folder (its newest whole checkpoint) or a checkpoint folder.")],
+    settings: Annotated[
+        list[str] | None,
+        typer.Argument(help="Settings of --dynamic, such as eta=1e-3 segment=32.", metavar="[KEY=VALUE]..."),
+    ] = None,
     data: Annotated[
         str | None,
         typer.Option(help="Other text: a data set's name, a file, folder or glob, hf://PATH or -; or a task's file."),
@@ -31,21 +35,33 @@ def evaluate(
         Literal["auto", "bfloat16", "float32"], typer.Option(help="Format of the arithmetic.")
     ] = "auto",
     batch_size: Annotated[int | None, typer.Option(min=1, help="Rows at a time; changes the speed alone.")] = None,
+    dynamic: Annotated[
+        Literal["sgd", "rms"] | None,
+        typer.Option(help="Also score a model that learns from the text as it reads, after each segment."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Score held-out text: nats per token, bits per byte, perplexities with intervals, and floors; or a known task."""
     from rich.console import Console
 
+    from corestone.core.spec import override
+    from corestone.evaluate.spec import RMS, SGD
+
     console = Console(quiet=as_json)
+    if settings and dynamic is None:
+        raise SpecError(f"evaluate: '{settings[0]}' is a setting of dynamic evaluation; add --dynamic sgd or rms")
     if task is None:
         if (shots, stride, context) != (None, None, None):
             raise SpecError("evaluate: --shots, --stride and --context belong to a task; name one with --task")
+        record = None if dynamic is None else override(SGD() if dynamic == "sgd" else RMS(), settings or [])
         from corestone.recipes.evaluate import evaluate as run_evaluation
 
-        results = run_evaluation(path, data, precision, batch_size, console)
+        results = run_evaluation(path, data, precision, batch_size, console, record)
         if as_json:
             typer.echo(json.dumps(results, indent=1))
         return
+    if dynamic is not None:
+        raise SpecError("evaluate: --dynamic reads a text as it comes; it goes with --data, not with --task")
     from corestone.recipes.tasks import LM_EVAL, Asked, evaluate_task
 
     asked = Asked(data=data, shots=shots, stride=stride, context=context, batch_size=batch_size)

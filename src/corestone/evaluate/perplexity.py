@@ -22,6 +22,9 @@ from corestone.core.protocols import Model
 from corestone.evaluate.floors import StoredText
 from corestone.evaluate.intervals import add_to_blocks, block_starts, ratio_interval
 
+Scorer = Callable[[Model, TextBatch], tuple[Tensor, Tensor]]
+"""Gives the loss of each real target of a batch in reading order, (R,), and these targets, (R,)."""
+
 BLOCK_TOKENS = 2048
 CHUNK_LOGITS = 2**22  # logits that exist at a time: 16 MB in float32
 
@@ -47,6 +50,7 @@ class TextPerplexity:
         batch_size: rows per batch; changes speed and memory, not the result.
         words: whitespace-separated words of the text (`count_words`); None leaves the word perplexity out.
         documents: score only this many documents, from the first; None for all. `words` must be of the same ones.
+        score: `static_losses`, or another way to score the batches as they come (`evaluate/dynamic.py`).
     """
 
     def __init__(
@@ -56,6 +60,7 @@ class TextPerplexity:
         batch_size: int,
         words: int | None = None,
         documents: int | None = None,
+        score: Scorer | None = None,
     ) -> None:
         count = token_set.n_documents if documents is None else min(documents, token_set.n_documents)
         self._edges = np.asarray(token_set.starts[: count + 1], dtype=np.int64)
@@ -68,6 +73,7 @@ class TextPerplexity:
         self._batches = batches
         self._batch_size = batch_size
         self._words = words
+        self._score = score or static_losses
 
     def run(self, model: Model) -> Iterator[Metric]:
         """Yield `nats_per_token`, `bits_per_byte`, `word_perplexity`, `byte_perplexity` and `token_perplexity`.
@@ -100,9 +106,9 @@ class TextPerplexity:
         device = next(iter(model.named_parameters()))[1].device
         nats = np.zeros(len(starts))
         done, first = 0, int(self._edges[0]) + 1
-        with evaluation_mode(model), torch.inference_mode():
+        with evaluation_mode(model):
             for batch in self._batches(self._batch_size):
-                losses_R, targets_R = token_losses(model, batch.to(device))
+                losses_R, targets_R = self._score(model, batch.to(device))
                 here = min(len(targets_R), tokens - done)
                 stored = self._token_set.slice(first + done, first + done + here)
                 if len(targets_R) > here and done + here == self._token_set.n_tokens - first:
@@ -119,6 +125,12 @@ class TextPerplexity:
         if done < tokens:
             raise DataError(f"evaluation: the batches hold {done:,} of the split's {tokens:,} tokens to predict")
         return nats
+
+
+@torch.inference_mode()
+def static_losses(model: Model, batch: TextBatch) -> tuple[Tensor, Tensor]:
+    """`token_losses` of a model that stays as it is."""
+    return token_losses(model, batch)
 
 
 def token_losses(model: Model, batch: TextBatch) -> tuple[Tensor, Tensor]:

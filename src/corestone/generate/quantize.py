@@ -21,6 +21,9 @@ M = TypeVar("M", bound=nn.Module)
 MOST_ROWS = 16
 """With more rows (reading a prompt) arithmetic, not the weights' arrival, takes the time: weights are restored once."""
 
+KERNEL_INPUTS = 16
+"""torch's int8 product reads beyond the end of rows whose length is no multiple of this (measured; it may crash)."""
+
 
 def quantize(weight_OI: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """Round a matrix to int8, symmetric per output channel.
@@ -53,7 +56,8 @@ class Int8Linear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(..., I) to (..., O)."""
         rows = x.reshape(-1, x.shape[-1])
-        if x.device.type != "cpu" or x.dtype != torch.bfloat16 or rows.shape[0] > MOST_ROWS:
+        fits = x.device.type == "cpu" and x.dtype == torch.bfloat16 and x.shape[-1] % KERNEL_INPUTS == 0
+        if not fits or rows.shape[0] > MOST_ROWS:
             return F.linear(x, self.restored(), self.bias_O)
         out: Tensor = torch.ops.aten._weight_int8pack_mm(rows.contiguous(), self.rounded_OI, self.scale_O)
         if self.bias_O is not None:

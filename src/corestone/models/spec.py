@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from corestone.core.spec import Spec
-from corestone.nn.spec import Attention, Init, Norm, Stack, TokenEmbedding
+from corestone.nn.spec import LSTM, Attention, Init, Norm, Stack, TokenEmbedding
 
 
 class Head(Spec):
@@ -150,3 +150,29 @@ def _tables(encoder: Encoder) -> dict[str, object]:
     table = encoder.embedding
     shared = {name: getattr(table, name) for name in ("vocab_size", "context_length", "position", "types", "norm")}
     return shared | {"width": table.width or encoder.stack.width}
+
+
+class Dropout(Spec):
+    """Fractions dropped from what the first layer reads, what the others read, and what the head reads."""
+
+    input: float = Field(default=0.0, ge=0, lt=1)
+    between: float = Field(default=0.0, ge=0, lt=1)
+    output: float = Field(default=0.0, ge=0, lt=1)
+
+
+class Recurrent(Spec):
+    """A language model of LSTM layers: token table, layers, head, all of one width.
+
+    Attributes:
+        layer: each of the `depth` layers.
+        skip: the head reads the sum of all layers' outputs, not the last one's (Melis et al. 2020, code).
+    """
+
+    kind: Literal["recurrent"] = "recurrent"
+    vocab_size: int = Field(ge=1)
+    width: int = Field(ge=1)
+    depth: int = Field(ge=1)
+    layer: LSTM = LSTM()
+    skip: bool = False
+    dropout: Dropout = Dropout()
+    head: Head = Head()

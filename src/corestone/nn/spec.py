@@ -237,3 +237,32 @@ class Init(Spec):
     token_std: float | None = Field(default=None, gt=0)
     position_std: float = Field(default=0.02, gt=0)
     scale_residual: bool = False
+
+
+class Mogrifier(Spec):
+    """Before an LSTM's step its input and its state gate each other in turn (Melis et al. 2020, section 2).
+
+    Attributes:
+        rounds: of gating; the first gates the input by the state.
+        rank: each gate's matrix is a product of two with so many values between them; None: one full matrix.
+        bias: whether gates have biases (the paper's code does, its equations do not).
+    """
+
+    rounds: int = Field(ge=1)
+    rank: int | None = Field(default=None, ge=1)
+    bias: bool = True
+
+
+class LSTM(Spec):
+    """A layer of long short-term memory with a forget gate (Gers et al. 2000).
+
+    Attributes:
+        mogrifier: None: a plain one.
+        cap_input_gate: the input gate is at most 1 - forget gate, so that memories stay within [-1, 1] (Melis et al.
+            2020, code).
+        state_dropout: on the state a step reads, the same values all along a row (Gal and Ghahramani 2016).
+    """
+
+    mogrifier: Mogrifier | None = None
+    cap_input_gate: bool = False
+    state_dropout: float = Field(default=0.0, ge=0, lt=1)

@@ -18,6 +18,7 @@ from corestone.data.loader import TextLoader
 from corestone.data.prepare.pipeline import Progress, prepare_data
 from corestone.data.tokenizer import Tokenizer
 from corestone.data.tokens import TokenSet, open_token_set
+from corestone.nn.recurrent import RecurrentStack
 from corestone.nn.stack import StackLayer
 from corestone.optim.build import build_optimiser, load_optimiser_tensors, optimiser_tensors
 from corestone.optim.schedule import build_schedule
@@ -76,8 +77,8 @@ def check_fit(run: Run, model: Any, tokenizer: Tokenizer) -> None:
     rows, needed = model.vocab_size, tokenizer.manifest.vocab_size
     if rows < needed:
         raise SpecError(
-            f"model: its vocabulary has {rows} entries, the tokenizer needs {needed}; set "
-            f"model.embedding.vocab_size={tokenizer.manifest.padded_vocab_size} (a multiple of 64 computes fastest)"
+            f"model: its vocabulary has {rows} entries, the tokenizer needs {needed}; set the model's "
+            f"vocab_size={tokenizer.manifest.padded_vocab_size} (a multiple of 64 computes fastest)"
         )
     if model.context_length < run.data.context_length:
         raise SpecError(
@@ -103,7 +104,7 @@ class Built:
         self.factor = build_schedule(run.schedule, self.total_steps, self.steps)
         if run.training.recompute:
             for module in self.model.modules():
-                if isinstance(module, StackLayer):
+                if isinstance(module, StackLayer | RecurrentStack):
                     module.recompute = True
 
     def steps(self, length: Duration) -> int:

@@ -12,6 +12,7 @@ from corestone.core.spec import override, read_yaml
 from corestone.recipes.language import bloom, encoder_decoders, encoders, gptj, opt, palm, primer, small
 from corestone.recipes.language.gpt2 import gpt2_124m
 from corestone.recipes.language.h3 import h3_125m
+from corestone.recipes.language.penn_treebank import mogrifier_ptb_char
 from corestone.recipes.language.shakespeare import shakespeare
 from corestone.recipes.spec import Run
 
@@ -28,6 +29,7 @@ SMALL: dict[str, Callable[[], Run]] = {
     "language/shakespeare-t5": encoder_decoders.small_t5,
     "language/shakespeare-alexatm": encoder_decoders.small_alexatm,
     "language/shakespeare-h3": small.small_h3,
+    "language/shakespeare-mogrifier": small.small_mogrifier,
 }
 """Minutes on a laptop, with data that is fetched."""
 
@@ -42,6 +44,7 @@ PUBLISHED: dict[str, Callable[[], Run]] = {
     "language/palm-8b": palm.palm_8b,
     "language/palm-540b": palm.palm_540b,
     "language/h3-125m": h3_125m,
+    "language/mogrifier-ptb-char": mogrifier_ptb_char,
 }
 """Published models with the settings of their papers, for GPUs and mostly for your own files."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -15,21 +15,24 @@ from rich.console import Console
 from rich.table import Table
 
 from corestone.core.batch import TextBatch
-from corestone.core.errors import CheckpointError
+from corestone.core.errors import CheckpointError, SpecError
 from corestone.core.metric import Metric
 from corestone.core.protocols import Evaluator
-from corestone.core.spec import Spec
-from corestone.data.loader import shuffled_once
+from corestone.core.spec import Spec, plain
+from corestone.data.loader import TextLoader, shuffled_once
 from corestone.data.packing import evaluation_batches
 from corestone.data.prepare.pipeline import prepare_source
 from corestone.data.sources import describe, parse_source
 from corestone.data.spec import Embedded, Prepare, Source
 from corestone.data.tokenizer import Tokenizer, check_same
 from corestone.data.tokens import TokenSet, open_token_set
+from corestone.evaluate.dynamic import learning, root_mean_squares
 from corestone.evaluate.floors import document_texts, floors, held_out_text
 from corestone.evaluate.objective import ObjectiveScore, guessing_floors
-from corestone.evaluate.perplexity import TextPerplexity, count_words, documents_within
+from corestone.evaluate.perplexity import Scorer, TextPerplexity, count_words, documents_within
+from corestone.evaluate.spec import RMS, SGD
 from corestone.models.decoder import DecoderModel
+from corestone.models.recurrent import RecurrentModel
 from corestone.objectives.spec import MaskedToken, NextToken
 from corestone.parallel.allocator import keep_freed_memory
 from corestone.parallel.collectives import World
@@ -37,7 +40,7 @@ from corestone.parallel.precision import Precision
 from corestone.recipes.build import open_data
 from corestone.recipes.load import load_model, open_run
 from corestone.recipes.registry import OBJECTIVES
-from corestone.recipes.spec import Evaluation
+from corestone.recipes.spec import Evaluation, Run
 from corestone.train.archive import locate
 
 DEFAULT_CONTEXT = 1024
@@ -69,7 +72,12 @@ class Reading:
 
 
 def scorer(
-    objective: Any, token_set: TokenSet, tokenizer: Tokenizer, reading: Reading, tokens: int | None = None
+    objective: Any,
+    token_set: TokenSet,
+    tokenizer: Tokenizer,
+    reading: Reading,
+    tokens: int | None = None,
+    score: Scorer | None = None,
 ) -> Evaluator:
     """A scorer of a prepared split, or of its beginning of at most so many tokens: whole documents of it where every
     next token is scored, rows where the objective asks questions of its own."""
@@ -79,7 +87,7 @@ def scorer(
     batches, batch_size = reading.batches(token_set), reading.batch_size
     documents = None if tokens is None else documents_within(token_set, tokens)
     words = count_words(document_texts(token_set, tokenizer, documents)) if tokenizer.lossless else None
-    return TextPerplexity(token_set, batches, batch_size, words or None, documents)
+    return TextPerplexity(token_set, batches, batch_size, words or None, documents, score)
 
 
 def evaluate(
@@ -88,6 +96,7 @@ def evaluate(
     precision: Precision = "auto",
     batch_size: int | None = None,
     console: Console | None = None,
+    dynamic: SGD | RMS | None = None,
 ) -> list[dict[str, Any]]:
     """Score the newest whole checkpoint of a run, or a checkpoint.
 
@@ -95,14 +104,17 @@ def evaluate(
         source: other text than the run's own, as the command line names sources: the held-out side of a catalogue
             entry, all of anything else. A bare checkpoint needs one.
         batch_size: rows at a time; it changes the speed alone.
+        dynamic: score once more while the model learns from the text it reads; the arithmetic is float32 then.
 
     Returns:
-        One result per held-out set: checkpoint, source, split, model and floors (lists of metrics). For a run's own
-        data it is also written to `evaluation.json`.
+        One result per held-out set: checkpoint, source, split, model and floors (lists of metrics), dynamic where it
+        was asked for. For a run's own data it is also written to `evaluation.json`.
     """
+    if dynamic is not None and precision == "bfloat16":
+        raise SpecError("evaluate: --dynamic takes steps that vanish in bfloat16; leave --precision out")
     keep_freed_memory()
     console = console or Console()
-    model, tokenizer = load_model(path, precision)
+    model, tokenizer = load_model(path, precision if dynamic is None else "float32")
     checkpoint = locate(path)
     run = open_run(path) if (path / "recipe.yaml").is_file() and checkpoint != path else None
     if run is None and source is None:
@@ -113,12 +125,18 @@ def evaluate(
         batch_size or (run.evaluation if run else Evaluation()).batch_size,
     )
     objective = OBJECTIVES.build(run.objective if run else learnt(model), tokenizer.vocabulary)
+    rms = None if dynamic is None else _statistics(model, path, run, objective, dynamic)
     results = []
     for named, split, held_out, training in held_out_sets(path, source, tokenizer):
         check_same(tokenizer.manifest, held_out.tokenizer, str(path))
         metrics = list(scorer(objective, held_out, tokenizer, reading).run(model))
         if not objective.asks and not tokenizer.lossless:
             console.print(LOSSY.format(kind=tokenizer.manifest.kind), highlight=False, soft_wrap=True)
+        dynamic_metrics: list[Metric] = []
+        if dynamic is not None:
+            one_row = replace(reading, batch_size=1)
+            with learning(model, dynamic, rms) as score:
+                dynamic_metrics = list(scorer(objective, held_out, tokenizer, one_row, score=score).run(model))
         measured = _floors(objective, held_out, training, tokenizer, reading)
         result = {
             "checkpoint": str(checkpoint.relative_to(path)) if checkpoint != path else checkpoint.name,
@@ -126,10 +144,11 @@ def evaluate(
             "split": split,
             "precision": str(next(model.parameters()).dtype).removeprefix("torch."),
             "model": [plain_metric(metric) for metric in metrics],
+            **_told(dynamic, dynamic_metrics),
             "floors": [plain_metric(metric) for metric in measured],
         }
         results.append(result)
-        _show(console, result, metrics, measured)
+        _show(console, result, metrics, dynamic_metrics, measured)
     if run is not None and source is None:
         content = results[0] | ({"others": results[1:]} if results[1:] else {})
         (path / "evaluation.json").write_text(json.dumps(content, indent=1), encoding="utf-8")
@@ -157,7 +176,7 @@ def held_out_sets(
 
 def learnt(model: Any) -> Spec:
     """What an imported model must have been trained on, by its shape."""
-    return NextToken() if isinstance(model, DecoderModel) else MaskedToken()
+    return NextToken() if isinstance(model, DecoderModel | RecurrentModel) else MaskedToken()
 
 
 def _floors(
@@ -176,12 +195,52 @@ def _floors(
     return guessing_floors(objective, known, asked, vocab_size=tokenizer.manifest.padded_vocab_size)
 
 
-def _show(console: Console, result: dict[str, Any], metrics: Sequence[Metric], measured: Sequence[Metric]) -> None:
+def _statistics(
+    model: Any, path: Path, run: Run | None, objective: Any, dynamic: SGD | RMS
+) -> list[torch.Tensor] | None:
+    """What `RMS` needs to know of gradients over the run's own training text, in the run's own mixture.
+
+    Raises SpecError where tokens are not predicted one after the other, CheckpointError where there is no such text.
+    """
+    if objective.asks:
+        raise SpecError(f"{path}: --dynamic learns from next tokens, which this model was not trained to predict")
+    if isinstance(dynamic, SGD):
+        return None
+    if run is None:
+        raise CheckpointError(
+            f"{path}: --dynamic rms needs the text of the training; give the run's folder, or use sgd"
+        )
+    context = run.data.context_length
+    rows = max(1, round(dynamic.statistics_segments * dynamic.segment / context))
+    sets = open_data(run, World(rank=0, size=1, device=torch.device("cpu"))).train
+    loader = TextLoader(sets, run.data.model_copy(update={"prefetch": 0}), run.seed, rows)
+    tokens = min(loader.epoch_tokens, dynamic.statistics_tokens or loader.epoch_tokens)
+    steps = max(1, tokens // (rows * context))
+    return root_mean_squares(model, (loader.batch(step) for step in range(steps)))
+
+
+def _told(dynamic: SGD | RMS | None, found: Sequence[Metric]) -> dict[str, Any]:
+    if dynamic is None:
+        return {}
+    return {"dynamic": [plain_metric(metric) for metric in found], "dynamic_settings": plain(dynamic)}
+
+
+def _show(
+    console: Console,
+    result: dict[str, Any],
+    metrics: Sequence[Metric],
+    dynamic: Sequence[Metric],
+    measured: Sequence[Metric],
+) -> None:
     table = Table(title=f"{result['source']}, {result['split']} ({result['checkpoint']}, {result['precision']})")
     for name in ("metric", "value", "95 % interval", "unit", "n"):
         table.add_column(name, justify="left" if name in ("metric", "unit") else "right")
     for metric in metrics:
         table.add_row(f"[bold]{metric.name}[/]", *cells(metric))
+    if dynamic:
+        table.add_section()
+    for metric in dynamic:
+        table.add_row(f"[bold]{metric.name}[/], dynamic ({result['dynamic_settings']['kind']})", *cells(metric))
     if measured:
         table.add_section()
     for metric in measured:

@@ -15,7 +15,7 @@ from pydantic_core import CoreSchema, core_schema
 
 from corestone.core.errors import SpecError
 from corestone.core.spec import Spec
-from corestone.models.spec import Decoder, Encoder, EncoderDecoder, GeneratorDiscriminator
+from corestone.models.spec import Decoder, Encoder, EncoderDecoder, GeneratorDiscriminator, Recurrent
 from corestone.objectives.spec import (
     Continuation,
     Denoising,
@@ -72,6 +72,7 @@ MODELS.add(Decoder, "corestone.models.decoder:build_decoder")
 MODELS.add(Encoder, "corestone.models.encoder:build_encoder")
 MODELS.add(EncoderDecoder, "corestone.models.encoder_decoder:build_encoder_decoder")
 MODELS.add(GeneratorDiscriminator, "corestone.models.encoder:build_generator_discriminator")
+MODELS.add(Recurrent, "corestone.models.recurrent:build_recurrent")
 
 OBJECTIVES = Registry("objective")
 OBJECTIVES.add(NextToken, "corestone.objectives.next_token:NextTokenObjective")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from corestone.models.spec import Decoder
+from corestone.models.spec import Decoder, Recurrent
 from corestone.recipes.language.h3 import h3_adamw
 from corestone.recipes.language.shakespeare import shakespeare
 from corestone.recipes.spec import Run
 from corestone.zoo.bloom import bloom
 from corestone.zoo.gptj import gptj
 from corestone.zoo.h3 import h3
+from corestone.zoo.mogrifier import mogrifier
 from corestone.zoo.opt import opt
 from corestone.zoo.palm import palm
 from corestone.zoo.primer import primer_ez
@@ -16,7 +17,7 @@ from corestone.zoo.primer import primer_ez
 WIDTH, DEPTH, HEADS, VOCAB_SIZE, CONTEXT_LENGTH = 256, 4, 4, 4096, 256
 
 
-def _on_shakespeare(title: str, model: Decoder) -> Run:
+def _on_shakespeare(title: str, model: Decoder | Recurrent) -> Run:
     name = f"shakespeare-{title.lower()}"
     description = f"A small {title} on 38 plays of Shakespeare, beside the main job's GPT-2."
     return shakespeare().model_copy(update={"name": name, "description": description, "model": model})
@@ -56,3 +57,8 @@ def small_h3() -> Run:
     embedding = model.embedding.model_copy(update={"dropout": 0.0})
     run = _on_shakespeare("H3", model.model_copy(update={"embedding": embedding}))
     return run.model_copy(update={"optimiser": h3_adamw(run.optimiser.learning_rate)})
+
+
+def small_mogrifier() -> Run:
+    """The Mogrifier LSTM without its dropout: two layers of 4.3 M parameters with the token table."""
+    return _on_shakespeare("Mogrifier", mogrifier(400, 2, 4, 24, VOCAB_SIZE, tied=True))
