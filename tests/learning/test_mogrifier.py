@@ -7,7 +7,6 @@ from statistics import mean
 import pytest
 import torch
 
-from corestone.core.spec import override
 from corestone.data.loader import TextLoader
 from corestone.evaluate.dynamic import learning, root_mean_squares
 from corestone.evaluate.perplexity import Scorer

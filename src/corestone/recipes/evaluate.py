@@ -31,9 +31,7 @@ from corestone.evaluate.floors import document_texts, floors, held_out_text
 from corestone.evaluate.objective import ObjectiveScore, guessing_floors
 from corestone.evaluate.perplexity import Scorer, TextPerplexity, count_words, documents_within
 from corestone.evaluate.spec import RMS, SGD
-from corestone.models.decoder import DecoderModel
-from corestone.models.recurrent import RecurrentModel
-from corestone.objectives.spec import MaskedToken, NextToken
+from corestone.objectives.spec import MaskedToken, NextToken, SpanCorruption
 from corestone.parallel.allocator import keep_freed_memory
 from corestone.parallel.collectives import World
 from corestone.parallel.precision import Precision
@@ -176,7 +174,9 @@ def held_out_sets(
 
 def learnt(model: Any) -> Spec:
     """What an imported model must have been trained on, by its shape."""
-    return NextToken() if isinstance(model, DecoderModel | RecurrentModel) else MaskedToken()
+    if model.generates == "continuations":
+        return NextToken()
+    return MaskedToken() if model.generates == "nothing" else SpanCorruption()
 
 
 def _floors(

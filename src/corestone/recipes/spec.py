@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from corestone.core.spec import Spec
 from corestone.data.spec import Data
 from corestone.generate.spec import Sampling
-from corestone.models.spec import Decoder, Encoder, EncoderDecoder, GeneratorDiscriminator
+from corestone.models.spec import Decoder, Encoder, EncoderDecoder, GeneratorDiscriminator, Recurrent
 from corestone.objectives.spec import (
     Continuation,
     Denoising,
@@ -67,12 +67,13 @@ class Run(Spec):
     def _fits(self) -> Run:
         objective = self.objective
         for part in [share.objective for share in objective.parts] if isinstance(objective, Mixture) else [objective]:
-            shape = TRAINS.get(type(part))
-            if shape is not None and type(self.model) in TRAINS.values() and not isinstance(self.model, shape):
-                fitting = " or ".join(_kind(known) for known, trained in TRAINS.items() if trained is type(self.model))
+            shapes, shape = TRAINS.get(type(part)), type(self.model)
+            fitting = [known for known, trained in TRAINS.items() if shape in trained]
+            if shapes is not None and fitting and shape not in shapes:
                 raise ValueError(
-                    f"objective {_kind(part)} trains a model of kind {_kind(shape)}, and this one is of kind "
-                    f"{_kind(self.model)}; choose another model, or an objective of {fitting}"
+                    f"objective {_kind(part)} trains a model of kind {' or '.join(map(_kind, shapes))}, and this one "
+                    f"is of kind {_kind(shape)}; choose another model, or the objective "
+                    f"{' or '.join(map(_kind, fitting))}"
                 )
         if (
             isinstance(self.model, Encoder)
@@ -86,17 +87,17 @@ class Run(Spec):
         return self
 
 
-TRAINS: dict[type[Spec], type[Spec]] = {
-    NextToken: Decoder,
-    Prefix: Decoder,
-    MaskedToken: Encoder,
-    NextSentence: Encoder,
-    ReplacedToken: GeneratorDiscriminator,
-    SpanCorruption: EncoderDecoder,
-    Denoising: EncoderDecoder,
-    Continuation: EncoderDecoder,
+TRAINS: dict[type[Spec], tuple[type[Spec], ...]] = {
+    NextToken: (Decoder, Recurrent),
+    Prefix: (Decoder,),
+    MaskedToken: (Encoder,),
+    NextSentence: (Encoder,),
+    ReplacedToken: (GeneratorDiscriminator,),
+    SpanCorruption: (EncoderDecoder,),
+    Denoising: (EncoderDecoder,),
+    Continuation: (EncoderDecoder,),
 }
-"""The shape of computation that each objective of the house trains."""
+"""The shapes of computation that each objective of the house trains."""
 
 
 def _kind(record: Spec | type[Spec]) -> str:
