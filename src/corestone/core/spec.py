@@ -50,15 +50,30 @@ def parse(cls: type[S], tree: Any, where: str) -> S:
     try:
         return cls.model_validate(tree)
     except ValidationError as error:
-        raise SpecError("; ".join(_problem(item, where) for item in error.errors())) from None
+        raise SpecError("; ".join(_problem(item, tree, where) for item in error.errors())) from None
 
 
-def _problem(item: Any, where: str) -> str:
-    path = ".".join(str(part) for part in item["loc"])
+def _problem(item: Any, tree: Any, where: str) -> str:
+    path = ".".join(_keys(item["loc"], tree))
     place = f"{where}: {path}" if path else where
     message = item["msg"].removeprefix("Value error, ")
     shown = "" if item["type"] == "unknown_key" or isinstance(item["input"], Mapping) else f" (got {item['input']!r})"
     return f"{place}: {message}{shown}"
+
+
+def _keys(location: Sequence[str | int], tree: Any) -> list[str]:
+    """A place in a tree as the user writes it: without the kinds by which records of a choice are told apart."""
+    keys = []
+    for part in location:
+        inner = tree if isinstance(tree, Mapping) else vars(tree) if isinstance(tree, Spec) else None
+        if inner is not None and part not in inner and inner.get("kind") == part:
+            continue
+        keys.append(str(part))
+        if inner is not None:
+            tree = inner.get(str(part))
+        else:
+            tree = tree[part] if isinstance(tree, Sequence) and isinstance(part, int) and part < len(tree) else None
+    return keys
 
 
 def plain(value: Any) -> Any:

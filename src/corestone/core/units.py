@@ -37,7 +37,8 @@ class Duration(Spec):
 
     @model_serializer
     def _to_text(self) -> str:
-        return f"{self.value:g} {self.unit}"
+        short = f"{self.value:g}"
+        return f"{short if float(short) == self.value else repr(self.value)} {self.unit}"
 
     def __str__(self) -> str:
         return self._to_text()

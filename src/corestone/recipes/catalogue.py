@@ -9,7 +9,7 @@ from pathlib import Path
 
 from corestone.core.errors import SpecError, unknown
 from corestone.core.spec import override, read_yaml
-from corestone.recipes.language import bloom, encoder_decoders, encoders, gptj, opt, palm, primer, small
+from corestone.recipes.language import bert, bloom, encoder_decoders, encoders, gptj, opt, palm, primer, small, t5
 from corestone.recipes.language.gpt2 import gpt2_124m
 from corestone.recipes.language.h3 import h3_125m
 from corestone.recipes.language.penn_treebank import mogrifier_ptb_char
@@ -44,6 +44,10 @@ PUBLISHED: dict[str, Callable[[], Run]] = {
     "language/palm-8b": palm.palm_8b,
     "language/palm-540b": palm.palm_540b,
     "language/h3-125m": h3_125m,
+    "language/bert-base": bert.bert_base,
+    "language/electra-small": bert.electra_small,
+    "language/t5-base": t5.t5_base,
+    "language/alexatm-20b": t5.alexatm_20b,
     "language/mogrifier-ptb-char": mogrifier_ptb_char,
 }
 """Published models with the settings of their papers, for GPUs and mostly for your own files."""

@@ -18,14 +18,14 @@ WIDTH, DEPTH, HEADS, VOCAB_SIZE, CONTEXT_LENGTH = 256, 4, 4, 4096, 256
 
 
 def _on_shakespeare(title: str, model: Decoder | Recurrent) -> Run:
-    name = f"shakespeare-{title.lower()}"
+    name = "shakespeare-" + title.lower().replace("-", "")
     description = f"A small {title} on 38 plays of Shakespeare, beside the main job's GPT-2."
     return shakespeare().model_copy(update={"name": name, "description": description, "model": model})
 
 
 def small_gptj() -> Run:
     """GPT-J's block: parallel branches, interleaved rotary positions on half of each head."""
-    return _on_shakespeare("GPTJ", gptj(WIDTH, DEPTH, HEADS, 32, VOCAB_SIZE, CONTEXT_LENGTH))
+    return _on_shakespeare("GPT-J", gptj(WIDTH, DEPTH, HEADS, 32, VOCAB_SIZE, CONTEXT_LENGTH))
 
 
 def small_primer() -> Run:
