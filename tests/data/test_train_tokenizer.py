@@ -321,6 +321,16 @@ def test_rare_characters_are_left_out_and_become_unknown(spec):
     assert tokenizer.vocabulary.unknown not in tokenizer.encode("email message header")
 
 
+def test_text_full_of_special_names_teaches_no_piece_of_them():
+    """Each name stands once in the vocabulary, at its place, and the vocabulary has the size that was asked for."""
+    texts = [*TEXTS, *[f"{' '.join(NAMES)} <extra_id_150>{'</s>' * 5}"] * 400]
+    tokenizer = build_tokenizer(KINDS["unigram"], texts)
+    names = [name for name, _ in json.loads(tokenizer.files()["tokenizer.json"])["model"]["vocab"]]
+    assert len(names) == len(set(names)) == tokenizer.manifest.vocab_size == 900
+    assert tokenizer.manifest.special["<extra_id_0>"] == 899
+    assert tokenizer.decode(tokenizer.encode(texts[-1])) == texts[-1]
+
+
 def test_training_reads_a_bounded_sample():
     """The words of what the sample leaves out are not learnt whole."""
     spec = WordPiece(vocab_size=300, sample_bytes=20_000)

@@ -62,4 +62,7 @@ def test_imports_stand_at_the_top(path):
 @pytest.mark.parametrize("path", SOURCES, ids=place)
 def test_no_pickle_and_no_attributes_by_name(path):
     text = path.read_text()
+    if place(path) == "interop/convert.py":  # the verb that is asked to, by torch's restricted interpreter alone
+        text, loads = re.subn(r"torch\.load\([^\n]*weights_only=True", "", text)
+        assert loads == 1
     assert not re.search(r"^\s*(import|from) pickle|pickle\.loads?\(|torch\.load\(|hasattr\(", text, re.MULTILINE)

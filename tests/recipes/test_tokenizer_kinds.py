@@ -21,7 +21,7 @@ from corestone.recipes.spec import Run
 RECIPE = """
 name: small
 model: {kind: decoder, embedding: {vocab_size: 448, context_length: 32}, stack: {width: 32, blocks: [
-  {mixer: {num_heads: 2, head_dim: 16}, feedforward: {hidden_dim: 64}}]}}
+  {mixer: {kind: attention, num_heads: 2, head_dim: 16}, feedforward: {hidden_dim: 64}}]}}
 objective: {kind: next_token}
 data: {components: [{source: {kind: files, paths: [PATH]}}], tokenizer: TOKENIZER, context_length: 32}
 optimiser: {kind: adamw, learning_rate: 0.003}

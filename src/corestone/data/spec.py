@@ -106,12 +106,13 @@ class Unigram(Spec):
     Attributes:
         vocab_size: all tokens together, special ones too; T5's 32,000 pieces and 100 sentinels are 32,100.
         sentinels: tokens <extra_id_0>, <extra_id_1>, ... that mark cut spans.
+        sample_bytes: less than elsewhere, as training takes some 40 times as long for each byte (docs/LOG.md).
     """
 
     kind: Literal["unigram"] = "unigram"
     vocab_size: int = Field(ge=16)
     sentinels: int = Field(default=100, ge=0)
-    sample_bytes: int = Field(default=64_000_000, ge=1000)
+    sample_bytes: int = Field(default=16_000_000, ge=1000)
 
 
 class Bytes(Spec):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import heapq
 import json
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
@@ -27,6 +28,8 @@ CHARACTER_COVERAGE = 0.9995
 """Share of the text that the vocabulary's characters must cover: SentencePiece's default (Kudo and Richardson 2018)."""
 
 NO_TEXT = "tokenizer: there is no text to train on; check that the source gives training documents"
+
+_T5_NAMES = re.compile(r"<(?:pad|/s|unk|extra_id_\d+)>")
 
 _CHARACTER_SHARE = 4
 """At most one in so many pieces is a character's own; of word pieces one in two: each may begin or continue a word."""
@@ -161,9 +164,9 @@ def _train_unigram(spec: Unigram, sample: list[str]) -> Any:
         unk_token="<unk>",
         show_progress=False,
     )
-    library.train_from_iterator(_without_others(sample, alphabet), trainer)
+    library.train_from_iterator(_trainable(sample, alphabet), trainer)
     trained = json.loads(library.to_str())["model"]["vocab"]
-    pieces = _settled([(piece, score) for piece, score in trained if piece not in T5_SPECIAL])
+    pieces = _settled([(piece, score) for piece, score in trained[len(T5_SPECIAL) :]])
     sentinels = [sentinel(n) for n in reversed(range(spec.sentinels))]
     vocab = [(name, 0.0) for name in T5_SPECIAL] + pieces + [(name, 0.0) for name in sentinels]
     library.model = models.Unigram(vocab, unk_id=T5_SPECIAL.index("<unk>"), byte_fallback=False)
@@ -223,8 +226,8 @@ def _alphabet(texts: Iterable[str], room: int) -> list[str]:
     return sorted(char for _, char in ranked[:fitting])
 
 
-def _without_others(texts: Iterable[str], alphabet: set[str]) -> Iterator[str]:
-    """The texts with a blank for each character outside the alphabet, so that no piece holds one."""
+def _trainable(texts: Iterable[str], alphabet: set[str]) -> Iterator[str]:
+    """The texts with blanks for special names and for characters outside the alphabet: no piece holds either."""
     for text in texts:
         others = dict.fromkeys(map(ord, set(text) - alphabet), " ")
-        yield text.translate(others) if others else text
+        yield _T5_NAMES.sub(" ", text.translate(others) if others else text)

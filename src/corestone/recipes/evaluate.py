@@ -128,14 +128,12 @@ def evaluate(
     for named, split, held_out, training in held_out_sets(path, source, tokenizer):
         check_same(tokenizer.manifest, held_out.tokenizer, str(path))
         metrics = list(scorer(objective, held_out, tokenizer, reading).run(model))
-        if not objective.asks and not tokenizer.lossless:
-            console.print(LOSSY.format(kind=tokenizer.manifest.kind), highlight=False, soft_wrap=True)
         dynamic_metrics: list[Metric] = []
         if dynamic is not None:
             one_row = replace(reading, batch_size=1)
             with learning(model, dynamic, rms) as score:
                 dynamic_metrics = list(scorer(objective, held_out, tokenizer, one_row, score=score).run(model))
-        measured = _floors(objective, held_out, training, tokenizer, reading)
+        measured = _floors(objective, held_out, training, tokenizer, reading, console)
         result = {
             "checkpoint": str(checkpoint.relative_to(path)) if checkpoint != path else checkpoint.name,
             "source": describe(named),
@@ -180,11 +178,20 @@ def learnt(model: Any) -> Spec:
 
 
 def _floors(
-    objective: Any, held_out: TokenSet, training: TokenSet | None, tokenizer: Tokenizer, reading: Reading
+    objective: Any,
+    held_out: TokenSet,
+    training: TokenSet | None,
+    tokenizer: Tokenizer,
+    reading: Reading,
+    console: Console,
 ) -> list[Metric]:
-    """What needs no model: compressors and n-grams on the text, or guesses at the objective's questions."""
+    """What needs no model: compressors and n-grams on the text, or guesses at the objective's questions.
+
+    None, and a note, where the text is needed and the files hold less than it.
+    """
     if not objective.asks and not tokenizer.lossless:
-        return []  # the text is not there
+        console.print(LOSSY.format(kind=tokenizer.manifest.kind), highlight=False, soft_wrap=True)
+        return []
     if not objective.asks:
         seen = document_texts(training, tokenizer) if training is not None else None
         return floors(held_out_text(held_out, tokenizer), seen)
