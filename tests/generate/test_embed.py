@@ -127,4 +127,5 @@ def test_the_verb_prints_a_line_of_json_per_text(checkpoints: dict[str, Path], n
 def test_a_decoder_has_no_vector_of_a_whole_text(checkpoints: dict[str, Path]) -> None:
     done = CliRunner().invoke(app, ["embed", str(checkpoints["decoder"]), "the wall"])
     assert isinstance(done.exception, SpecError)
-    assert "reads from left to right and has no vector of a whole text; embed takes encoders" in str(done.exception)
+    assert "this model writes text" in str(done.exception)
+    assert "embed with a model of kind encoder or generator_discriminator" in str(done.exception)

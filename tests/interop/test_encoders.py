@@ -351,8 +351,20 @@ def test_an_encoder_asked_to_generate_says_so(checkpoint: Write, word_pieces: To
         source = checkpoint(spec, name=name, tokenizer=word_pieces)
         done = CliRunner().invoke(app, ["generate", str(source), "a stone"])
         assert isinstance(done.exception, SpecError)
-        assert f"{source}: is an encoder, which reads whole texts and cannot continue one" in str(done.exception)
+        assert "this model is an encoder: it reads texts and writes none" in str(done.exception)
         assert done.output == ""
+
+
+def test_an_encoder_without_a_head_asked_for_scores_says_so(
+    checkpoint: Write, tmp_path: Path, word_pieces: Tokenizer
+) -> None:
+    (tmp_path / "text.txt").write_text("a stone wall")
+    for name in ("bert-pooler", "electra-discriminator"):
+        spec = with_rows(SPECS[name], word_pieces.manifest.vocab_size)
+        source = checkpoint(spec, name=name, tokenizer=word_pieces)
+        done = CliRunner().invoke(app, ["evaluate", str(source), "--data", str(tmp_path / "text.txt")])
+        assert isinstance(done.exception, CheckpointError)
+        assert "has no head that predicts tokens" in str(done.exception)
 
 
 def test_a_tokenizer_of_more_tokens_than_the_model_has_rows_is_refused(
