@@ -71,6 +71,7 @@ def test_version():
         (["evaluate", "nowhere", "eta=-1", "--dynamic", "sgd"], "eta: Input should be greater than or equal to 0"),
         (["evaluate", "nowhere", "--dynamic", "sgd", "--precision", "bfloat16"], "leave --precision out"),
         (["generate", "nowhere", "x"], "nowhere: no such folder"),
+        (["embed", "nowhere", "x"], "nowhere: no such folder"),
         (["report", "nowhere"], "nowhere"),
         (["ledger", ".", "--step", "3"], "no run folder"),
         (["export", "nowhere", "--out", "o"], "nowhere: no such folder"),

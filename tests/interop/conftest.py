@@ -19,7 +19,7 @@ from corestone.core.vocabulary import Vocabulary
 from corestone.data.spec import BytePair
 from corestone.data.tokenizer import Tokenizer, build_tokenizer
 from corestone.interop.settings import family_of_spec, to_config
-from corestone.interop.weights import to_theirs
+from corestone.interop.weights import Record, to_theirs
 from corestone.models.spec import Decoder, Encoder
 from corestone.train.checkpoint import write_checkpoint
 
@@ -67,7 +67,7 @@ def trained_tokenizer() -> Tokenizer:
 def checkpoint(tmp_path: Path, trained_tokenizer: Tokenizer) -> Callable[..., Path]:
     """Write a checkpoint of ours: `checkpoint(spec)`, weights random."""
 
-    def write(spec: Decoder, name: str = "ours", tokenizer: Tokenizer = trained_tokenizer) -> Path:
+    def write(spec: Record, name: str = "ours", tokenizer: Tokenizer = trained_tokenizer) -> Path:
         folder = tmp_path / name
         write_checkpoint(
             folder,

@@ -77,12 +77,13 @@ def test_it_is_imported_whole(imported: Imported) -> None:
 
 
 def test_its_documented_similarities_are_computed(encoder: tuple[Any, Tokenizer]) -> None:
+    """Worst case 4.5e-5: the printed numbers are rounded to 1e-4."""
     vectors = embed_texts(*encoder, SENTENCES)
     torch.testing.assert_close(vectors @ vectors.T, DOCUMENTED, atol=5.1e-5, rtol=0)
 
 
 def test_a_vector_depends_on_its_text_alone(encoder: tuple[Any, Tokenizer]) -> None:
-    """Not on its neighbours, on padding or on the batch's size. Worst case 3e-7."""
+    """Not on its neighbours, on padding or on the batch's size. Worst case 2.2e-7."""
     texts = (*SENTENCES, *OTHERS)
     together = embed_texts(*encoder, texts)
     for size in (1, 3):
@@ -109,7 +110,7 @@ def test_a_text_longer_than_its_positions_is_refused(encoder: tuple[Any, Tokeniz
 
 @pytest.mark.parity
 def test_transformers_computes_the_same_from_the_same_files(theirs: Path, encoder: tuple[Any, Tokenizer]) -> None:
-    """The way the model card does it."""
+    """The way the model card does it. Worst difference between vectors: 2.3e-7."""
     import transformers
 
     tokenizer = transformers.AutoTokenizer.from_pretrained(theirs)
@@ -123,13 +124,11 @@ def test_transformers_computes_the_same_from_the_same_files(theirs: Path, encode
         hidden, real = model(**inputs).last_hidden_state, inputs["attention_mask"][..., None]
     expected = torch.nn.functional.normalize((hidden * real).sum(1) / real.sum(1), dim=1)
     worst = float((embed_texts(*encoder, texts) - expected).abs().max())
-    print(f"worst difference between vectors: {worst:.2g}")
     assert worst <= 1e-5
 
 
 @pytest.mark.parity
 def test_its_export_is_checked_by_the_library(imported: Imported, tmp_path: Path) -> None:
     done = export_huggingface(imported.folder, tmp_path / "back")
-    print(done.checks)
     assert len(done.checks) == 3
     assert done.loading == "AutoModel.from_pretrained(folder)"

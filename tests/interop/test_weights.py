@@ -17,12 +17,17 @@ from corestone.interop.agreement import outputs_of
 from corestone.interop.settings import family_of_spec
 from corestone.interop.weights import build_with, parameter_shapes, renamed, to_ours, to_theirs
 from corestone.models.decoder import build_decoder
-from corestone.models.spec import Decoder
+from corestone.models.spec import Decoder, Encoder, PoolerHead
+from corestone.zoo.bert import bert
 from corestone.zoo.bloom import bloom
+from corestone.zoo.electra import electra
 from corestone.zoo.gptj import gptj
 from corestone.zoo.opt import opt
 
-SPECS = {
+BERT = bert(20, 2, 5, vocab_size=37, context_length=11, hidden_dim=28)
+PAIR = electra(18, 2, 3, table_width=10, generator_fraction=(1, 3), vocab_size=37, context_length=11)
+
+SPECS: dict[str, Decoder | Encoder] = {
     "gpt2": make_decoder(),
     "gpt1": make_decoder(post_norm=True),
     "gptj": gptj(24, 2, 3, rotary_dims=6, vocab_size=37, context_length=11),
@@ -31,15 +36,21 @@ SPECS = {
         update={"embedding": opt(24, 2, 3, 37, 11).embedding.model_copy(update={"width": 10})}
     ),
     "bloom": bloom(24, 2, 3, vocab_size=37, context_length=11),
+    "bert": BERT,
+    "bert-masked": BERT.model_copy(update={"pooler": None}),
+    "bert-pooler": BERT.model_copy(update={"head": None, "pooler": PoolerHead()}),
+    "bert-bare": BERT.model_copy(update={"head": None, "pooler": None}),
+    "electra-generator": PAIR.generator,
+    "electra-discriminator": PAIR.discriminator,
 }
 
 
-def theirs_of(spec: Decoder) -> dict[str, Tensor]:
+def theirs_of(spec: Decoder | Encoder) -> dict[str, Tensor]:
     return to_theirs(family_of_spec(spec, "test"), spec, random_tensors(spec), spec.embedding.vocab_size)
 
 
 @pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS.keys())
-def test_there_and_back_is_the_identity_bit_for_bit(spec: Decoder) -> None:
+def test_there_and_back_is_the_identity_bit_for_bit(spec: Decoder | Encoder) -> None:
     family, ours = family_of_spec(spec, "test"), random_tensors(spec)
     again = to_ours(family, spec, theirs_of(spec), "test")
     assert again.keys() == ours.keys()
@@ -47,7 +58,7 @@ def test_there_and_back_is_the_identity_bit_for_bit(spec: Decoder) -> None:
 
 
 @pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS.keys())
-def test_the_table_names_every_parameter_once(spec: Decoder) -> None:
+def test_the_table_names_every_parameter_once(spec: Decoder | Encoder) -> None:
     rows = list(renamed(family_of_spec(spec, "test"), spec))
     assert sorted(name.ours for name in rows) == sorted(parameter_shapes(spec))
     parts = [part for name in rows for part in name.parts]

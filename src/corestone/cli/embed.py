@@ -24,10 +24,9 @@ def embed(
 ) -> None:
     """Turn texts into vectors of length 1 with an encoder: one JSON object per text."""
     from corestone.generate.embed import embed_texts
-    from corestone.recipes.load import check_reads, load_model
+    from corestone.recipes.load import load_model
 
     model, tokenizer = load_model(run, precision)
-    check_reads(model, True, str(run))
     rows = texts or sys.stdin.read().splitlines()
     vectors = embed_texts(model, tokenizer, rows)
     name, found = ("similarity", vectors @ vectors.T) if similarity else ("vector", vectors)

@@ -60,15 +60,16 @@ def generate(
 
 
 def _load(run: Path, precision: Format) -> tuple[Any, Any]:
+    from corestone.generate.decode import check_writes
     from corestone.generate.quantize import weight_only_int8
     from corestone.parallel.precision import decoding_dtype
-    from corestone.recipes.load import check_reads, load_model
+    from corestone.recipes.load import load_model
 
     if precision == "int8":
         model, tokenizer = load_model(run, "float32")
     else:
         model, tokenizer = load_model(run, precision, decoding_dtype)
-    check_reads(model, False, str(run))
+    check_writes(model)
     return (weight_only_int8(model) if precision == "int8" else model), tokenizer
 
 

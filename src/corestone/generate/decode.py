@@ -46,6 +46,15 @@ class CachedModel(Protocol):
     def __call__(self, batch: TextBatch, cache: KVCache | None = None) -> Output: ...
 
 
+def check_writes(model: Any) -> None:
+    """SpecError where a model writes no text."""
+    if model.generates == "nothing":
+        raise SpecError(
+            "this model is an encoder: it reads texts and writes none; generate from a model of kind decoder or "
+            "encoder_decoder, or make vectors of texts with this one (corestone embed)"
+        )
+
+
 def generate(
     model: Any,
     vocabulary: Vocabulary,
@@ -69,11 +78,7 @@ def generate(
         DataError: a prompt has an id outside the vocabulary.
         SpecError: the model is none that writes text.
     """
-    if model.generates == "nothing":
-        raise SpecError(
-            "this model is an encoder: it reads texts and writes none; generate from a model of kind decoder or "
-            "encoder_decoder"
-        )
+    check_writes(model)
     for row, prompt in enumerate(prompts):
         for place, token in enumerate(prompt):
             if not 0 <= token < vocabulary.size:

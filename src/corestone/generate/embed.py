@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from corestone.core.batch import IGNORE, TextBatch
-from corestone.core.errors import DataError
+from corestone.core.errors import DataError, SpecError
 from corestone.core.mask import Mask
 from corestone.core.vocabulary import Vocabulary
 
@@ -39,7 +39,13 @@ def embed_texts(model: Any, tokenizer: Encoding, texts: Sequence[str], batch_siz
 
     Raises:
         DataError: a text has more tokens than the model's context.
+        SpecError: the model is none that reads whole texts.
     """
+    if model.generates != "nothing":
+        raise SpecError(
+            "this model writes text, its hidden values are no summary of what it reads; embed with a model of kind "
+            "encoder or generator_discriminator"
+        )
     vocabulary = tokenizer.vocabulary
     begin = vocabulary.separator if vocabulary.classify is None else vocabulary.classify
     rows = [[begin, *tokenizer.encode(text), vocabulary.separator] for text in texts]

@@ -174,6 +174,11 @@ def learnt(model: Any) -> Spec:
     """What an imported model must have been trained on, by its shape."""
     if model.generates == "continuations":
         return NextToken()
+    if model.head is None:
+        raise CheckpointError(
+            "this model has no head that predicts tokens, so held-out text does not score it; corestone embed makes "
+            "vectors of texts with it"
+        )
     return MaskedToken() if model.generates == "nothing" else SpanCorruption()
 
 

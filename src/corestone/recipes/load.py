@@ -8,13 +8,12 @@ from typing import Any
 
 import torch
 
-from corestone.core.errors import CheckpointError, SpecError
+from corestone.core.errors import CheckpointError
 from corestone.core.spec import read_yaml
 from corestone.data.spec import Data
 from corestone.data.tokenizer import Tokenizer, load_tokenizer
 from corestone.data.tokens import TokenSet
 from corestone.interop.incoming import check_vocabulary
-from corestone.models.encoder import EncoderModel, GeneratorDiscriminatorModel
 from corestone.parallel.collectives import World, join_world
 from corestone.parallel.precision import Precision, compute_dtype
 from corestone.recipes.build import batch_examples, build_model, load_weights, open_data, read_model_spec
@@ -41,17 +40,6 @@ def load_model(
     model, tokenizer = model.to(suited(precision, world.device)).eval(), load_tokenizer(folder)
     check_vocabulary(model.vocab_size, tokenizer, str(path))
     return model, tokenizer
-
-
-def check_reads(model: Any, whole_texts: bool, where: str) -> None:
-    """SpecError where a model is wanted that reads whole texts and this one does not, or where it is the other way."""
-    if whole_texts == isinstance(model, EncoderModel | GeneratorDiscriminatorModel):
-        return
-    if whole_texts:
-        raise SpecError(f"{where}: reads from left to right and has no vector of a whole text; embed takes encoders")
-    raise SpecError(
-        f"{where}: is an encoder, which reads whole texts and cannot continue one; corestone embed takes it"
-    )
 
 
 def open_run(path: Path) -> Run:
