@@ -18,7 +18,7 @@ from corestone.recipes.catalogue import find_recipe
 from corestone.recipes.evaluate import Reading, scorer
 from corestone.zoo.mogrifier import lstm, mogrifier
 
-SEEDS, STEPS, CONTEXT_LENGTH, LEARNING_RATE = (0, 1, 2), 100, 64, 4e-3
+SEEDS, STEPS, CONTEXT_LENGTH, LEARNING_RATE = (0, 1, 2), 100, 64, 8e-3
 RECURRENT = {"mogrifier": mogrifier(400, 2, 4, 24, 4096, tied=True), "lstm": lstm(409, 2, 4096, tied=True)}
 
 

@@ -50,21 +50,19 @@ def evaluate(
     console = Console(quiet=as_json)
     if settings and dynamic is None:
         raise SpecError(f"evaluate: '{settings[0]}' is a setting of dynamic evaluation; add --dynamic sgd or rms")
+    record = None if dynamic is None else override(SGD() if dynamic == "sgd" else RMS(), settings or [])
     if task is None:
         if (shots, stride, context) != (None, None, None):
             raise SpecError("evaluate: --shots, --stride and --context belong to a task; name one with --task")
-        record = None if dynamic is None else override(SGD() if dynamic == "sgd" else RMS(), settings or [])
         from corestone.recipes.evaluate import evaluate as run_evaluation
 
         results = run_evaluation(path, data, precision, batch_size, console, record)
         if as_json:
             typer.echo(json.dumps(results, indent=1))
         return
-    if dynamic is not None:
-        raise SpecError("evaluate: --dynamic reads a text as it comes; it goes with --data, not with --task")
     from corestone.recipes.tasks import LM_EVAL, Asked, evaluate_task
 
-    asked = Asked(data=data, shots=shots, stride=stride, context=context, batch_size=batch_size)
+    asked = Asked(data=data, shots=shots, stride=stride, context=context, batch_size=batch_size, dynamic=record)
     if task.startswith(LM_EVAL):
         try:
             from corestone.recipes.harness import evaluate_lm_eval
