@@ -39,7 +39,7 @@ from corestone.recipes.build import open_data
 from corestone.recipes.dynamic import gradient_statistics, precision_with
 from corestone.recipes.load import load_model, open_run
 from corestone.recipes.registry import OBJECTIVES
-from corestone.recipes.spec import Evaluation
+from corestone.recipes.spec import Evaluation, Run
 from corestone.train.archive import locate
 
 DEFAULT_CONTEXT = 1024
@@ -117,11 +117,7 @@ def evaluate(
     run = open_run(path) if (path / "recipe.yaml").is_file() and checkpoint != path else None
     if run is None and source is None:
         raise CheckpointError(f"{path}: a checkpoint has no data of its own; name some with --data SOURCE")
-    reading = Reading(
-        min(model.context_length, run.data.context_length if run else DEFAULT_CONTEXT),
-        run.data.keep_documents_apart if run else True,
-        batch_size or (run.evaluation if run else Evaluation()).batch_size,
-    )
+    reading = _reading(model, run, batch_size)
     objective = OBJECTIVES.build(run.objective if run else learnt(model), tokenizer.vocabulary)
     if dynamic is not None and objective.asks:
         raise SpecError(f"{path}: --dynamic learns from next tokens, which this model was not trained to predict")
@@ -132,27 +128,41 @@ def evaluate(
         metrics = list(scorer(objective, held_out, tokenizer, reading).run(model))
         if not objective.asks and not tokenizer.lossless:
             console.print(LOSSY.format(kind=tokenizer.manifest.kind), highlight=False, soft_wrap=True)
-        dynamic_metrics: list[Metric] = []
+        adapted: list[Metric] = []
         if dynamic is not None:
-            one_row = replace(reading, batch_size=1)
             with learning(model, dynamic, rms) as score:
-                dynamic_metrics = list(scorer(objective, held_out, tokenizer, one_row, score=score).run(model))
+                by_row = replace(reading, batch_size=1)
+                adapted = list(scorer(objective, held_out, tokenizer, by_row, score=score).run(model))
         measured = _floors(objective, held_out, training, tokenizer, reading)
-        result = {
+        result: dict[str, Any] = {
             "checkpoint": str(checkpoint.relative_to(path)) if checkpoint != path else checkpoint.name,
             "source": describe(named),
             "split": split,
             "precision": str(next(model.parameters()).dtype).removeprefix("torch."),
             "model": [plain_metric(metric) for metric in metrics],
-            **_told(dynamic, dynamic_metrics),
             "floors": [plain_metric(metric) for metric in measured],
         }
+        if dynamic is not None:
+            result |= {"dynamic": [plain_metric(metric) for metric in adapted], "dynamic_settings": plain(dynamic)}
         results.append(result)
-        _show(console, result, metrics, dynamic_metrics, measured)
+        _show(console, result, metrics, adapted, measured)
     if run is not None and source is None:
-        content = results[0] | ({"others": results[1:]} if results[1:] else {})
-        (path / "evaluation.json").write_text(json.dumps(content, indent=1), encoding="utf-8")
+        _write(path, results)
     return results
+
+
+def _reading(model: Any, run: Run | None, batch_size: int | None) -> Reading:
+    """As the run's own training did; a checkpoint alone reads what its model can, within reason."""
+    return Reading(
+        min(model.context_length, run.data.context_length if run else DEFAULT_CONTEXT),
+        run.data.keep_documents_apart if run else True,
+        batch_size or (run.evaluation if run else Evaluation()).batch_size,
+    )
+
+
+def _write(path: Path, results: Sequence[dict[str, Any]]) -> None:
+    content = results[0] | ({"others": results[1:]} if results[1:] else {})
+    (path / "evaluation.json").write_text(json.dumps(content, indent=1), encoding="utf-8")
 
 
 def held_out_sets(
@@ -195,12 +205,6 @@ def _floors(
     known = islice(reading.shuffled(training)(FLOOR_ROWS), FLOOR_TOKENS // (FLOOR_ROWS * reading.context_length) + 1)
     asked = reading.shuffled(held_out)(FLOOR_ROWS)
     return guessing_floors(objective, known, asked, vocab_size=tokenizer.manifest.padded_vocab_size)
-
-
-def _told(dynamic: SGD | RMS | None, found: Sequence[Metric]) -> dict[str, Any]:
-    if dynamic is None:
-        return {}
-    return {"dynamic": [plain_metric(metric) for metric in found], "dynamic_settings": plain(dynamic)}
 
 
 def _show(
