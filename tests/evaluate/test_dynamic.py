@@ -209,7 +209,7 @@ def test_the_update_is_the_published_one(kind):
             found += [part.mean().item() for part in losses.split(spec.segment)]
             assert len(losses) == len(targets)
         last = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
-    # In double precision but for the losses; measured worst cases 7.7e-8 of a loss, 4.9e-9 of weights that moved by 0.06.
+    # Double precision but for the losses; measured worst cases 7.7e-8 of a loss, 4.9e-9 of weights that moved by 0.06.
     assert found == pytest.approx(expected, rel=1e-6)
     for name in names:
         torch.testing.assert_close(last[name], theta[name], atol=5e-8, rtol=0)
