@@ -70,7 +70,8 @@ def test_gates_beat_a_plain_lstm_of_as_many_parameters():
 @pytest.mark.slow
 @pytest.mark.parametrize(("recipe", "learning_rate"), [("shakespeare-mogrifier", LEARNING_RATE), ("shakespeare", 2e-3)])
 def test_learning_while_reading_beats_standing_still(recipe, learning_rate):
-    """Nats per token, with default settings: SEEN."""
+    """Nats per token of the first held-out play, static, SGD and RMS with their defaults, one seed: 4.758, 4.688, 4.553
+    (Mogrifier), 5.168, 4.989, 4.878 (GPT-2) were seen; with RMS's published eta of 5e-5 4.445 and 6.112."""
     built = trained(recipe, learning_rate=learning_rate)
     found = {"static": nats(built)}
     with learning(built.model, SGD()) as score:
