@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 
 from corestone.cli.evaluate import evaluate
 from corestone.core.errors import DataError, SpecError
+from corestone.evaluate.spec import SGD
 from corestone.interop.incoming import import_huggingface
 from corestone.interop.outgoing import export_huggingface
 from corestone.recipes.load import load_model
@@ -188,6 +189,8 @@ def test_an_unknown_task_is_one_clear_line(sides: Any, tmp_path: Path) -> None:
         evaluate_lm_eval(tmp_path / "ours", "lambada_openai", Asked(data="nowhere"))
     with pytest.raises(SpecError, match="--stride"):
         evaluate_lm_eval(tmp_path / "ours", "lambada_openai", Asked(stride=3))
+    with pytest.raises(SpecError, match="--dynamic"):
+        evaluate_lm_eval(tmp_path / "ours", "lambada_openai", Asked(dynamic=SGD()))
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from corestone.recipes.catalogue import find_recipe
 from corestone.recipes.evaluate import Reading, scorer
 from corestone.zoo.mogrifier import lstm, mogrifier
 
-SEEDS, STEPS, CONTEXT_LENGTH, LEARNING_RATE = (0, 1, 2), 100, 64, 4e-3
+SEEDS, STEPS, CONTEXT_LENGTH, LEARNING_RATE = (0, 1, 2), 100, 64, 8e-3
 RECURRENT = {"mogrifier": mogrifier(400, 2, 4, 24, 4096, tied=True), "lstm": lstm(409, 2, 4096, tied=True)}
 
 
@@ -55,7 +55,8 @@ def nats(built: Built, score: Scorer | None = None) -> float:
 
 @pytest.mark.slow
 def test_gates_beat_a_plain_lstm_of_as_many_parameters():
-    """Nats per token after 205 k tokens, three seeds: SEEN."""
+    """Nats per token of the first held-out play after 205 k tokens, three seeds: 4.758, 4.740, 4.755 (Mogrifier) and
+    4.919, 4.956, 4.945 (LSTM), seen. Both learn faster at this learning rate than at half of it."""
     sizes, found = {}, {}
     for name, model in RECURRENT.items():
         runs = [trained("shakespeare-mogrifier", model, seed) for seed in SEEDS]
@@ -69,7 +70,8 @@ def test_gates_beat_a_plain_lstm_of_as_many_parameters():
 @pytest.mark.slow
 @pytest.mark.parametrize(("recipe", "learning_rate"), [("shakespeare-mogrifier", LEARNING_RATE), ("shakespeare", 2e-3)])
 def test_learning_while_reading_beats_standing_still(recipe, learning_rate):
-    """Nats per token, with default settings: SEEN."""
+    """Nats per token of the first held-out play, static, SGD and RMS with their defaults, one seed: 4.758, 4.688, 4.553
+    (Mogrifier), 5.168, 4.989, 4.878 (GPT-2) were seen; with RMS's published eta of 5e-5 4.445 and 6.112."""
     built = trained(recipe, learning_rate=learning_rate)
     found = {"static": nats(built)}
     with learning(built.model, SGD()) as score:

@@ -61,7 +61,7 @@ def test_packed_logits_equal_unpacked_ones(name):
     with torch.no_grad():
         whole = model.head(model(packed).hidden)[0].split(lengths)
     for document, found in zip(documents, whole, strict=True):
-        torch.testing.assert_close(found, logits(model, document[None])[0], atol=5e-6, rtol=1e-5)  # worst 1e-6
+        torch.testing.assert_close(found, logits(model, document[None])[0], atol=1e-6, rtol=1e-5)  # worst 6e-8
 
 
 @settings(max_examples=10, deadline=None)
@@ -92,7 +92,7 @@ def test_the_state_reaches_further_than_any_window():
 
 @pytest.mark.parametrize("name", MODELS)
 def test_cached_logits_are_the_uncached_ones(name):
-    """Prompt in one call, then token by token, beside a left-padded row. Measured worst case 2e-6 of values to 8."""
+    """Prompt in one call, then token by token, beside a left-padded row. Measured worst case 2.1e-6."""
     model, pads = lively(name), 3
     rows = torch.randint(1, 61, (2, 20), generator=torch.Generator().manual_seed(0))
     segments = torch.zeros(2, 20, dtype=torch.int32)
@@ -142,11 +142,11 @@ def test_rows_that_end_leave_the_others_as_they_were():
 @pytest.mark.parametrize("made", [decoding_weights, weight_only_int8])
 @pytest.mark.parametrize("name", ["lstm", "mogrifier"])
 def test_copies_for_decoding_stay_close(name, made):
-    """Relative distance of the logits to float32's: bfloat16 2 %, int8 3 % at most (measured)."""
+    """Relative distance of the logits to float32's: bfloat16 0.5 %, int8 1.1 % at most (measured)."""
     model, tokens = build_recurrent(MODELS[name]).eval(), torch.randint(0, 61, (2, 24))
     exact = logits(model, tokens)
     copy = made(model.to(torch.bfloat16))
-    assert float((logits(copy, tokens).float() - exact).norm() / exact.norm()) < 0.08
+    assert float((logits(copy, tokens).float() - exact).norm() / exact.norm()) < 0.03
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -33,7 +33,7 @@ def filled(module: nn.Module, seed: int = 0, std: float = 0.5) -> nn.Module:
 
 @pytest.mark.parametrize(("width", "depth", "batch", "tokens"), [(12, 1, 3, 9), (7, 2, 1, 1), (5, 3, 4, 17)])
 def test_a_plain_stack_is_torchs_lstm(width, depth, batch, tokens):
-    """Values and gradients; measured worst case 1.2e-7 of values to 0.9, 3.6e-6 of gradients to 30."""
+    """Values and gradients; measured worst case 9.5e-7, of a gradient of 3.4."""
     ours = filled(RecurrentStack(LSTM(), width, depth, skip=False, dropout=0.0, between=0.0), std=0.3)
     theirs = nn.LSTM(width, width, depth, batch_first=True)
     x = torch.randn(batch, tokens, width, requires_grad=True)
@@ -55,7 +55,7 @@ def test_a_plain_stack_is_torchs_lstm(width, depth, batch, tokens):
     out.backward(slope)
     expected.backward(slope)
     for a, b in [(x, again), *pairs]:
-        torch.testing.assert_close(a.grad, b.grad, atol=2e-5, rtol=1e-5)
+        torch.testing.assert_close(a.grad, b.grad, atol=5e-6, rtol=1e-5)
 
 
 def sigmoid(x):
@@ -90,7 +90,7 @@ def plain_loop(layer: LSTMLayer, x_TD: np.ndarray, positions: list[int], h: np.n
 @pytest.mark.parametrize("grad", [True, False])
 @pytest.mark.parametrize("name", LAYERS)
 def test_a_layer_is_the_papers_equations(name, grad):
-    """Measured worst case 3e-7."""
+    """Measured worst case 1.3e-7."""
     layer = filled(LSTMLayer(LAYERS[name], 6)).eval()
     x, h, c = torch.randn(3, 7, 6), torch.rand(3, 6), torch.randn(3, 6)
     with torch.set_grad_enabled(grad):
@@ -98,7 +98,7 @@ def test_a_layer_is_the_papers_equations(name, grad):
     for row in range(3):
         given = [tensor[row].double().numpy() for tensor in (x, h, c)]
         expected = plain_loop(layer, given[0], POSITIONS[row].tolist(), *given[1:])
-        np.testing.assert_allclose(out[row].detach().numpy(), expected, atol=2e-6)
+        np.testing.assert_allclose(out[row].detach().numpy(), expected, atol=1e-6)
     assert torch.equal(last_h, out[:, -1])
     assert last_c.shape == (3, 6)
 
@@ -163,7 +163,7 @@ def test_the_stack_drops_where_it_is_told_and_sums_where_it_skips():
 
 
 def test_bfloat16_stays_close_to_float32():
-    """Relative distance of outputs 0.6 %, of gradients 1.2 % at most (measured)."""
+    """Relative distance of outputs 0.4 %, of gradients 3.5 % at most (measured)."""
     x, positions = torch.randn(3, 40, 32), torch.arange(40).expand(3, 40)
     found = {}
     for dtype in (torch.float32, torch.bfloat16):
@@ -174,4 +174,4 @@ def test_bfloat16_stays_close_to_float32():
         (out * torch.linspace(-1, 1, 32)).sum().backward()
         found[dtype] = [out.detach(), *(parameter.grad.float() for parameter in stack.parameters())]
     for low, full in zip(found[torch.bfloat16], found[torch.float32], strict=True):
-        assert float((low - full).norm() / full.norm()) < 0.04
+        assert float((low - full).norm() / full.norm()) < 0.1

@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from corestone.core.errors import SpecError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from corestone.evaluate.spec import RMS, SGD
+    from corestone.parallel.precision import Precision
+    from corestone.recipes.tasks import Asked
 
 
 def evaluate(
@@ -44,36 +51,43 @@ def evaluate(
     """Score held-out text: nats per token, bits per byte, perplexities with intervals, and floors; or a known task."""
     from rich.console import Console
 
-    from corestone.core.spec import override
-    from corestone.evaluate.spec import RMS, SGD
-
-    console = Console(quiet=as_json)
-    if settings and dynamic is None:
-        raise SpecError(f"evaluate: '{settings[0]}' is a setting of dynamic evaluation; add --dynamic sgd or rms")
+    console, record = Console(quiet=as_json), _record(dynamic, settings or [])
     if task is None:
         if (shots, stride, context) != (None, None, None):
             raise SpecError("evaluate: --shots, --stride and --context belong to a task; name one with --task")
-        record = None if dynamic is None else override(SGD() if dynamic == "sgd" else RMS(), settings or [])
         from corestone.recipes.evaluate import evaluate as run_evaluation
 
-        results = run_evaluation(path, data, precision, batch_size, console, record)
-        if as_json:
-            typer.echo(json.dumps(results, indent=1))
-        return
-    if dynamic is not None:
-        raise SpecError("evaluate: --dynamic reads a text as it comes; it goes with --data, not with --task")
-    from corestone.recipes.tasks import LM_EVAL, Asked, evaluate_task
-
-    asked = Asked(data=data, shots=shots, stride=stride, context=context, batch_size=batch_size)
-    if task.startswith(LM_EVAL):
-        try:
-            from corestone.recipes.harness import evaluate_lm_eval
-        except ModuleNotFoundError as error:
-            if error.name != "lm_eval":
-                raise
-            raise SpecError(f"--task {task}: needs lm-eval; run: pip install 'corestone[eval]'") from None
-        result = evaluate_lm_eval(path, task.removeprefix(LM_EVAL), asked, precision, console)
+        results: Any = run_evaluation(path, data, precision, batch_size, console, record)
     else:
-        result = evaluate_task(path, task, asked, precision, console)
+        from corestone.recipes.tasks import Asked
+
+        asked = Asked(data=data, shots=shots, stride=stride, context=context, batch_size=batch_size, dynamic=record)
+        results = _task(path, task, asked, precision, console)
     if as_json:
-        typer.echo(json.dumps(result, indent=1))
+        typer.echo(json.dumps(results, indent=1))
+
+
+def _record(dynamic: str | None, settings: list[str]) -> SGD | RMS | None:
+    """The record of dynamic evaluation, refused before torch is loaded."""
+    from corestone.core.spec import override
+    from corestone.evaluate.spec import RMS, SGD
+
+    if dynamic is not None:
+        return override(SGD() if dynamic == "sgd" else RMS(), settings)
+    if settings:
+        raise SpecError(f"evaluate: '{settings[0]}' is a setting of dynamic evaluation; add --dynamic sgd or rms")
+    return None
+
+
+def _task(path: Path, task: str, asked: Asked, precision: Precision, console: Console) -> dict[str, Any]:
+    from corestone.recipes.tasks import LM_EVAL, evaluate_task
+
+    if not task.startswith(LM_EVAL):
+        return evaluate_task(path, task, asked, precision, console)
+    try:
+        from corestone.recipes.harness import evaluate_lm_eval
+    except ModuleNotFoundError as error:
+        if error.name != "lm_eval":
+            raise
+        raise SpecError(f"--task {task}: needs lm-eval; run: pip install 'corestone[eval]'") from None
+    return evaluate_lm_eval(path, task.removeprefix(LM_EVAL), asked, precision, console)

@@ -14,8 +14,8 @@ from corestone.core.metric import Metric
 from corestone.core.protocols import Model
 from corestone.data.tokenizer import Tokenizer
 from corestone.evaluate.intervals import add_to_blocks, block_starts, ratio_interval
-from corestone.evaluate.perplexity import BLOCK_TOKENS, perplexity_metric, scaled
-from corestone.evaluate.score import score_rows, windows
+from corestone.evaluate.perplexity import BLOCK_TOKENS, Scorer, perplexity_metric, scaled
+from corestone.evaluate.score import score_in_order, score_rows, windows
 
 
 @dataclass(frozen=True)
@@ -45,13 +45,22 @@ class RollingPerplexity:
         context_length: the most tokens a row may have.
         stride: new tokens per row after the first.
         batch_size: rows at a time; changes the speed alone.
+        score: another way to score the rows, one after the other (`evaluate/dynamic.py`).
     """
 
-    def __init__(self, tokenizer: Tokenizer, corpus: Corpus, context_length: int, stride: int, batch_size: int) -> None:
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        corpus: Corpus,
+        context_length: int,
+        stride: int,
+        batch_size: int,
+        score: Scorer | None = None,
+    ) -> None:
         ids = tokenizer.encode(corpus.text)
         if not len(ids) or corpus.units < 1:
             raise DataError("evaluation: the file holds no text; give another one")
-        self.corpus, self.batch_size = corpus, batch_size
+        self.corpus, self.batch_size, self.score = corpus, batch_size, score
         stream = np.array([tokenizer.manifest.separator, *ids], dtype=np.int64)
         self.rows = list(windows(stream, len(ids), context_length, stride))
         self.reading = (
@@ -61,7 +70,10 @@ class RollingPerplexity:
 
     def run(self, model: Model) -> Iterator[Metric]:
         """Yield `word_perplexity` and `token_perplexity`, or `bits_per_character`."""
-        nats = np.concatenate([score.nats for score in score_rows(model, self.rows, self.batch_size)])
+        if self.score is not None:
+            nats = score_in_order(model, self.rows, self.score)
+        else:
+            nats = np.concatenate([score.nats for score in score_rows(model, self.rows, self.batch_size)])
         total, tokens, units = float(nats.sum()), len(nats), self.corpus.units
         starts = block_starts(np.array([tokens]), BLOCK_TOKENS)
         sums = np.zeros(len(starts))

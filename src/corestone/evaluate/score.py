@@ -20,7 +20,7 @@ from corestone.core.batch import IGNORE, TextBatch, plain_batch
 from corestone.core.errors import DataError
 from corestone.core.protocols import Model
 from corestone.data.tokenizer import Tokenizer
-from corestone.evaluate.perplexity import evaluation_mode, target_logits
+from corestone.evaluate.perplexity import Scorer, evaluation_mode, target_logits
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,13 @@ def score_rows(model: Model, rows: Sequence[Row], batch_size: int) -> list[Score
             for number, own_nats, own_hits in parts:
                 found[number] = Score(own_nats, own_hits)
     return [found[number] for number in range(len(rows))]
+
+
+def score_in_order(model: Model, rows: Sequence[Row], score: Scorer) -> NDArray[np.float64]:
+    """The losses (nats) of all rows' scored tokens by another scorer, which is given one row after the other."""
+    device = next(iter(model.named_parameters()))[1].device
+    with evaluation_mode(model):
+        return np.concatenate([score(model, _filled_up([row]).to(device))[0].double().cpu().numpy() for row in rows])
 
 
 def windows(tokens: NDArray[np.int64], scored: int, context_length: int, stride: int) -> Iterator[Row]:

@@ -11,18 +11,18 @@ from corestone.core.spec import Spec
 
 class SGD(Spec):
     """After each segment, a step down its mean loss and a step back towards the trained weights:
-    `theta += -eta g + lam (theta_0 - theta)` (Krause et al. 2017, section 4).
+    `theta += -eta g + lam (theta_0 - theta)` (Krause et al. 2017).
 
     Attributes:
-        eta: learning rate. No published default.
+        eta: learning rate; there is no published default, and this one helped two small models (docs/LOG.md).
         lam: share of the way back to the trained weights.
         segment: tokens that are scored before each step. Every one costs a pass, forward and backward, over the
             window up to its end, so half the segment is about twice the time.
     """
 
     kind: Literal["sgd"] = "sgd"
-    eta: float = Field(default=0.02, ge=0)
-    lam: float = Field(default=0.02, ge=0, le=1)
+    eta: float = Field(default=0.03, ge=0)
+    lam: float = Field(default=0.002, ge=0, le=1)
     segment: int = Field(default=64, ge=1)
 
 
@@ -30,23 +30,23 @@ class RMS(Spec):
     """Both steps scaled weight by weight: `theta += -eta g / (rms + eps) + lam rms_norm (theta_0 - theta)`.
 
     `rms` is the root of the mean squared gradient, collected once over the training text; `rms_norm` is `rms` over its
-    mean over all weights, and `lam rms_norm` is at most 1 (Krause et al. 2017, equations 5 to 7; the mean is taken over
+    mean over all weights, and `lam rms_norm` is at most 1 (Krause et al. 2017; the mean is taken over
     all weights as in the equations, their code takes the mean of each tensor's mean).
 
     A weight whose gradients were near 0 in training takes long steps. Text full of symbols that training never saw can
     throw the model off for good; a lower `eta` or `SGD` is the cure.
 
     Attributes:
-        eta, lam: as published for segments of 5 words on the Penn Treebank, times 64/5 as the code scales them with
-            the segment; to be tuned on validation text.
-        eps: added to `rms`.
+        eta: to be tuned on validation text. Published are 5e-5 for LSTMs and segments of 5 words of the Penn Treebank,
+            times as much as the segment is longer; that or even 5e-5 diverged on small models here (docs/LOG.md).
+        lam, eps: as published there.
         statistics_segments: segments whose mean loss gives one of the squared gradients.
         statistics_tokens: the most training tokens that are read for them, evenly spread; None: all.
     """
 
     kind: Literal["rms"] = "rms"
-    eta: float = Field(default=6.4e-4, ge=0)
-    lam: float = Field(default=0.0256, ge=0)
+    eta: float = Field(default=2e-5, ge=0)
+    lam: float = Field(default=0.002, ge=0)
     eps: float = Field(default=2e-5, gt=0)
     segment: int = Field(default=64, ge=1)
     statistics_segments: int = Field(default=100, ge=1)

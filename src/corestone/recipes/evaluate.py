@@ -19,14 +19,14 @@ from corestone.core.errors import CheckpointError, SpecError
 from corestone.core.metric import Metric
 from corestone.core.protocols import Evaluator
 from corestone.core.spec import Spec, plain
-from corestone.data.loader import TextLoader, shuffled_once
+from corestone.data.loader import shuffled_once
 from corestone.data.packing import evaluation_batches
 from corestone.data.prepare.pipeline import prepare_source
 from corestone.data.sources import describe, parse_source
 from corestone.data.spec import Embedded, Prepare, Source
 from corestone.data.tokenizer import Tokenizer, check_same
 from corestone.data.tokens import TokenSet, open_token_set
-from corestone.evaluate.dynamic import learning, root_mean_squares
+from corestone.evaluate.dynamic import learning
 from corestone.evaluate.floors import document_texts, floors, held_out_text
 from corestone.evaluate.objective import ObjectiveScore, guessing_floors
 from corestone.evaluate.perplexity import Scorer, TextPerplexity, count_words, documents_within
@@ -36,6 +36,7 @@ from corestone.parallel.allocator import keep_freed_memory
 from corestone.parallel.collectives import World
 from corestone.parallel.precision import Precision
 from corestone.recipes.build import open_data
+from corestone.recipes.dynamic import gradient_statistics, precision_with
 from corestone.recipes.load import load_model, open_run
 from corestone.recipes.registry import OBJECTIVES
 from corestone.recipes.spec import Evaluation, Run
@@ -108,47 +109,58 @@ def evaluate(
         One result per held-out set: checkpoint, source, split, model and floors (lists of metrics), dynamic where it
         was asked for. For a run's own data it is also written to `evaluation.json`.
     """
-    if dynamic is not None and precision == "bfloat16":
-        raise SpecError("evaluate: --dynamic takes steps that vanish in bfloat16; leave --precision out")
+    precision = precision_with(dynamic, precision)
     keep_freed_memory()
     console = console or Console()
-    model, tokenizer = load_model(path, precision if dynamic is None else "float32")
+    model, tokenizer = load_model(path, precision)
     checkpoint = locate(path)
     run = open_run(path) if (path / "recipe.yaml").is_file() and checkpoint != path else None
     if run is None and source is None:
         raise CheckpointError(f"{path}: a checkpoint has no data of its own; name some with --data SOURCE")
-    reading = Reading(
-        min(model.context_length, run.data.context_length if run else DEFAULT_CONTEXT),
-        run.data.keep_documents_apart if run else True,
-        batch_size or (run.evaluation if run else Evaluation()).batch_size,
-    )
+    reading = _reading(model, run, batch_size)
     objective = OBJECTIVES.build(run.objective if run else learnt(model), tokenizer.vocabulary)
-    rms = None if dynamic is None else _statistics(model, path, run, objective, dynamic)
+    if dynamic is not None and objective.asks:
+        raise SpecError(f"{path}: --dynamic learns from next tokens, which this model was not trained to predict")
+    rms = gradient_statistics(model, path, run, dynamic)
     results = []
     for named, split, held_out, training in held_out_sets(path, source, tokenizer):
         check_same(tokenizer.manifest, held_out.tokenizer, str(path))
         metrics = list(scorer(objective, held_out, tokenizer, reading).run(model))
-        dynamic_metrics: list[Metric] = []
+        adapted: list[Metric] = []
         if dynamic is not None:
-            one_row = replace(reading, batch_size=1)
             with learning(model, dynamic, rms) as score:
-                dynamic_metrics = list(scorer(objective, held_out, tokenizer, one_row, score=score).run(model))
+                by_row = replace(reading, batch_size=1)
+                adapted = list(scorer(objective, held_out, tokenizer, by_row, score=score).run(model))
         measured = _floors(objective, held_out, training, tokenizer, reading, console)
-        result = {
+        result: dict[str, Any] = {
             "checkpoint": str(checkpoint.relative_to(path)) if checkpoint != path else checkpoint.name,
             "source": describe(named),
             "split": split,
             "precision": str(next(model.parameters()).dtype).removeprefix("torch."),
             "model": [plain_metric(metric) for metric in metrics],
-            **_told(dynamic, dynamic_metrics),
             "floors": [plain_metric(metric) for metric in measured],
         }
+        if dynamic is not None:
+            result |= {"dynamic": [plain_metric(metric) for metric in adapted], "dynamic_settings": plain(dynamic)}
         results.append(result)
-        _show(console, result, metrics, dynamic_metrics, measured)
+        _show(console, result, metrics, adapted, measured)
     if run is not None and source is None:
-        content = results[0] | ({"others": results[1:]} if results[1:] else {})
-        (path / "evaluation.json").write_text(json.dumps(content, indent=1), encoding="utf-8")
+        _write(path, results)
     return results
+
+
+def _reading(model: Any, run: Run | None, batch_size: int | None) -> Reading:
+    """As the run's own training did; a checkpoint alone reads what its model can, within reason."""
+    return Reading(
+        min(model.context_length, run.data.context_length if run else DEFAULT_CONTEXT),
+        run.data.keep_documents_apart if run else True,
+        batch_size or (run.evaluation if run else Evaluation()).batch_size,
+    )
+
+
+def _write(path: Path, results: Sequence[dict[str, Any]]) -> None:
+    content = results[0] | ({"others": results[1:]} if results[1:] else {})
+    (path / "evaluation.json").write_text(json.dumps(content, indent=1), encoding="utf-8")
 
 
 def held_out_sets(
@@ -205,36 +217,6 @@ def _floors(
     known = islice(reading.shuffled(training)(FLOOR_ROWS), FLOOR_TOKENS // (FLOOR_ROWS * reading.context_length) + 1)
     asked = reading.shuffled(held_out)(FLOOR_ROWS)
     return guessing_floors(objective, known, asked, vocab_size=tokenizer.manifest.padded_vocab_size)
-
-
-def _statistics(
-    model: Any, path: Path, run: Run | None, objective: Any, dynamic: SGD | RMS
-) -> list[torch.Tensor] | None:
-    """What `RMS` needs to know of gradients over the run's own training text, in the run's own mixture.
-
-    Raises SpecError where tokens are not predicted one after the other, CheckpointError where there is no such text.
-    """
-    if objective.asks:
-        raise SpecError(f"{path}: --dynamic learns from next tokens, which this model was not trained to predict")
-    if isinstance(dynamic, SGD):
-        return None
-    if run is None:
-        raise CheckpointError(
-            f"{path}: --dynamic rms needs the text of the training; give the run's folder, or use sgd"
-        )
-    context = run.data.context_length
-    rows = max(1, round(dynamic.statistics_segments * dynamic.segment / context))
-    sets = open_data(run, World(rank=0, size=1, device=torch.device("cpu"))).train
-    loader = TextLoader(sets, run.data.model_copy(update={"prefetch": 0}), run.seed, rows)
-    tokens = min(loader.epoch_tokens, dynamic.statistics_tokens or loader.epoch_tokens)
-    steps = max(1, tokens // (rows * context))
-    return root_mean_squares(model, (loader.batch(step) for step in range(steps)))
-
-
-def _told(dynamic: SGD | RMS | None, found: Sequence[Metric]) -> dict[str, Any]:
-    if dynamic is None:
-        return {}
-    return {"dynamic": [plain_metric(metric) for metric in found], "dynamic_settings": plain(dynamic)}
 
 
 def _show(

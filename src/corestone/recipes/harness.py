@@ -40,6 +40,8 @@ def evaluate_lm_eval(
     """
     if asked.stride is not None:
         raise SpecError("--stride: lm-eval's tasks read a text without overlap; leave it out")
+    if asked.dynamic is not None:
+        raise SpecError("--dynamic: lm-eval's tasks ask questions of a model that stays as it is; leave it out")
     manager = _tasks(name, asked.data)
     keep_freed_memory()
     model, tokenizer = load_model(path, precision)

@@ -18,15 +18,19 @@ from corestone.data.prepare.pipeline import prepare_source
 from corestone.data.spec import Files, Prepare
 from corestone.data.tokenizer import Tokenizer
 from corestone.data.tokens import open_token_set
+from corestone.evaluate.dynamic import learning
 from corestone.evaluate.floors import document_texts
 from corestone.evaluate.last_word import LastWord, Passage, made_passages
+from corestone.evaluate.perplexity import Scorer
 from corestone.evaluate.published import PublishedRow, published
 from corestone.evaluate.rolling import Corpus, RollingPerplexity
+from corestone.evaluate.spec import RMS, SGD
 from corestone.evaluate.text_sets import read_lambada, read_treebank, read_treebank_characters, read_wikitext
 from corestone.models.decoder import DecoderModel
 from corestone.objectives.spec import NextToken
 from corestone.parallel.allocator import keep_freed_memory
 from corestone.parallel.precision import Precision
+from corestone.recipes.dynamic import gradient_statistics, precision_with
 from corestone.recipes.evaluate import DEFAULT_CONTEXT, Reading, cells, held_out_sets, learnt, plain_metric, scorer
 from corestone.recipes.load import load_model, open_run
 from corestone.recipes.registry import OBJECTIVES
@@ -47,6 +51,7 @@ class Asked:
         stride: new tokens per row of a rolling likelihood; None: as many as a row has.
         context: the most tokens of a row; None: as many as the run trained with.
         batch_size: rows at a time; changes the speed alone.
+        dynamic: score once more while the model learns from the text it reads.
     """
 
     data: str | None = None
@@ -54,16 +59,18 @@ class Asked:
     stride: int | None = None
     context: int | None = None
     batch_size: int | None = None
+    dynamic: SGD | RMS | None = None
 
 
 @dataclass(frozen=True)
 class Subject:
-    """What is scored: the run or checkpoint, its tokenizer, and how long and how many rows are."""
+    """What is scored: the run or checkpoint, its tokenizer, how long and how many rows are, by which other scorer."""
 
     path: Path
     tokenizer: Tokenizer
     context: int
     batch_size: int
+    score: Scorer | None = None
 
 
 @dataclass(frozen=True)
@@ -72,7 +79,7 @@ class Task:
 
     Attributes:
         data: what `--data` takes.
-        takes: which of `shots` and `stride` mean something to it.
+        takes: which of `shots`, `stride` and `dynamic` mean something to it.
         build: makes its evaluator.
     """
 
@@ -84,9 +91,10 @@ class Task:
 def _rolling(read: Callable[[str], Corpus], data: str) -> Task:
     def build(subject: Subject, asked: Asked) -> Evaluator:
         stride = asked.stride or subject.context
-        return RollingPerplexity(subject.tokenizer, read(str(asked.data)), subject.context, stride, subject.batch_size)
+        corpus, context = read(str(asked.data)), subject.context
+        return RollingPerplexity(subject.tokenizer, corpus, context, stride, subject.batch_size, subject.score)
 
-    return Task(data, frozenset({"stride"}), build)
+    return Task(data, frozenset({"stride", "dynamic"}), build)
 
 
 def _last_word(read: Callable[[Subject, Asked], list[Passage]], data: str, variant: str) -> Task:
@@ -170,13 +178,29 @@ def evaluate_task(
     """
     task = find_task(name, asked)
     keep_freed_memory()
-    model, tokenizer = load_model(path, precision)
-    evaluator = task.build(subject_of(path, model, tokenizer, asked), asked)
-    metrics = list(evaluator.run(model))
+    model, tokenizer = load_model(path, precision_with(asked.dynamic, precision))
+    subject = subject_of(path, model, tokenizer, asked)
+    metrics = list(task.build(subject, asked).run(model))
+    if asked.dynamic is not None:
+        metrics += _while_learning(task, subject, asked, model, asked.dynamic)
     rows = [row for row in published(name) if {metric.name for metric in metrics} & set(row.metrics)]
     result = told(path, name, asked, model, metrics, rows)
     show(console or Console(), result, metrics, rows)
     return result
+
+
+def _while_learning(task: Task, subject: Subject, asked: Asked, model: Any, dynamic: SGD | RMS) -> list[Metric]:
+    """The task's metrics once more, by a model that learns from the text as it reads."""
+    run = open_run(subject.path) if (subject.path / "recipe.yaml").is_file() else None
+    with learning(model, dynamic, gradient_statistics(model, subject.path, run, dynamic)) as score:
+        found = list(task.build(replace(subject, score=score), asked).run(model))
+    settings = ", ".join(f"{name} {value}" for name, value in dynamic.model_dump().items())
+    return [
+        replace(
+            metric, name=f"{metric.name}_dynamic", convention=f"{metric.convention}; dynamic evaluation: {settings}"
+        )
+        for metric in found
+    ]
 
 
 def find_task(name: str, asked: Asked) -> Task:
@@ -184,7 +208,7 @@ def find_task(name: str, asked: Asked) -> Task:
     if name not in TASKS:
         raise SpecError(f"--task: {unknown('task', name, [*TASKS, LM_EVAL + 'NAME'])}")
     task = TASKS[name]
-    for option in ("shots", "stride"):
+    for option in ("shots", "stride", "dynamic"):
         if getattr(asked, option) is not None and option not in task.takes:
             those = ", ".join(other for other in TASKS if option in TASKS[other].takes)
             raise SpecError(f"--{option}: means nothing to {name}; leave it out (tasks that take it: {those})")

@@ -17,10 +17,9 @@ ROWS, STEPS = 64, 150
 def mogrifier_ptb_char() -> Run:
     """Mogrifier LSTM at published size and settings (Melis et al. 2020, code), on the user's own copy; for a GPU.
 
-    The text is not free, so it is no data set of the catalogue. Put the characters, with the spaces that stand between
-    them in the Mikolov distribution taken out (`tr -d ' '`), into ptb/train.txt, and score the official test text with
-    `corestone evaluate RUN --data ptb/test.txt --dynamic rms`: every symbol is one byte, so bits per byte are bits per
-    character.
+    The text is not free, so it is no data set of the catalogue. Put the characters of ptb.char.train.txt, which has a
+    space behind each and `_` for a space (`tr -d ' ' | tr _ ' '`), into ptb/train.txt, and score the test text with
+    `corestone evaluate RUN --task ptb_char --data ptb.char.test.txt --dynamic rms`.
 
     What differs from the published training: each row starts with an empty state (theirs keeps it from batch to batch),
     there is no L2 penalty, and weights are not averaged at the end. Adam without momentum is theirs; they clip at norm
@@ -40,5 +39,5 @@ def mogrifier_ptb_char() -> Run:
         rhythm=Rhythm(
             evaluate=duration("1000 steps"), sample=duration("5000 steps"), checkpoint=duration("1000 steps")
         ),
-        samples=Samples(prompts=("the_",)),
+        samples=Samples(prompts=("the ",)),
     )

@@ -1,0 +1,47 @@
+"""What dynamic evaluation needs of a run: float32 arithmetic, and gradients over the text it was trained on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from corestone.core.errors import CheckpointError, SpecError
+from corestone.data.loader import TextLoader
+from corestone.evaluate.dynamic import root_mean_squares
+from corestone.evaluate.spec import RMS, SGD
+from corestone.parallel.collectives import World
+from corestone.parallel.precision import Precision
+from corestone.recipes.build import open_data
+from corestone.recipes.spec import Run
+
+
+def precision_with(dynamic: SGD | RMS | None, asked: Precision) -> Precision:
+    """The format of the arithmetic. Raises SpecError for dynamic evaluation in bfloat16."""
+    if dynamic is None:
+        return asked
+    if asked == "bfloat16":
+        raise SpecError("evaluate: --dynamic takes steps that vanish in bfloat16; leave --precision out")
+    return "float32"
+
+
+def gradient_statistics(model: Any, path: Path, run: Run | None, dynamic: SGD | RMS | None) -> list[Tensor] | None:
+    """What `RMS` needs to know of gradients over the run's own training text, in the run's own mixture; else None.
+
+    Raises CheckpointError for a checkpoint without its run.
+    """
+    if not isinstance(dynamic, RMS):
+        return None
+    if run is None:
+        raise CheckpointError(
+            f"{path}: --dynamic rms needs the text of the training; give the run's folder, or use sgd"
+        )
+    context = run.data.context_length
+    rows = max(1, round(dynamic.statistics_segments * dynamic.segment / context))
+    sets = open_data(run, World(rank=0, size=1, device=torch.device("cpu"))).train
+    loader = TextLoader(sets, run.data.model_copy(update={"prefetch": 0}), run.seed, rows)
+    tokens = min(loader.epoch_tokens, dynamic.statistics_tokens or loader.epoch_tokens)
+    steps = max(1, tokens // (rows * context))
+    return root_mean_squares(model, (loader.batch(step) for step in range(steps)))
