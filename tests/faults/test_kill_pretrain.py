@@ -16,7 +16,7 @@ import pytest
 RECIPE = """
 name: small
 model: {kind: decoder, embedding: {vocab_size: 320, context_length: 32, dropout: 0.1}, stack: {width: 32, blocks: [
-  {mixer: {num_heads: 2, head_dim: 16, dropout: 0.1}, feedforward: {hidden_dim: 64}, dropout: 0.1}]}}
+  {mixer: {kind: attention, num_heads: 2, head_dim: 16, dropout: 0.1}, feedforward: {hidden_dim: 64}, dropout: 0.1}]}}
 objective: {kind: next_token}
 data: {components: [{source: {kind: files, paths: [texts]}}], tokenizer: {kind: bytes}, context_length: 32}
 optimiser: {kind: adamw, learning_rate: 0.003}

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 
 import torch
 from rich.console import Console
 
 from corestone.core.spec import override, to_yaml
-from corestone.models.decoder import build_decoder
-from corestone.nn.init import init_std
 from corestone.optim.build import rules_of
 from corestone.parallel.collectives import World
 from corestone.recipes.build import Built, open_data
-from corestone.recipes.catalogue import RECIPES
+from corestone.recipes.catalogue import SMALL
 from corestone.recipes.hooks import Watch
 from corestone.recipes.language.shakespeare import shakespeare
 from corestone.recipes.pretrain import beginning_of_held_out, train
+from corestone.recipes.registry import MODELS
 from corestone.train.loop import Hook
 from corestone.train.meter import Meter
 from corestone.train.state import State
@@ -27,13 +27,14 @@ HERE = Path(__file__).parent
 
 
 def parameters(run) -> str:
-    """One line per parameter: name, shape, initial standard deviation, weight decay."""
-    named = dict(build_decoder(run.model, device="meta").named_parameters())
+    """One line per parameter: name, shape, standard deviation of its initial values, weight decay."""
+    model = MODELS.build(run.model, seed=run.seed, device=torch.device("cpu"))
+    named = {name: parameter.detach() for name, parameter in model.named_parameters()}
     rules = rules_of(run.optimiser, named)
     lines = []
     for name, parameter in named.items():
-        std = init_std(name, run.model.init, 2 * len(run.model.stack.blocks), parameter.shape[-1])
-        start = "constant" if std is None else f"std {std:.6g}"
+        deviation = float(parameter.double().std()) if parameter.numel() > 1 else 0.0
+        start = f"std {deviation:.3g}" if deviation > 0 else f"constant {float(parameter.flatten()[0]):g}"
         lines.append(f"{name:45} {list(parameter.shape)!s:15} {start:15} decay {rules[name].weight_decay:g}")
     return "\n".join(lines) + "\n"
 
@@ -60,10 +61,11 @@ def first_losses() -> list[float]:
     return watch.losses
 
 
+@cache
 def texts() -> dict[str, str]:
     """What every recipe's golden files should hold, by file name."""
     found = {}
-    for name, build in RECIPES.items():
+    for name, build in SMALL.items():
         stem, run = name.replace("/", "-"), build()
         found[f"{stem}.yaml"] = to_yaml(run)
         found[f"{stem}.parameters.txt"] = parameters(run)
