@@ -15,15 +15,17 @@ def import_(
     folder: Annotated[Path, typer.Argument(help="A Hugging Face folder: config.json, safetensors, tokenizer.")],
     out: Annotated[Path, typer.Option(help="Folder of the checkpoint to write; must not exist yet.")],
 ) -> None:
-    """Turn a Hugging Face GPT-1, GPT-2, GPT-J, OPT, BLOOM, BERT or ELECTRA folder into a checkpoint of Corestone's."""
+    """Turn a Hugging Face GPT-1, GPT-2, GPT-J, OPT, BLOOM, BERT, ELECTRA, T5 or FLAN-T5 folder into a checkpoint."""
+    from corestone.interop.family import stacks_of
     from corestone.interop.incoming import import_huggingface  # keeps torch out of --help
 
     done = import_huggingface(folder, out)
     for note in done.notes:
         typer.echo(f"note: {note}")
-    stack, table = done.spec.stack, done.spec.embedding
+    stacks, table = list(stacks_of(done.spec).values()), done.spec.embedding
+    layers = " + ".join(str(len(stack.blocks)) for stack in stacks)
     typer.echo(
-        f"{done.architecture}: {si(done.parameters)} parameters, {len(stack.blocks)} layers of width {stack.width}, "
+        f"{done.architecture}: {si(done.parameters)} parameters, {layers} layers of width {stacks[0].width}, "
         f"{table.vocab_size:,} tokens, context {table.context_length:,}"
     )
     typer.echo(f"wrote {done.folder}")

@@ -39,6 +39,12 @@ class Vocabulary:
     special: tuple[int, ...] = ()
     starts_word: NDArray[np.bool_] | None = field(default=None, compare=False, repr=False)
 
+    @property
+    def start(self) -> int:
+        """What the input of a decoder beside an encoder begins with (Raffel et al. 2020, code): the padding token, or
+        the separator where there is none."""
+        return self.separator if self.pad is None else self.pad
+
     def require(self, role: Literal["mask", "pad", "classify"], who: str) -> int:
         """The id that plays a role. Raises SpecError that names who needs it, and a cure."""
         found = {"mask": self.mask, "pad": self.pad, "classify": self.classify}[role]

@@ -97,8 +97,7 @@ def generate(
                 return _Decoding(packed, vocabulary, prompts, sampling, on_token).run()
             sources = [[*prompt, vocabulary.separator] for prompt in prompts]
             reader = SourceReader(packed, sources, _room(model, sampling))
-            begun = vocabulary.separator if vocabulary.pad is None else vocabulary.pad
-            return _Decoding(reader, vocabulary, [[]] * len(prompts), sampling, on_token, begun).run()
+            return _Decoding(reader, vocabulary, [[]] * len(prompts), sampling, on_token, vocabulary.start).run()
     finally:
         model.train(training)
 

@@ -14,14 +14,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from corestone.core.batch import TextBatch, plain_batch
+from corestone.core.batch import Seq2SeqBatch, TextBatch, plain_batch
 from corestone.core.errors import CheckpointError
 from corestone.core.mask import Mask
 from corestone.data.tokenizer import Tokenizer
-from corestone.interop.family import Family
+from corestone.interop.family import Exchanged, Family
 from corestone.models.decoder import DecoderModel
 from corestone.models.encoder import EncoderModel
-from corestone.models.spec import Decoder, Encoder
+from corestone.models.encoder_decoder import EncoderDecoderModel
+from corestone.models.spec import Encoder, EncoderDecoder
 
 TOLERANCE = 1e-5
 """Largest difference allowed between two logits."""
@@ -39,17 +40,23 @@ Logits = Callable[[torch.dtype], Tensor]
 """What a model computes of the fixed batch in a given precision, all outputs one behind the other."""
 
 
-def fixed_batch(spec: Decoder | Encoder, vocab_size: int) -> TextBatch:
-    """The batch that every check uses: whole rows, of two types where the model tells them apart."""
+def fixed_batch(spec: Exchanged, vocab_size: int) -> TextBatch | Seq2SeqBatch:
+    """The batch that every check uses: whole rows, of two types where the model tells them apart; targets are shorter
+    than their sources."""
     generator, T = torch.Generator().manual_seed(0), min(LONGEST, spec.embedding.context_length)
     batch = plain_batch(torch.randint(vocab_size, (ROWS, T), generator=generator))
-    if isinstance(spec, Decoder):
+    if isinstance(spec, EncoderDecoder):
+        written = plain_batch(torch.randint(vocab_size, (ROWS, (T + 1) // 2), generator=generator))
+        return Seq2SeqBatch(replace(batch, mask=Mask(causal=False)), written)
+    if not isinstance(spec, Encoder):
         return batch
     types_BT = torch.randint(spec.embedding.types, (ROWS, T), generator=generator) if spec.embedding.types else None
     return replace(batch, mask=Mask(causal=False), types_BT=types_BT)
 
 
-def outputs_of(model: DecoderModel | EncoderModel, batch: TextBatch) -> dict[str, Tensor]:
+def outputs_of(
+    model: DecoderModel | EncoderModel | EncoderDecoderModel, batch: TextBatch | Seq2SeqBatch
+) -> dict[str, Tensor]:
     """Everything that a model computes.
 
     Returns:
@@ -57,7 +64,7 @@ def outputs_of(model: DecoderModel | EncoderModel, batch: TextBatch) -> dict[str
         `pooled` (B, D), and `next` (B, classes), its logits.
     """
     hidden_BTD = model(batch).hidden
-    if isinstance(model, DecoderModel):
+    if not isinstance(model, EncoderModel):
         return {"logits": model.head(hidden_BTD)}
     found = {"hidden": hidden_BTD}
     if model.head is not None:
@@ -71,7 +78,12 @@ def outputs_of(model: DecoderModel | EncoderModel, batch: TextBatch) -> dict[str
     return found
 
 
-def own_logits(model: DecoderModel | EncoderModel, family: Family, batch: TextBatch, vocab_size: int) -> Logits:
+def own_logits(
+    model: DecoderModel | EncoderModel | EncoderDecoderModel,
+    family: Family,
+    batch: TextBatch | Seq2SeqBatch,
+    vocab_size: int,
+) -> Logits:
     """What one of our models computes of the family's outputs, the vocabulary's padding left out."""
 
     @torch.no_grad()
@@ -104,7 +116,7 @@ def agree(what: str, ours: Logits, theirs: Logits, where: str) -> str:
 
 
 def check_reference(
-    folder: Path, family: Family, ours: Logits, batch: TextBatch, tokenizer: Tokenizer, where: str
+    folder: Path, family: Family, ours: Logits, batch: TextBatch | Seq2SeqBatch, tokenizer: Tokenizer, where: str
 ) -> list[str]:
     """Load an exported folder with the `transformers` library and compare logits and token ids.
 
@@ -118,11 +130,11 @@ def check_reference(
         return ["transformers: not checked, the library is not installed (pip install 'corestone[hf]')"]
     with _quiet(transformers):
         model, theirs = _load(transformers, family, folder, where)
-        types = {} if batch.types_BT is None else {"token_type_ids": batch.types_BT}
+        given = _given(batch)
 
         @torch.no_grad()
         def logits(dtype: torch.dtype) -> Tensor:
-            out = model.to(dtype)(batch.tokens_BT, **types)
+            out = model.to(dtype)(**given)
             return torch.cat([out[name].flatten() for name in family.outputs.values()])
 
         library = f"transformers {transformers.__version__}"
@@ -135,6 +147,14 @@ def check_reference(
                     f"{other[:8]} instead of {mine[:8]}"
                 )
     return [line, f"{library} (AutoTokenizer): same ids on {len(TEXTS)} texts"]
+
+
+def _given(batch: TextBatch | Seq2SeqBatch) -> dict[str, Tensor]:
+    """A batch as the library's models take it."""
+    if isinstance(batch, Seq2SeqBatch):
+        return {"input_ids": batch.source.tokens_BT, "decoder_input_ids": batch.target.tokens_BT}
+    types = {} if batch.types_BT is None else {"token_type_ids": batch.types_BT}
+    return {"input_ids": batch.tokens_BT, **types}
 
 
 def _load(transformers: Any, family: Family, folder: Path, where: str) -> tuple[Any, Any]:

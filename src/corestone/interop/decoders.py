@@ -226,7 +226,7 @@ GPTJ = Family(
             "rotary": {"interleaved": True},
             "embedding": {"position": None},
         },
-        parts=lambda norm: {"head": {"tied": False, "bias": True}},
+        parts=lambda told: {"head": {"tied": False, "bias": True}},
     ),
 )
 

@@ -97,8 +97,8 @@ _SETTINGS = Settings(
 _HEADLESS = {"gelu": ("gelu",), **ACTIVATIONS}
 
 
-def _head(norm: Tree) -> Tree:
-    return {"bias": True, "transform": {"norm": norm}}
+def _head(told: Tree) -> Tree:
+    return {"bias": True, "transform": {"norm": told["norm"]}}
 
 
 _BERT: Mapping[str, Any] = {"record": Encoder, "model_type": "bert"}
@@ -109,7 +109,7 @@ BERT_PRETRAINING = Family(
     loader="AutoModelForPreTraining",
     outputs={"logits": "prediction_logits", "next": "seq_relationship_logits"},
     tensors=replace(_WITH_HEADS, names=(*_BODY, *_FILLS_IN, *_POOLER, *_both("pooler.out", "cls.seq_relationship"))),
-    settings=replace(_SETTINGS, parts=lambda norm: {"head": _head(norm), "pooler": {"classes": 2}}),
+    settings=replace(_SETTINGS, parts=lambda told: {"head": _head(told), "pooler": {"classes": 2}}),
 )
 
 BERT_MASKED = Family(
@@ -118,7 +118,7 @@ BERT_MASKED = Family(
     loader="AutoModelForMaskedLM",
     outputs={"logits": "logits"},
     tensors=replace(_WITH_HEADS, names=(*_BODY, *_FILLS_IN)),
-    settings=replace(_SETTINGS, parts=lambda norm: {"head": _head(norm)}),
+    settings=replace(_SETTINGS, parts=lambda told: {"head": _head(told)}),
 )
 
 BERT = Family(
@@ -127,7 +127,7 @@ BERT = Family(
     loader="AutoModel",
     outputs={"hidden": "last_hidden_state", "pooled": "pooler_output"},
     tensors=replace(_BARE, names=(*_BODY, *_POOLER)),
-    settings=replace(_SETTINGS, activations=_HEADLESS, parts=lambda norm: {"head": None, "pooler": {}}),
+    settings=replace(_SETTINGS, activations=_HEADLESS, parts=lambda told: {"head": None, "pooler": {}}),
 )
 
 BERT_WITHOUT_POOLER = replace(
@@ -135,7 +135,7 @@ BERT_WITHOUT_POOLER = replace(
     loader_options={"add_pooling_layer": False},
     outputs={"hidden": "last_hidden_state"},
     tensors=_BARE,
-    settings=replace(_SETTINGS, activations=_HEADLESS, parts=lambda norm: {"head": None}),
+    settings=replace(_SETTINGS, activations=_HEADLESS, parts=lambda told: {"head": None}),
 )
 
 _ELECTRA_BODY = (*_BODY, *_both("embedding.project", "embeddings_project"))
@@ -163,7 +163,7 @@ ELECTRA_DISCRIMINATOR = Family(
             *_both("detector.out", "discriminator_predictions.dense_prediction"),
         ),
     ),
-    settings=replace(_ELECTRA_SETTINGS, parts=lambda norm: {"head": None, "detector": True}),
+    settings=replace(_ELECTRA_SETTINGS, parts=lambda told: {"head": None, "detector": True}),
 )
 
 ELECTRA_GENERATOR = Family(
@@ -184,7 +184,7 @@ ELECTRA_GENERATOR = Family(
             Name("head.bias", "generator_lm_head.bias"),
         ),
     ),
-    settings=replace(_ELECTRA_SETTINGS, parts=lambda norm: {"head": _head(norm)}),
+    settings=replace(_ELECTRA_SETTINGS, parts=lambda told: {"head": _head(told)}),
 )
 
 ENCODERS = (

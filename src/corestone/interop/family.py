@@ -5,13 +5,24 @@ A new class is a new record; the code that reads and writes folders knows none.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from corestone.models.spec import Decoder, Encoder
+from corestone.models.spec import Decoder, Encoder, EncoderDecoder
+from corestone.nn.spec import Stack
 
 Tree = dict[str, Any]
+
+Exchanged = Decoder | Encoder | EncoderDecoder
+"""The shapes of computation that model classes of the library have."""
+
+
+def stacks_of(spec: Exchanged) -> dict[str, Stack]:
+    """A record's stacks by their names in it."""
+    if isinstance(spec, EncoderDecoder):
+        return {"encoder": spec.encoder, "decoder": spec.decoder}
+    return {"stack": spec.stack}
 
 
 @dataclass(frozen=True)
@@ -22,11 +33,13 @@ class Name:
         theirs: several names are parts of one parameter here, one above the other.
         layout: how the library keeps it: "plain" as here; "transposed" as (in, out) where a linear map has (out, in);
             "by_head" with the queries', keys' and values' rows of one head together, here all queries come first.
+        gated: the name goes with feed-forwards that are gated, or that are not; None: with both.
     """
 
     ours: str
     theirs: str | tuple[str, ...]
     layout: Literal["plain", "transposed", "by_head"] = "plain"
+    gated: bool | None = None
 
     @property
     def parts(self) -> tuple[str, ...]:
@@ -42,7 +55,8 @@ class Tensors:
         names: the parameters; those that a record does not ask for are passed over.
         prefixes: what may stand before every name of the body; the first is written on export.
         heads: beginnings of names that stand without prefix.
-        repeats: names under which a tensor may be stored once more, and those of the tensors that they must equal.
+        repeats: names under which a tensor may be stored once more, and those of the tensors that they must equal;
+            where the record has a parameter of that name, it is no repetition.
         old_endings: endings of names in early checkpoints, and what they became.
         buffers: tensors that hold no weights and may stand in a file.
     """
@@ -60,15 +74,21 @@ class Settings:
     """How config.json says what a record says.
 
     Attributes:
+        plainly: config.json in the words below, given the names of the tensors that are stored; for classes whose words
+            have changed their meaning.
         keys: the settings of config.json by the names that `settings.py` gives them.
         needed: settings that must be positive whole numbers: a guessed number of heads would load and compute something
             else.
         defaults: what the library assumes where config.json is silent, by the names in config.json.
-        activations: names of each activation there, the first one written on export.
+        activations: names of each activation there, the first one written on export,
+        gated: and those of them that stand for a gated feed-forward.
         only: settings that change the arithmetic, with the values that can be expressed here.
-        shape: what is the same in all models of the class: in `block`, `mixer`, `embedding`, `rotary` and `init`, and
-            whether there is a `final_norm` and an `embedding_norm`.
-        parts: what the record has beside embedding, stack and init, given the tree of its norm.
+        afresh: settings that only matter to who starts from new weights, with the value that can be kept; another one
+            is noted.
+        shape: what is the same in all models of the class: in `norm`, `block`, `mixer`, `feedforward`, `embedding`,
+            `rotary` and `init`, and whether there is a `final_norm` and an `embedding_norm`.
+        parts: what the record has beside embedding, stacks and init (or other than these), given the settings by our
+            names and the `norm` made of them.
     """
 
     keys: Mapping[str, str]
@@ -76,8 +96,11 @@ class Settings:
     defaults: Mapping[str, Any]
     activations: Mapping[str, tuple[str, ...]]
     only: Mapping[str, tuple[Any, ...]]
+    plainly: Callable[[Mapping[str, Any], Collection[str]], Mapping[str, Any]] = lambda config, stored: config
+    gated: tuple[str, ...] = ()
+    afresh: Mapping[str, Any] = field(default_factory=dict)
     shape: Mapping[str, Any] = field(default_factory=dict)
-    parts: Callable[[Tree], Tree] = lambda norm: {}
+    parts: Callable[[Tree], Tree] = lambda told: {}
 
 
 @dataclass(frozen=True)
@@ -93,7 +116,7 @@ class Family:
         outputs: what it computes, by our names (see `agreement.outputs_of`) and by the library's.
     """
 
-    record: type[Decoder] | type[Encoder]
+    record: type[Exchanged]
     model_type: str
     architecture: str
     loader: str

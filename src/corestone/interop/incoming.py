@@ -4,22 +4,24 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
 from corestone.core.errors import CheckpointError, DataError
 from corestone.core.spec import to_yaml
+from corestone.core.vocabulary import Vocabulary
 from corestone.data.tokenizer import Tokenizer
-from corestone.interop.family import Family
+from corestone.interop.family import Exchanged, Family
 from corestone.interop.files import read_json, read_weights
 from corestone.interop.settings import families_of_config, to_spec
 from corestone.interop.vocabulary import read_tokenizer
 from corestone.interop.weights import nearest, to_ours
-from corestone.models.spec import Decoder, Encoder
+from corestone.models.spec import EncoderDecoder
 from corestone.train.archive import MODEL, WEIGHTS
 from corestone.train.checkpoint import write_checkpoint
 
-CONFIG = "config.json"
+CONFIG, GENERATION = "config.json", "generation_config.json"
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,7 @@ class Imported:
 
     folder: Path
     architecture: str
-    spec: Decoder | Encoder
+    spec: Exchanged
     parameters: int
     notes: list[str]
 
@@ -49,13 +51,32 @@ def import_huggingface(folder: Path, out: Path) -> Imported:
     told = config.get("architectures")
     if told and family.architecture not in told:
         notes = [*notes, f"{CONFIG} says {', '.join(told)}; the weights are those of {family.architecture}"]
+    unkept = {key: value for key, value in family.settings.afresh.items() if config.get(key, value) != value}
+    notes = [*notes, *(f"{key}={config[key]} is not kept; it matters only to new weights" for key in unkept)]
     check_vocabulary(spec.embedding.vocab_size, tokenizer, str(folder))
+    if isinstance(spec, EncoderDecoder):
+        _check_ends(folder, config, tokenizer.vocabulary)
     write_checkpoint(out, {WEIGHTS: tensors}, {MODEL: to_yaml(spec), **tokenizer.files()})
     parameters = sum(tensor.numel() for tensor in tensors.values())
     return Imported(folder=out, architecture=family.architecture, spec=spec, parameters=parameters, notes=notes)
 
 
-def read_huggingface(folder: Path) -> tuple[Decoder | Encoder, dict[str, Tensor], Family]:
+def _check_ends(folder: Path, config: dict[str, Any], vocabulary: Vocabulary) -> None:
+    """DataError where answers would begin or end with other tokens than the tokenizer's."""
+    path = folder / GENERATION
+    told = {**config, **(read_json(path) if path.is_file() else {})}
+    for key, wanted, role in (
+        ("decoder_start_token_id", vocabulary.start, "padding token, which answers begin with here"),
+        ("eos_token_id", vocabulary.separator, "end-of-text token"),
+    ):
+        if told.get(key, wanted) not in (wanted, [wanted], None):
+            raise DataError(
+                f"{folder}: {key}={told[key]!r} cannot be expressed here: {wanted} is the tokenizer's {role}; take the "
+                "tokenizer that belongs to the model"
+            )
+
+
+def read_huggingface(folder: Path) -> tuple[Exchanged, dict[str, Tensor], Family]:
     """The model of a Hugging Face folder: its record, its float32 weights under our names, and its class.
 
     Of the classes of its model_type it is the one whose heads the tensors are those of: published folders hold more
@@ -70,7 +91,7 @@ def read_huggingface(folder: Path) -> tuple[Decoder | Encoder, dict[str, Tensor]
     families = families_of_config(config, str(path))
     theirs = read_weights(folder)
     family = nearest(families, theirs)
-    spec = to_spec(family, config, str(path))
+    spec = to_spec(family, config, str(path), theirs.keys())
     return spec, to_ours(family, spec, theirs, str(folder)), family
 
 

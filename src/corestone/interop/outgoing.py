@@ -17,18 +17,18 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from corestone.core.batch import TextBatch
+from corestone.core.batch import Seq2SeqBatch, TextBatch
 from corestone.core.errors import CheckpointError
 from corestone.core.spec import from_yaml
 from corestone.data.tokenizer import Tokenizer, load_tokenizer
 from corestone.interop.agreement import Logits, agree, check_reference, fixed_batch, own_logits
-from corestone.interop.family import Family
+from corestone.interop.family import Exchanged, Family
 from corestone.interop.files import WEIGHTS
-from corestone.interop.incoming import CONFIG, check_vocabulary, read_huggingface, refuse_existing
+from corestone.interop.incoming import CONFIG, GENERATION, check_vocabulary, read_huggingface, refuse_existing
 from corestone.interop.settings import family_of_spec, to_config
 from corestone.interop.vocabulary import tokenizer_texts
 from corestone.interop.weights import BUILDERS, BY_TOKEN, Record, build_with, to_theirs
-from corestone.models.spec import Decoder, Encoder, GeneratorDiscriminator
+from corestone.models.spec import Decoder, EncoderDecoder, GeneratorDiscriminator
 from corestone.train.archive import MODEL, read_model_files
 
 Part = Literal["generator", "discriminator"]
@@ -110,7 +110,7 @@ def _read_spec(text: str, where: str) -> Record:
 
 def _chosen(
     whole: Record, tensors: Mapping[str, Tensor], part: Part | None, where: str
-) -> tuple[Decoder | Encoder, Any, Part | None]:
+) -> tuple[Exchanged, Any, Part | None]:
     """The record and the model to write, and which part of the whole they are."""
     model = build_with(whole, tensors, where)
     if isinstance(whole, GeneratorDiscriminator):
@@ -121,16 +121,19 @@ def _chosen(
     return whole, model, None
 
 
-def _texts(family: Family, spec: Decoder | Encoder, tokenizer: Tokenizer, where: str) -> dict[str, str]:
+def _texts(family: Family, spec: Exchanged, tokenizer: Tokenizer, where: str) -> dict[str, str]:
     """All files but the weights, by name."""
     vocabulary = tokenizer.vocabulary
     texts = {
         CONFIG: _json(to_config(family, spec, vocabulary)),
         **tokenizer_texts(tokenizer, spec.embedding.context_length, where),
     }
+    separator = vocabulary.separator
     if isinstance(spec, Decoder):
-        separator = vocabulary.separator
-        texts["generation_config.json"] = _json({"bos_token_id": separator, "eos_token_id": separator})
+        texts[GENERATION] = _json({"bos_token_id": separator, "eos_token_id": separator})
+    if isinstance(spec, EncoderDecoder):
+        ids = {"decoder_start_token_id": vocabulary.start, "eos_token_id": separator, "pad_token_id": vocabulary.pad}
+        texts[GENERATION] = _json(ids)
     return texts
 
 
@@ -152,7 +155,12 @@ def _write(folder: Path, tensors: dict[str, Tensor], texts: dict[str, str]) -> N
 
 
 def _check_own(
-    folder: Path, spec: Decoder | Encoder, tensors: dict[str, Tensor], ours: Logits, batch: TextBatch, where: str
+    folder: Path,
+    spec: Exchanged,
+    tensors: dict[str, Tensor],
+    ours: Logits,
+    batch: TextBatch | Seq2SeqBatch,
+    where: str,
 ) -> str:
     """Import what was written and demand the same record, the same bits and the same logits."""
     again, read, family = read_huggingface(folder)

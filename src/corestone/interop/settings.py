@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from corestone.core.errors import CheckpointError, CorestoneError
 from corestone.core.spec import differing, parse, plain
 from corestone.core.vocabulary import Vocabulary
 from corestone.interop.families import FAMILIES
-from corestone.interop.family import Family, Settings, Tree
-from corestone.models.spec import Decoder, Encoder
-from corestone.nn.spec import Attention, Rotary
+from corestone.interop.family import Exchanged, Family, Settings, Tree, stacks_of
+from corestone.models.spec import EncoderDecoder
+from corestone.nn.spec import Attention, Buckets, Rotary
 
 
 def families_of_config(config: Mapping[str, Any], where: str) -> list[Family]:
@@ -32,11 +32,18 @@ def families_of_config(config: Mapping[str, Any], where: str) -> list[Family]:
     return found
 
 
-def to_spec(family: Family, config: Mapping[str, Any], where: str) -> Decoder | Encoder:
+OPTIONAL_SIZES = ("hidden_dim", "embedding_width", "context_length", "decoder_depth", "buckets", "max_distance")
+"""Settings that must be positive whole numbers where they are told."""
+
+
+def to_spec(family: Family, config: Mapping[str, Any], where: str, stored: Collection[str] = ()) -> Exchanged:
     """Read a record out of config.json.
 
     The initialisation becomes what the library would use (`initializer_range` for all tables); it matters only to
     someone who starts afresh from the record.
+
+    Args:
+        stored: names of the tensors beside it, which some classes' words depend on.
 
     Raises:
         CheckpointError: a size is missing or no positive whole number, or a setting asks for arithmetic that cannot be
@@ -44,6 +51,7 @@ def to_spec(family: Family, config: Mapping[str, Any], where: str) -> Decoder | 
         SpecError: a value is out of range.
     """
     rules = family.settings
+    config = rules.plainly(config, stored)
     told = {**rules.defaults, **config}
     for key in rules.needed:
         if not _positive(told.get(key)):
@@ -54,17 +62,18 @@ def to_spec(family: Family, config: Mapping[str, Any], where: str) -> Decoder | 
                 f"{where}: {key}={config[key]!r} cannot be expressed here (only {key}={allowed[0]!r} can)"
             )
     settings = {ours: told[theirs] for ours, theirs in rules.keys.items()}
-    for name in ("hidden_dim", "embedding_width", "context_length"):
+    for name in OPTIONAL_SIZES:
         if settings.get(name) is not None and not _positive(settings[name]):
             key = rules.keys[name]
             raise CheckpointError(f"{where}: '{key}' must be a positive whole number (got {settings[name]!r})")
-    if settings["width"] % settings["num_heads"]:
+    if "head_dim" not in settings and settings["width"] % settings["num_heads"]:
         raise CheckpointError(
             f"{where}: {rules.keys['width']}={settings['width']} is no multiple of "
             f"{rules.keys['num_heads']}={settings['num_heads']}"
         )
+    settings["gated"] = settings.get("activation") in rules.gated
     settings["activation"] = _activation(rules, settings.get("activation"), where)
-    return parse(family.record, _tree(rules, settings), where)
+    return parse(family.record, _tree(family, settings), where)
 
 
 def _activation(rules: Settings, told: Any, where: str) -> str:
@@ -78,24 +87,19 @@ def _activation(rules: Settings, told: Any, where: str) -> str:
     raise CheckpointError(f"{where}: {rules.keys['activation']}={told!r} cannot be expressed here; known: {known}")
 
 
-def _tree(rules: Settings, told: Mapping[str, Any]) -> Tree:
+def _tree(family: Family, told: Tree) -> Tree:
     """A record's tree from settings by our names and the family's own shape."""
-    shape = rules.shape
-    width, heads, pre_norm = told["width"], told["num_heads"], told.get("pre_norm", True)
-    norm = {"eps": told.get("eps", 1e-5)}
-    mixer = {"kind": "attention", "num_heads": heads, "head_dim": width // heads, "dropout": told["attention_dropout"]}
-    if "rotary_dims" in told:
-        mixer["position"] = {"kind": "rotary", "dims": told["rotary_dims"], **shape.get("rotary", {})}
-    block = {
-        "norm": norm,
-        "norm_at": "in" if pre_norm else "after",
-        "mixer": {**mixer, **shape.get("mixer", {})},
-        "feedforward": {"hidden_dim": told.get("hidden_dim") or 4 * width, "activation": told["activation"]},
-        "dropout": told["dropout"],
-        **shape.get("block", {}),
+    rules, shape, width = family.settings, family.settings.shape, told["width"]
+    norm = {"eps": told.get("eps", 1e-5), **shape.get("norm", {})}
+    block = _block(shape, told, norm)
+    stack = {
+        "width": width,
+        "blocks": [block] * told["depth"],
+        "final_norm": norm if told.get("pre_norm", True) and shape.get("final_norm", True) else None,
+        "dropout": told.get("final_dropout", 0.0),
     }
-    inner = told.get("embedding_width")
-    return {
+    inner, std = told.get("embedding_width"), told.get("std", 0.02)
+    tree = {
         "embedding": {
             "vocab_size": told["vocab_size"],
             "context_length": told["context_length"],
@@ -105,27 +109,56 @@ def _tree(rules: Settings, told: Mapping[str, Any]) -> Tree:
             "dropout": told.get("embedding_dropout", 0.0),
             **shape.get("embedding", {}),
         },
-        "stack": {
-            "width": width,
-            "blocks": [block] * told["depth"],
-            "final_norm": norm if pre_norm and shape.get("final_norm", True) else None,
-        },
-        "init": {"std": told["std"], "position_std": told["std"], **shape.get("init", {})},
-        **rules.parts(norm),
+        "init": {"std": std, "position_std": std, **shape.get("init", {})},
+        **rules.parts({**told, "norm": norm}),
+    }
+    if family.record is not EncoderDecoder:
+        return {**tree, "stack": stack}
+    crossing = {**block, "cross": {**block["mixer"], "position": None}}
+    return {
+        **tree,
+        "encoder": stack,
+        "decoder": {**stack, "blocks": [crossing] * (told["decoder_depth"] or told["depth"])},
     }
 
 
-def family_of_spec(spec: Decoder | Encoder, where: str) -> Family:
+def _block(shape: Mapping[str, Any], told: Tree, norm: Tree) -> Tree:
+    """A layer's tree."""
+    width, heads = told["width"], told["num_heads"]
+    head_dim = told.get("head_dim") or width // heads
+    mixer = {"kind": "attention", "num_heads": heads, "head_dim": head_dim, "dropout": told["attention_dropout"]}
+    if "rotary_dims" in told:
+        mixer["position"] = {"kind": "rotary", "dims": told["rotary_dims"], **shape.get("rotary", {})}
+    if "buckets" in told:
+        mixer["position"] = {"kind": "buckets", "num": told["buckets"], "max_distance": told["max_distance"]}
+    return {
+        "norm": norm,
+        "norm_at": "in" if told.get("pre_norm", True) else "after",
+        "mixer": {**mixer, **shape.get("mixer", {})},
+        "feedforward": {
+            "hidden_dim": told.get("hidden_dim") or 4 * width,
+            "activation": told["activation"],
+            "gated": told["gated"],
+            "dropout": told.get("hidden_dropout", 0.0),
+            **shape.get("feedforward", {}),
+        },
+        "dropout": told["dropout"],
+        **shape.get("block", {}),
+    }
+
+
+def family_of_spec(spec: Exchanged, where: str) -> Family:
     """The family that can express a record: the one whose config.json reads back as the same record.
 
     Raises CheckpointError that says where the nearest family's would differ.
     """
-    for layer, block in enumerate(spec.stack.blocks):
-        if not isinstance(block.mixer, Attention):
-            raise CheckpointError(
-                f"{where}: model.stack.blocks.{layer}.mixer: '{block.mixer.kind}' has no counterpart in Hugging Face "
-                "known here; only models whose every layer attends can be exported"
-            )
+    for name, stack in stacks_of(spec).items():
+        for layer, block in enumerate(stack.blocks):
+            if not isinstance(block.mixer, Attention):
+                raise CheckpointError(
+                    f"{where}: model.{name}.blocks.{layer}.mixer: '{block.mixer.kind}' has no counterpart in Hugging "
+                    "Face known here; only models whose every layer attends can be exported"
+                )
     nearest: tuple[int, str, list[str]] | None = None
     vocabulary = Vocabulary(size=spec.embedding.vocab_size, separator=0)
     for family in FAMILIES:
@@ -149,39 +182,59 @@ def family_of_spec(spec: Decoder | Encoder, where: str) -> Family:
     )
 
 
-def to_config(family: Family, spec: Decoder | Encoder, vocabulary: Vocabulary) -> dict[str, Any]:
+def to_config(family: Family, spec: Exchanged, vocabulary: Vocabulary) -> dict[str, Any]:
     """The config.json of a record, cut to the vocabulary's size; what it cannot say is left out."""
-    rules, block, mixer = family.settings, spec.stack.blocks[0], spec.stack.attention[0]
-    position = mixer.position
-    told = {
-        "vocab_size": vocabulary.size,
-        "context_length": spec.embedding.context_length,
-        "types": spec.embedding.types,
-        "width": spec.stack.width,
-        "depth": len(spec.stack.blocks),
-        "num_heads": mixer.num_heads,
-        "hidden_dim": block.feedforward.hidden_dim,
-        "embedding_width": spec.embedding.width or spec.stack.width,
-        "pre_norm": block.norm_at == "in",
-        "rotary_dims": position.dims if isinstance(position, Rotary) else None,
-        "eps": block.norm.eps,
-        "std": 0.02 if spec.init.std is None else spec.init.std,
-        "embedding_dropout": spec.embedding.dropout,
-        "dropout": block.dropout,
-        "attention_dropout": mixer.dropout,
-        "activation": next(iter(rules.activations.get(block.feedforward.activation, ())), None),
-    }
+    rules = family.settings
+    told = {**_told(spec, rules), "vocab_size": vocabulary.size}
+    ids: dict[str, Any] = {"eos_token_id": vocabulary.separator, "pad_token_id": vocabulary.pad}
+    if isinstance(spec, EncoderDecoder):
+        ids["decoder_start_token_id"] = vocabulary.start
+    else:
+        ids["bos_token_id"] = vocabulary.separator
     config: dict[str, Any] = {
         "model_type": family.model_type,
         "architectures": [family.architecture],
         **{theirs: told[ours] for ours, theirs in rules.keys.items()},
-        "bos_token_id": vocabulary.separator,
-        "eos_token_id": vocabulary.separator,
-        "pad_token_id": vocabulary.pad,
+        **ids,
         "dtype": "float32",
     }
     config.update({key: values[0] for key, values in rules.only.items() if isinstance(values[0], bool)})
-    return config
+    return {**config, **rules.afresh}
+
+
+def _told(spec: Exchanged, rules: Settings) -> Tree:
+    """A record's settings by our names, of its first layer where they are a layer's."""
+    stacks = stacks_of(spec)
+    stack = next(iter(stacks.values()))
+    block, mixer, embedding = stack.blocks[0], stack.attention[0], spec.embedding
+    position, activations = mixer.position, rules.activations.get(block.feedforward.activation, ())
+    named = (name for name in activations if (name in rules.gated) == block.feedforward.gated)
+    return {
+        "vocab_size": embedding.vocab_size,
+        "context_length": embedding.context_length,
+        "types": embedding.types,
+        "width": stack.width,
+        "depth": len(stack.blocks),
+        "decoder_depth": len(stacks.get("decoder", stack).blocks),
+        "num_heads": mixer.num_heads,
+        "head_dim": mixer.head_dim,
+        "hidden_dim": block.feedforward.hidden_dim,
+        "embedding_width": embedding.width or stack.width,
+        "pre_norm": block.norm_at == "in",
+        "rotary_dims": position.dims if isinstance(position, Rotary) else None,
+        "buckets": position.num if isinstance(position, Buckets) else None,
+        "max_distance": position.max_distance if isinstance(position, Buckets) else None,
+        "eps": block.norm.eps,
+        "std": 0.02 if spec.init.std is None else spec.init.std,
+        "embedding_dropout": embedding.dropout,
+        "dropout": block.dropout,
+        "attention_dropout": mixer.dropout,
+        "hidden_dropout": block.feedforward.dropout,
+        "final_dropout": stack.dropout,
+        "activation": next(named, None),
+        "tied": spec.head is not None and spec.head.tied,
+        "scaled": spec.head is not None and spec.head.scale != 1.0,
+    }
 
 
 def _positive(value: Any) -> bool:

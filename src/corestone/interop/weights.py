@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from corestone.core.errors import CheckpointError
-from corestone.interop.family import Family, Name, Tensors
+from corestone.interop.family import Exchanged, Family, Name, Tensors, stacks_of
 from corestone.models.decoder import DecoderModel, build_decoder
 from corestone.models.encoder import (
     EncoderModel,
@@ -21,14 +21,16 @@ from corestone.models.encoder import (
     build_encoder,
     build_generator_discriminator,
 )
-from corestone.models.spec import Decoder, Encoder, GeneratorDiscriminator
+from corestone.models.encoder_decoder import EncoderDecoderModel, build_encoder_decoder
+from corestone.models.spec import Decoder, Encoder, EncoderDecoder, GeneratorDiscriminator
 
-Record = Decoder | Encoder | GeneratorDiscriminator
-Model = DecoderModel | EncoderModel | GeneratorDiscriminatorModel
+Record = Exchanged | GeneratorDiscriminator
+Model = DecoderModel | EncoderModel | EncoderDecoderModel | GeneratorDiscriminatorModel
 
 BUILDERS: Mapping[type[Record], Callable[..., Model]] = {
     Decoder: build_decoder,
     Encoder: build_encoder,
+    EncoderDecoder: build_encoder_decoder,
     GeneratorDiscriminator: build_generator_discriminator,
 }
 
@@ -50,7 +52,7 @@ def nearest(families: Sequence[Family], theirs: Iterable[str]) -> Family:
     return min(families, key=strange)
 
 
-def to_ours(family: Family, spec: Decoder | Encoder, theirs: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
+def to_ours(family: Family, spec: Exchanged, theirs: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
     """Rename, rearrange and widen to float32 (which is exact from bfloat16 and float16).
 
     Args:
@@ -62,7 +64,7 @@ def to_ours(family: Family, spec: Decoder | Encoder, theirs: Mapping[str, Tensor
             head that differs from the token table.
     """
     body = _body(family, spec, theirs, where)
-    shapes, heads = parameter_shapes(spec), spec.stack.attention[0].num_heads
+    shapes, heads = parameter_shapes(spec), _heads(spec)
     ours: dict[str, Tensor] = {}
     for name in renamed(family, spec):
         shape = shapes[name.ours]
@@ -93,10 +95,10 @@ def _checked(tensor: Tensor, name: str, wanted: tuple[int, ...], where: str) -> 
     return tensor
 
 
-def to_theirs(family: Family, spec: Decoder | Encoder, ours: Mapping[str, Tensor], rows: int) -> dict[str, Tensor]:
+def to_theirs(family: Family, spec: Exchanged, ours: Mapping[str, Tensor], rows: int) -> dict[str, Tensor]:
     """Rename and rearrange, with the family's prefix, a tied head once, and tables by token cut to `rows` rows."""
     theirs: dict[str, Tensor] = {}
-    heads = spec.stack.attention[0].num_heads
+    heads = _heads(spec)
     for name in renamed(family, spec):
         tensor = ours[name.ours][:rows] if name.ours in BY_TOKEN else ours[name.ours]
         if name.layout == "transposed":
@@ -109,14 +111,27 @@ def to_theirs(family: Family, spec: Decoder | Encoder, ours: Mapping[str, Tensor
     return theirs
 
 
-def renamed(family: Family, spec: Decoder | Encoder) -> Iterator[Name]:
+def renamed(family: Family, spec: Exchanged) -> Iterator[Name]:
     """Every parameter of a model under both names, the layers' numbers filled in."""
-    present = parameter_shapes(spec).keys()
+    present, gated = parameter_shapes(spec).keys(), _gated(spec)
     for name in family.tensors.names:
-        for layer in range(len(spec.stack.blocks)) if "{layer}" in name.ours else (0,):
+        for layer in range(_layers(spec)) if "{layer}" in name.ours else (0,):
             ours = name.ours.format(layer=layer)
-            if ours in present:
+            if ours in present and name.gated in (None, gated):
                 yield replace(name, ours=ours, theirs=tuple(part.format(layer=layer) for part in name.parts))
+
+
+def _layers(spec: Exchanged) -> int:
+    """Of the deepest stack."""
+    return max(len(stack.blocks) for stack in stacks_of(spec).values())
+
+
+def _heads(spec: Exchanged) -> int:
+    return next(iter(stacks_of(spec).values())).attention[0].num_heads
+
+
+def _gated(spec: Exchanged) -> bool:
+    return next(iter(stacks_of(spec).values())).blocks[0].feedforward.gated
 
 
 def parameter_shapes(spec: Record) -> dict[str, tuple[int, ...]]:
@@ -162,9 +177,9 @@ def _short_names(table: Tensors, theirs: Iterable[str]) -> dict[str, str]:
     return short
 
 
-def _body(family: Family, spec: Decoder | Encoder, theirs: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
+def _body(family: Family, spec: Exchanged, theirs: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
     """Their tensors without prefix, buffers and repeated ones, of exactly the expected names."""
-    table, layers = family.tensors, range(len(spec.stack.blocks))
+    table, layers = family.tensors, range(_layers(spec))
     expected = {part for name in renamed(family, spec) for part in name.parts}
     buffers = {name.format(layer=layer) for name in table.buffers for layer in layers}
     body: dict[str, Tensor] = {}
@@ -174,13 +189,12 @@ def _body(family: Family, spec: Decoder | Encoder, theirs: Mapping[str, Tensor],
         if name not in buffers:
             body[name] = theirs[whole]
     for name, first in table.repeats.items():
-        if name not in body:
+        if name not in body or name in expected:
             continue
         again = body.pop(name)
         if not torch.equal(again, body.setdefault(first, again)):
             raise CheckpointError(
-                f"{where}: '{name}' differs from '{first}', but config.json says they are tied; a model in which they "
-                "are not cannot be expressed here"
+                f"{where}: '{name}' differs from '{first}', but in the model that config.json describes they are one"
             )
     _same_names(expected, body.keys(), where, f"config.json, read as that of {family.architecture}")
     return body

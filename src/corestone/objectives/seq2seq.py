@@ -47,7 +47,7 @@ class Seq2SeqObjective(ABC):
 
     def __init__(self, vocabulary: Vocabulary) -> None:
         self.vocabulary = vocabulary
-        self.start = vocabulary.separator if vocabulary.pad is None else vocabulary.pad
+        self.start = vocabulary.start
 
     @abstractmethod
     def pair(self, tokens: Ids, uniform: Uniform) -> Pair | None:

@@ -23,8 +23,9 @@ def t5(
 
     Args:
         gated: version 1.1: GELU-gated feed-forwards, and a head of its own; else ReLU, and a tied head.
+        dropout: in feed-forwards, of branches, on attention probabilities, at both ends of each stack (section 2.1).
     """
-    plain = Attention(num_heads=num_heads, head_dim=head_dim, bias_in=False, bias_out=False, scale=1.0)
+    plain = Attention(num_heads=num_heads, head_dim=head_dim, bias_in=False, bias_out=False, scale=1.0, dropout=dropout)
     block = Block(
         norm=NORM,
         mixer=plain.model_copy(update={"position": Buckets()}),
