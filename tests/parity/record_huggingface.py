@@ -2,7 +2,7 @@
 
 Run `python tests/parity/record_huggingface.py [CASE]...` to record again. Each case is a folder as `save_pretrained`
 writes it, beside `expected.safetensors`. Of decoders that has token ids (rows, tokens) and float32 logits (rows,
-tokens, vocabulary); of encoders what `encoder_expected` makes.
+tokens, vocabulary); of encoders what `encoder_expected` makes, of encoder-decoders what `seq2seq_expected` makes.
 """
 
 from __future__ import annotations
@@ -172,6 +172,74 @@ ENCODER_OUTPUTS = (
     "pooler_output",
 )
 
+_TINY_T5 = {
+    "model_type": "t5",
+    "vocab_size": 61,
+    "d_model": 16,
+    "d_kv": 5,
+    "d_ff": 28,
+    "num_heads": 3,
+    "num_layers": 2,
+    "num_decoder_layers": 3,
+    "relative_attention_num_buckets": 8,
+    "relative_attention_max_distance": 11,
+    "dropout_rate": 0.2,
+    "decoder_start_token_id": 0,
+}
+_GATED = {"feed_forward_proj": "gated-gelu", "tie_word_embeddings": False}
+
+ENCODER_DECODERS: dict[str, dict[str, Any]] = {
+    "t5": _TINY_T5,
+    "t5-one-head": {
+        **_TINY_T5,
+        "num_heads": 1,
+        "num_layers": 4,
+        "num_decoder_layers": 1,
+        "layer_norm_epsilon": 1e-3,
+        "relative_attention_num_buckets": 12,
+        "relative_attention_max_distance": 19,
+    },
+    "t5-v1.1": {
+        **_TINY_T5,
+        **_GATED,
+        "num_heads": 5,
+        "d_kv": 3,
+        "d_model": 12,
+        "d_ff": 20,
+        "num_layers": 3,
+        "num_decoder_layers": 2,
+        "vocab_size": 53,
+    },
+    "t5-v1.1-equal": {
+        **_TINY_T5,
+        **_GATED,
+        "num_heads": 2,
+        "d_kv": 7,
+        "d_model": 14,
+        "num_decoder_layers": 2,
+        "relative_attention_num_buckets": 32,
+        "relative_attention_max_distance": 128,
+    },
+    "t5-v1.1-tied": {**_TINY_T5, **_GATED, "d_kv": 6, "num_layers": 1, "vocab_size": 47},
+}
+"""T5ForConditionalGeneration. Versions 5.x of the library give a new model of version 1.1 a tied head, whatever its
+settings say; as long as the two are equal they stay tied in a folder too. Published checkpoints are not tied, so those
+of OWN_HEAD are given a head of their own before they are saved, and the library keeps them apart when it reads them."""
+
+# With gains near 1 behind the last layer, tied heads would only repeat what they were given.
+T5_VALUES = {
+    "final_layer_norm": (0.0, 1.5),
+    "layer_norm": (1.0, 0.3),
+    "relative": (0.0, 2.0),
+    "shared": (0.0, 0.5),
+    "": (0.0, 0.4),
+}
+"""Mean and deviation by part of a parameter's name, the first that fits."""
+
+OWN_HEAD = {"t5-v1.1", "t5-v1.1-equal"}
+SOURCE, TARGET, ANSWER = 37, 29, 23
+"""Tokens of sources, targets and generated answers; no distance of the smaller cases reaches so far."""
+
 _GPT = {"resid_pdrop": 0.2, "embd_pdrop": 0.1, "attn_pdrop": 0.05}
 DROPOUT: dict[str, dict[str, Any]] = {
     "gpt2": _GPT,
@@ -298,6 +366,99 @@ def encoder_expected(model: Any) -> dict[str, torch.Tensor]:
     }
 
 
+def tiny_seq2seq(case: str, **changes: Any) -> Any:
+    """A random encoder-decoder of a case, some settings changed, every gain away from its usual 1."""
+    import transformers
+
+    model = transformers.T5ForConditionalGeneration(transformers.T5Config(**{**ENCODER_DECODERS[case], **changes}))
+    if case in OWN_HEAD:
+        model.lm_head.weight = torch.nn.Parameter(torch.empty_like(model.shared.weight))
+    torch.manual_seed(sum(case.encode()))
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.normal_(*next(normal for part, normal in T5_VALUES.items() if part in name))
+    return model.eval()
+
+
+def seq2seq_inputs(config: Any) -> dict[str, torch.Tensor]:
+    """Three rows of random ids without the special ones: whole, padded on the right, padded on the left."""
+    generator, inputs = torch.Generator().manual_seed(4), {}
+    for side, length in (("source", SOURCE), ("target", TARGET)):
+        inputs[side] = torch.randint(2, config.vocab_size, (3, length), generator=generator)
+        real = inputs[f"{side}_attention"] = torch.ones(3, length, dtype=torch.int64)
+        real[1, -(length // 3) :] = 0
+        real[2, : length // 4] = 0
+    return inputs
+
+
+def seq2seq_logits(model: Any, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+    """Of the reference."""
+    out = model(
+        input_ids=inputs["source"],
+        attention_mask=inputs["source_attention"],
+        decoder_input_ids=inputs["target"],
+        decoder_attention_mask=inputs["target_attention"],
+    )
+    logits: torch.Tensor = out.logits
+    return logits
+
+
+def prompts_in(inputs: dict[str, torch.Tensor]) -> list[list[int]]:
+    """The sources without padding."""
+    pairs = zip(inputs["source"], inputs["source_attention"], strict=True)
+    return [source[attention.bool()].tolist() for source, attention in pairs]
+
+
+def answers_of(model: Any, prompts: list[list[int]], tokens: int = ANSWER) -> torch.Tensor:
+    """What `generate` writes greedily (rows, tokens), padding behind an end; prompts come without their ends.
+
+    With a cache where the library can: it makes room for as many layers as the encoder has (5.23), which is too little
+    for deeper decoders.
+    """
+    config = model.config
+    longest = max(len(prompt) for prompt in prompts)
+    rows = [[*prompt, config.eos_token_id, *[0] * (longest - len(prompt))] for prompt in prompts]
+    real = [[1] * (len(prompt) + 1) + [0] * (longest - len(prompt)) for prompt in prompts]
+    with torch.inference_mode():
+        out = model.generate(
+            torch.tensor(rows),
+            attention_mask=torch.tensor(real),
+            max_new_tokens=tokens,
+            do_sample=False,
+            num_beams=1,
+            use_cache=config.num_decoder_layers <= config.num_layers,
+        )
+    found: torch.Tensor = torch.nn.functional.pad(out[:, 1:], (0, tokens + 1 - out.shape[1])).clone()
+    return found
+
+
+def seq2seq_expected(model: Any) -> dict[str, torch.Tensor]:
+    """Inputs, `logits`, a `probe` (0 at padding), `grad.` gradients of logits times probe, and greedy `answers`."""
+    inputs = seq2seq_inputs(model.config)
+    logits = seq2seq_logits(model, inputs)
+    probe = torch.randn(logits.shape, generator=torch.Generator().manual_seed(3))
+    probe *= inputs["target_attention"][..., None]
+    model.zero_grad()
+    (logits * probe).sum().backward()
+    return {
+        **inputs,
+        "logits": logits.detach().contiguous(),
+        "probe": probe,
+        "answers": answers_of(model, prompts_in(inputs)),
+        **{f"grad.{name}": parameter.grad.contiguous() for name, parameter in model.named_parameters()},
+    }
+
+
+def record_seq2seq(case: str) -> None:
+    """Write one encoder-decoder's case."""
+    folder = DATA / case
+    shutil.rmtree(folder, ignore_errors=True)
+    model = tiny_seq2seq(case)
+    model.save_pretrained(folder)
+    (folder / "generation_config.json").unlink(missing_ok=True)
+    save_file(seq2seq_expected(model), folder / "expected.safetensors")
+
+
 def record_encoder(case: str) -> None:
     """Write one encoder's case."""
     folder = DATA / case
@@ -319,5 +480,5 @@ def record(case: str) -> None:
 
 
 if __name__ == "__main__":
-    for name in sys.argv[1:] or (*CASES, *ENCODERS):
-        (record if name in CASES else record_encoder)(name)
+    for name in sys.argv[1:] or (*CASES, *ENCODERS, *ENCODER_DECODERS):
+        (record if name in CASES else record_encoder if name in ENCODERS else record_seq2seq)(name)
