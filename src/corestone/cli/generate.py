@@ -37,7 +37,8 @@ def generate(
     precision: Annotated[Format, typer.Option(help="Number format; int8 rounds the weights only.")] = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object per prompt: prompt, text.")] = False,
 ) -> None:
-    """Continue prompts with a trained model. One prompt is shown while it is written, several when they are done."""
+    """Continue prompts with a trained model; an encoder-decoder answers them. One text is shown while it is written,
+    several when they are done."""
     from corestone.core.spec import parse
     from corestone.generate.spec import Sampling
 
@@ -74,6 +75,8 @@ def _load(run: Path, precision: Format) -> tuple[Any, Any]:
 
 
 def _note_long_prompts(model: Any, tokenizer: Any, prompts: list[str]) -> None:
+    if model.generates == "answers":
+        return  # a source is read whole, however long
     context = model.context_length
     for number, prompt in enumerate(prompts, start=1):
         tokens = len(tokenizer.encode(prompt)) + 1  # the separator comes first
@@ -88,16 +91,17 @@ def _note_long_prompts(model: Any, tokenizer: Any, prompts: list[str]) -> None:
 def _write(model: Any, tokenizer: Any, prompts: list[str], sampling: Sampling, as_json: bool) -> None:
     from corestone.generate.text import generate_text
 
+    between = "\n" if model.generates == "answers" else ""
     if as_json:
         for prompt, text in zip(prompts, generate_text(model, tokenizer, prompts, sampling), strict=True):
             typer.echo(json.dumps({"prompt": prompt, "text": text}, ensure_ascii=False))
     elif len(prompts) == 1:
-        _show(prompts[0])
+        _show(prompts[0] + between)
         generate_text(model, tokenizer, prompts, sampling, stream=lambda _, piece: _show(piece))
         _show("\n")
     else:
         texts = generate_text(model, tokenizer, prompts, sampling)
-        typer.echo("\n\n".join(prompt + text for prompt, text in zip(prompts, texts, strict=True)))
+        typer.echo("\n\n".join(prompt + between + text for prompt, text in zip(prompts, texts, strict=True)))
 
 
 def _show(piece: str) -> None:

@@ -30,11 +30,15 @@ class TextWriter:
 
     A character appears once all its bytes are there; bytes that are no UTF-8 become U+FFFD. Text that may be the
     beginning of a stop string is held back until it is known not to be one.
+
+    Args:
+        lead: bytes left out where the first token begins with them.
     """
 
-    def __init__(self, stop: Sequence[str] = (), show: Callable[[str], None] | None = None) -> None:
+    def __init__(self, stop: Sequence[str] = (), show: Callable[[str], None] | None = None, lead: bytes = b"") -> None:
         self.stop = tuple(stop)
         self.show = show
+        self.lead = lead
         self.text = ""
         self.stopped = False
         self._shown = 0
@@ -45,7 +49,8 @@ class TextWriter:
         if self.stopped:
             return True
         old = len(self.text)
-        self.text += self._utf8.decode(data, final)
+        self.text += self._utf8.decode(data.removeprefix(self.lead), final)
+        self.lead = b""
         found = [place for stop in self.stop if (place := self.text.find(stop, max(0, old - len(stop) + 1))) >= 0]
         if found:
             self.text, self.stopped = self.text[: min(found)], True
@@ -77,6 +82,8 @@ def generate_text(
 ) -> list[str]:
     """Continue each prompt; returns the new text only, cut before the first stop string.
 
+    An answer is a text of its own: it goes without the blank that some vocabularies put before a first word.
+
     Args:
         stream: sees each row's text as it is written, whole characters only.
     """
@@ -84,7 +91,8 @@ def generate_text(
     def shower(row: int) -> Callable[[str], None] | None:
         return None if stream is None else lambda piece: stream(row, piece)
 
-    writers = [TextWriter(sampling.stop, shower(row)) for row in range(len(prompts))]
+    lead = b" " if model.generates == "answers" and _leads_with_blank(tokenizer) else b""
+    writers = [TextWriter(sampling.stop, shower(row), lead) for row in range(len(prompts))]
     generate(
         model,
         tokenizer.vocabulary,
@@ -93,3 +101,8 @@ def generate_text(
         on_token=lambda row, token: writers[row].write(tokenizer.token_bytes(token)),
     )
     return [writer.close() for writer in writers]
+
+
+def _leads_with_blank(tokenizer: TextTokenizer) -> bool:
+    """Whether the first word of a text is written as if a blank stood before it."""
+    return any(tokenizer.token_bytes(token).startswith(b" ") for token in tokenizer.encode("a")[:1])
