@@ -48,8 +48,8 @@ from corestone.objectives.seq2seq import packed
 
 TOLERANCE = 1e-5
 BFLOAT16_BOUND = 0.03
-"""Root-mean-square error of logits in bfloat16, in their standard deviations; worst case measured: 0.017, of t5-v1.1 (the
-library's own: 0.014)."""
+"""Root-mean-square error of logits in bfloat16, in their standard deviations; worst case measured: 0.017, of t5-v1.1
+(the library's own: 0.014)."""
 PAD, END = 0, 1
 
 
