@@ -1,8 +1,9 @@
-"""Training of encoders beside their Hugging Face classes in a hand-written loop, same texts.
+"""Training of encoders and encoder-decoders beside their Hugging Face classes in a hand-written loop, same texts.
 
     python benchmarks/encoder_speed.py --model bert-base --lengths natural
     python benchmarks/encoder_speed.py --model bert-base --lengths full
     python benchmarks/encoder_speed.py --model electra-small
+    python benchmarks/encoder_speed.py --model t5-small
 
 Each side lives in a process of its own, and the sides take turns; printed are medians of steps, useful tokens (those of
 texts, not what fills up), ratios and each process's peak memory. The other side computes under bfloat16 autocast with
@@ -31,15 +32,18 @@ from corestone.core.mask import Mask
 from corestone.core.rng import Draws
 from corestone.core.vocabulary import Vocabulary
 from corestone.models.encoder import build_encoder, build_generator_discriminator
+from corestone.models.encoder_decoder import build_encoder_decoder
 from corestone.objectives.masked_token import MaskedTokenObjective
 from corestone.objectives.replaced_token import ReplacedBatch, ReplacedTokenObjective
-from corestone.objectives.spec import MaskedToken, ReplacedToken
+from corestone.objectives.seq2seq import SpanCorruptionObjective
+from corestone.objectives.spec import MaskedToken, ReplacedToken, SpanCorruption
 from corestone.parallel.allocator import keep_freed_memory
 from corestone.parallel.peak import gemm_peak
 from corestone.parallel.precision import compute_dtype
 from corestone.train.meter import peak_memory
 from corestone.zoo.bert import bert
 from corestone.zoo.electra import electra
+from corestone.zoo.t5 import t5
 from ours import CPU, Corestone
 
 ROWS, LENGTH, SHORTEST = 16, 128, 36
@@ -117,6 +121,11 @@ class PreparedReplaced(Prepared, ReplacedTokenObjective):
     pass
 
 
+class PreparedSpans(Prepared, SpanCorruptionObjective):
+    def __init__(self) -> None:
+        SpanCorruptionObjective.__init__(self, SpanCorruption(), VOCABULARY)
+
+
 def masked_texts(lengths: str, seed: int) -> Texts:
     batch = padded(lengths, seed)
     useful = int((batch.mask.segments_BT == 0).sum())
@@ -129,6 +138,14 @@ def replaced_texts(lengths: str, seed: int) -> Texts:
     objective = ReplacedTokenObjective(ReplacedToken(), VOCABULARY)
     corrupted = objective.corrupt(batch, Draws(seed, range(len(batch))))
     return Texts(corrupted, int(corrupted.text_BT.sum()))
+
+
+def span_texts(lengths: str, seed: int) -> Texts:
+    """Eight texts of 256 tokens: as text to read and text to write."""
+    batch = padded("full", seed, rows=8, length=256)
+    objective = SpanCorruptionObjective(SpanCorruption(), VOCABULARY)
+    pair = objective.corrupt(replace(batch, mask=Mask()), Draws(seed, range(len(batch))))
+    return Texts(pair, pair.source.tokens_BT.numel() + pair.target.tokens_BT.numel())
 
 
 def loaded(model: nn.Module, theirs: nn.Module, family: Any, spec: Any) -> nn.Module:
@@ -178,6 +195,13 @@ class ElectraPair(nn.Module):
         self.generator.tie_weights()
 
 
+def hf_t5() -> nn.Module:
+    from transformers import T5Config, T5ForConditionalGeneration
+
+    torch.manual_seed(0)
+    return T5ForConditionalGeneration(T5Config(vocab_size=SIZE, dropout_rate=0.0, decoder_start_token_id=0))
+
+
 def corestone_side(model: str, dtype: torch.dtype) -> Corestone:
     """Our trainer, from the other side's weights."""
     from corestone.interop.encoders import BERT_MASKED, ELECTRA_DISCRIMINATOR, ELECTRA_GENERATOR
@@ -185,18 +209,25 @@ def corestone_side(model: str, dtype: torch.dtype) -> Corestone:
     if model == "bert-base":
         ours = loaded(build_encoder(bert_spec()), hf_bert(), BERT_MASKED, bert_spec())
         return Corestone(ours, PreparedMasked(MaskedToken(), VOCABULARY), dtype)
-    spec = electra(256, 12, 4, 128, (1, 4), SIZE, LENGTH, dropout=0.0)
-    pair, theirs = build_generator_discriminator(spec), ElectraPair()
-    loaded(pair.discriminator, theirs.discriminator, ELECTRA_DISCRIMINATOR, spec.discriminator)
-    loaded(pair.generator, theirs.generator, ELECTRA_GENERATOR, spec.generator)
-    return Corestone(pair, PreparedReplaced(ReplacedToken(), VOCABULARY), dtype)
+    if model == "electra-small":
+        spec = electra(256, 12, 4, 128, (1, 4), SIZE, LENGTH, dropout=0.0)
+        pair, theirs = build_generator_discriminator(spec), ElectraPair()
+        loaded(pair.discriminator, theirs.discriminator, ELECTRA_DISCRIMINATOR, spec.discriminator)
+        loaded(pair.generator, theirs.generator, ELECTRA_GENERATOR, spec.generator)
+        return Corestone(pair, PreparedReplaced(ReplacedToken(), VOCABULARY), dtype)
+    from corestone.interop.encoder_decoders import T5
+
+    spec = t5(512, 6, 8, 64, 2048, vocab_size=SIZE, dropout=0.0)
+    return Corestone(loaded(build_encoder_decoder(spec), hf_t5(), T5, spec), PreparedSpans(), dtype)
 
 
 def our_batch(batch: Any) -> Any:
     if isinstance(batch, TextBatch):
         return packed(batch, [])[0]
-    hidden, (text, uniform) = packed(batch.hidden, [batch.text_BT.int(), batch.uniform_BT])
-    return ReplacedBatch(hidden, text.bool(), uniform)
+    if isinstance(batch, ReplacedBatch):
+        hidden, (text, uniform) = packed(batch.hidden, [batch.text_BT.int(), batch.uniform_BT])
+        return ReplacedBatch(hidden, text.bool(), uniform)
+    return batch
 
 
 def hf_loss(model: nn.Module, batch: Any) -> torch.Tensor:
@@ -204,22 +235,24 @@ def hf_loss(model: nn.Module, batch: Any) -> torch.Tensor:
     if isinstance(batch, TextBatch):
         mask = batch.mask.segments_BT + 1
         return model(input_ids=batch.tokens_BT, attention_mask=mask, labels=batch.targets_BT).loss
-    hidden, mask = batch.hidden, batch.hidden.mask.segments_BT + 1
-    generated = model.generator(input_ids=hidden.tokens_BT, attention_mask=mask, labels=hidden.targets_BT)
-    chosen = hidden.targets_BT != IGNORE
-    with torch.no_grad():
-        drawn = torch.multinomial(generated.logits[chosen].float().softmax(-1), 1)[:, 0]
-    tokens = hidden.tokens_BT.masked_scatter(chosen, drawn)
-    wrong = (chosen & (tokens != hidden.targets_BT)).long()
-    found = model.discriminator(input_ids=tokens, attention_mask=mask, labels=wrong)
-    return generated.loss + 50.0 * found.loss
+    if isinstance(batch, ReplacedBatch):
+        hidden, mask = batch.hidden, batch.hidden.mask.segments_BT + 1
+        generated = model.generator(input_ids=hidden.tokens_BT, attention_mask=mask, labels=hidden.targets_BT)
+        chosen = hidden.targets_BT != IGNORE
+        with torch.no_grad():
+            drawn = torch.multinomial(generated.logits[chosen].float().softmax(-1), 1)[:, 0]
+        tokens = hidden.tokens_BT.masked_scatter(chosen, drawn)
+        wrong = (chosen & (tokens != hidden.targets_BT)).long()
+        found = model.discriminator(input_ids=tokens, attention_mask=mask, labels=wrong)
+        return generated.loss + 50.0 * found.loss
+    return model(input_ids=batch.source.tokens_BT, labels=batch.target.targets_BT).loss
 
 
 class HuggingFaceLoop:
     """bfloat16 autocast (or float32), fused AdamW, clipping."""
 
     def __init__(self, model: str, dtype: torch.dtype) -> None:
-        self.model = {"bert-base": hf_bert, "electra-small": ElectraPair}[model]()
+        self.model = {"bert-base": hf_bert, "electra-small": ElectraPair, "t5-small": hf_t5}[model]()
         self.dtype = dtype
         self.optimiser = torch.optim.AdamW(self.model.parameters(), lr=3e-4, fused=True)
 
@@ -241,6 +274,7 @@ class HuggingFaceLoop:
 TEXTS: dict[str, Callable[[str, int], Texts]] = {
     "bert-base": masked_texts,
     "electra-small": replaced_texts,
+    "t5-small": span_texts,
 }
 SIDES = ["corestone", "hf", "hf+allocator"]
 
@@ -290,7 +324,7 @@ def main() -> None:
     peak = gemm_peak(dtype, CPU, seconds=1.0)
     for pipe in sides.values():
         pipe.send(None)
-    full = len(texts.batch) * LENGTH
+    full = len(texts.batch) * LENGTH if given.model != "t5-small" else texts.useful
     name = str(dtype).removeprefix("torch.")
     print(
         f"{given.model}, {given.lengths} lengths ({texts.useful} of {full} tokens are text in the first batch), all "

@@ -1,10 +1,13 @@
-"""Decoding speed beside Hugging Face `generate`, on the same random 124M GPT-2 weights, greedy, interleaved.
+"""Decoding speed beside Hugging Face `generate`, on the same random weights, greedy, interleaved.
 
-    python benchmarks/generation_speed.py [--tokens 96] [--repeats 3] [--threads 2]
+    python benchmarks/generation_speed.py [--model gpt2|gptj|t5-small] [--tokens 96] [--repeats 3] [--threads 2]
 
-Prints tokens/s as medians over repeats and ratios as medians of each repeat's own ratio (foreign load drifts). Before
-timing it checks, in float32, that both sides choose the same tokens; bfloat16 logits of random weights are full of
-near-ties, so there it prints how far both sides' logits are from float32's, and how many tokens agree.
+gpt2 is the model of 124M; gptj has GPT-J's block and head (256 values each, 64 of them rotary, biased head) at a width
+of 1,024 and 8 layers; t5-small is published so. Prints tokens/s as medians over repeats, ratios as medians of each
+repeat's own ratio (foreign load drifts), and for one row the bandwidth: bytes of the weights that a token needs, times
+tokens/s, beside what reading memory alone reaches. Before timing it checks, in float32, that both sides choose the same
+tokens; bfloat16 logits of random weights are full of near-ties, so there it prints how far both sides' logits are from
+float32's, and how many tokens agree.
 """
 
 from __future__ import annotations
@@ -14,87 +17,140 @@ import os
 import statistics
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
-from transformers import GPT2Config, GPT2LMHeadModel
+from transformers import (
+    GPT2Config,
+    GPT2LMHeadModel,
+    GPTJConfig,
+    GPTJForCausalLM,
+    T5Config,
+    T5ForConditionalGeneration,
+)
 
-from corestone.core.batch import plain_batch
+from corestone.core.batch import Seq2SeqBatch, plain_batch
+from corestone.core.mask import Mask
 from corestone.core.vocabulary import Vocabulary
 from corestone.generate.decode import generate
 from corestone.generate.quantize import weight_only_int8
 from corestone.generate.spec import Sampling
 from corestone.generate.weights import decoding_weights
-from corestone.models.decoder import DecoderModel, build_decoder
-from corestone.zoo.gpt import gpt2
+from corestone.interop.settings import families_of_config, to_spec
+from corestone.interop.weights import build_with, nearest, to_ours
 
-SEPARATOR = 50256
 PROMPT = 32
 Side = Callable[[list[list[int]], int], list[list[int]]]
 
 
-def reference_model() -> GPT2LMHeadModel:
-    """GPT-2 124M with random weights, on Hugging Face's own fast attention path."""
-    torch.manual_seed(0)
-    config = GPT2Config(attn_implementation="sdpa", eos_token_id=SEPARATOR, bos_token_id=SEPARATOR)
-    model = GPT2LMHeadModel(config).eval()
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if not name.endswith("bias") and parameter.dim() == 2:
-                # Wider than at initialisation, so that the chosen token depends on more than the last one read.
-                parameter.normal_(0.0, 0.02 if "wte" in name else 0.05)
-    return model
+@dataclass(frozen=True)
+class Peer:
+    """A model of Hugging Face's and the ids that its texts need. `spread` is of the weights by part of their name, the
+    first that fits: wider than at initialisation, so that the chosen token depends on more than the last one read."""
+
+    build: Callable[[], torch.nn.Module]
+    vocabulary: Vocabulary
+    spread: dict[str, float]
+
+    def model(self) -> torch.nn.Module:
+        torch.manual_seed(0)
+        model = self.build().eval()
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                if not name.endswith("bias") and parameter.dim() == 2:
+                    parameter.normal_(0.0, next(std for part, std in self.spread.items() if part in name))
+        return model
 
 
-def corestone_model(reference: GPT2LMHeadModel) -> DecoderModel:
-    """The same weights in our decoder. Hugging Face's Conv1D stores (in, out), a linear map (out, in)."""
-    model = build_decoder(gpt2(768, 12, 12)).eval()
-    theirs = reference.state_dict()
-    names = {"embedding.token.weight": "transformer.wte.weight", "embedding.position.weight": "transformer.wpe.weight"}
-    parts = {"mixer_norm": "ln_1", "mixer.qkv": "attn.c_attn", "mixer.out": "attn.c_proj", "feedforward_norm": "ln_2"}
-    parts |= {"feedforward.up": "mlp.c_fc", "feedforward.down": "mlp.c_proj"}
-    for kind in ("weight", "bias"):
-        names[f"stack.final_norm.{kind}"] = f"transformer.ln_f.{kind}"
-        for layer in range(12):
-            for ours, other in parts.items():
-                names[f"stack.blocks.{layer}.{ours}.{kind}"] = f"transformer.h.{layer}.{other}.{kind}"
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            other = names[name]
-            value = theirs[other]
-            parameter.copy_(value.t() if any(c in other for c in ("c_attn", "c_proj", "c_fc")) else value)
-    return model
+def gptj() -> torch.nn.Module:
+    config = GPTJConfig(
+        vocab_size=50257, n_embd=1024, n_layer=8, n_head=4, rotary_dim=64, eos_token_id=50256, bos_token_id=50256
+    )
+    return GPTJForCausalLM(config)
 
 
-def ours(model: DecoderModel) -> Side:
-    vocabulary = Vocabulary(size=50257, separator=SEPARATOR)
+PEERS = {
+    "gpt2": Peer(
+        lambda: GPT2LMHeadModel(GPT2Config(attn_implementation="sdpa", eos_token_id=50256, bos_token_id=50256)),
+        Vocabulary(size=50257, separator=50256),
+        {"wte": 0.02, "": 0.05},
+    ),
+    "gptj": Peer(gptj, Vocabulary(size=50257, separator=50256), {"wte": 1.0, "": 0.03}),
+    "t5-small": Peer(
+        lambda: T5ForConditionalGeneration(T5Config(decoder_start_token_id=0, eos_token_id=1, pad_token_id=0)),
+        Vocabulary(size=32128, separator=1, pad=0),
+        {"relative": 1.0, ".q.": 0.03, ".k.": 0.03, "shared": 0.1, "": 0.06},
+    ),
+}
 
+
+def corestone_model(reference: Any) -> Any:
+    """The same weights in our model, by the converter's own tables."""
+    config, state = reference.config.to_dict(), reference.state_dict()
+    family = nearest(families_of_config(config, "benchmark"), state)
+    spec = to_spec(family, config, "benchmark", state)
+    return build_with(spec, to_ours(family, spec, state, "benchmark"), "benchmark").eval()
+
+
+def ours(model: Any, vocabulary: Vocabulary) -> Side:
     def run(prompts: list[list[int]], tokens: int) -> list[list[int]]:
         return generate(model, vocabulary, prompts, Sampling(temperature=0.0, max_tokens=tokens))
 
     return run
 
 
-def theirs(model: GPT2LMHeadModel) -> Side:
+def theirs(model: Any, vocabulary: Vocabulary) -> Side:
+    answers = model.config.is_encoder_decoder
+
     def run(prompts: list[list[int]], tokens: int) -> list[list[int]]:
-        ids = torch.tensor([[SEPARATOR, *prompt] for prompt in prompts])
+        end = [vocabulary.separator]
+        ids = torch.tensor([prompt + end if answers else end + prompt for prompt in prompts])
         with torch.inference_mode():
             out = model.generate(
                 ids,
                 attention_mask=torch.ones_like(ids),
                 max_new_tokens=tokens,
                 do_sample=False,
-                pad_token_id=SEPARATOR,
+                pad_token_id=vocabulary.start,
             )
-        return [row[ids.shape[1] :] for row in out.tolist()]
+        return [row[1 if answers else ids.shape[1] :] for row in out.tolist()]
 
     return run
 
 
-def logits(model: torch.nn.Module, ids: torch.Tensor) -> torch.Tensor:
+def logits(model: Any, ids: torch.Tensor) -> torch.Tensor:
+    """Of texts, or of the same texts as answers to themselves."""
     with torch.inference_mode():
-        if isinstance(model, GPT2LMHeadModel):
-            return model(ids).logits.float()
-        return model.head(model(plain_batch(ids)).hidden).float()
+        if hasattr(model, "config"):
+            given = {"decoder_input_ids": ids} if model.config.is_encoder_decoder else {}
+            return model(ids, **given).logits.float()
+        batch = plain_batch(ids)
+        if model.generates == "answers":
+            batch = Seq2SeqBatch(replace(batch, mask=Mask(causal=False)), batch)
+        return model.head(model(batch).hidden).float()
+
+
+def weight_bytes(model: Any) -> int:
+    """Bytes of the weights that writing one token reads, in the model's precision."""
+    once = ("embedding.token", "embedding.position", "encoder.", "cross.kv")  # a row, or before the first token
+    state = dict(model.named_parameters())
+    tied = "head.weight" not in state
+    return sum(
+        value.numel() * value.element_size()
+        for name, value in state.items()
+        if not any(part in name for part in once) or (tied and name == "embedding.token.weight")
+    )
+
+
+def read_speed() -> float:
+    """Bytes per second of a sum over more memory than any cache holds, best of five."""
+    data, seconds = torch.ones(1 << 28), []
+    for _ in range(5):
+        start = time.perf_counter()
+        data.sum()
+        seconds.append(time.perf_counter() - start)
+    return data.numel() * data.element_size() / min(seconds)
 
 
 def agreement(a: list[list[int]], b: list[list[int]]) -> float:
@@ -105,8 +161,8 @@ def agreement(a: list[list[int]], b: list[list[int]]) -> float:
     return equal / max(1, sum(len(x) for x in a))
 
 
-def report(batch: int, sides: dict[str, Side], prompts: list[list[int]], tokens: int, repeats: int) -> None:
-    """Interleaved repeats; a side's own second run (short) warms it up."""
+def report(batch: int, sides: dict[str, Side], prompts: list[list[int]], tokens: int, repeats: int) -> list[float]:
+    """Tokens/s of each side, medians of interleaved repeats; a side's own second run (short) warms it up."""
     speeds: dict[str, list[float]] = {name: [] for name in sides}
     for side in sides.values():
         side(prompts, 4)
@@ -121,41 +177,57 @@ def report(batch: int, sides: dict[str, Side], prompts: list[list[int]], tokens:
         ratios = sorted(value / base for value, base in zip(values, speeds[first], strict=True))
         spread = f"{statistics.median(ratios):.2f}x  ({ratios[0]:.2f} to {ratios[-1]:.2f})"
         print(f"  {name:<34} {statistics.median(values):8.1f} tok/s   {spread}")
+    return [statistics.median(values) for values in speeds.values()]
+
+
+def check_tokens(hf: Any, model: Any, vocabulary: Vocabulary, prompts: list[list[int]]) -> None:
+    """In float32 both sides must write the same."""
+    a, b = theirs(hf, vocabulary)(prompts, 48), ours(model, vocabulary)(prompts, 48)
+    distinct = len({token for row in a for token in row})
+    print(f"float32 tokens equal: {a == b} ({len(a)} rows of {[len(row) for row in a]}, {distinct} distinct)")
+    if a != b:
+        raise SystemExit("float32 tokens differ: the two sides do not run the same model")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", choices=PEERS, default="gpt2")
     parser.add_argument("--tokens", type=int, default=96)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    print(f"torch {torch.__version__}, {options.threads} threads, load average {os.getloadavg()[0]:.1f}")
+    print(f"{options.model}, torch {torch.__version__}, {options.threads} threads, load {os.getloadavg()[0]:.1f}")
     random = torch.Generator().manual_seed(1)
-    prompts = torch.randint(0, 50256, (8, PROMPT), generator=random).tolist()
+    peer = PEERS[options.model]
+    vocabulary = peer.vocabulary
+    prompts = torch.randint(2, 30000, (8, PROMPT), generator=random).tolist()
 
-    hf = reference_model()
+    hf = peer.model()
     model = corestone_model(hf)
-    a, b = theirs(hf)(prompts[:2], 48), ours(model)(prompts[:2], 48)
-    distinct = len({token for row in a for token in row})
-    print(f"float32 tokens equal: {a == b} (2 rows of 48, {distinct} distinct)")
-    if a != b:
-        raise SystemExit("float32 tokens differ: the two sides do not run the same model")
+    check_tokens(hf, model, vocabulary, prompts[:2])
     ids = torch.tensor(prompts[:2])
     exact = logits(model, ids)
-    hf_bf16, bf16 = hf.to(torch.bfloat16), None
     int8 = weight_only_int8(model)
-    bf16 = decoding_weights(model.to(torch.bfloat16))
-    for name, side in (("Hugging Face bf16", hf_bf16), ("corestone bf16", bf16), ("corestone int8", int8)):
+    hf, model = hf.to(torch.bfloat16), model.to(torch.bfloat16)
+    needed, packed = weight_bytes(model), decoding_weights(model)
+    for name, side in (("Hugging Face bf16", hf), ("corestone bf16", packed), ("corestone int8", int8)):
         error = (logits(side, ids) - exact).norm() / exact.norm()
         print(f"  {name:<20} logits' relative distance to float32 {error:.4f}")
-    c, d = theirs(hf_bf16)(prompts[:2], 48), ours(bf16)(prompts[:2], 48)
+    c, d = theirs(hf, vocabulary)(prompts[:2], 48), ours(packed, vocabulary)(prompts[:2], 48)
     print(f"  bf16 tokens before the first difference: {agreement(c, d):.0%} of {sum(map(len, c))}")
-    sides = {"Hugging Face generate, bf16": theirs(hf_bf16), "corestone, bf16": ours(bf16)}
-    sides["corestone, int8 weights"] = ours(int8)
-    for batch in (1, 8):
-        report(batch, sides, prompts[:batch], options.tokens, options.repeats)
-    print(f"load average {os.getloadavg()[0]:.1f}")
+    sides = {
+        "Hugging Face generate, bf16": theirs(hf, vocabulary),
+        "corestone, bf16": ours(packed, vocabulary),
+        "corestone, int8 weights": ours(int8, vocabulary),
+    }
+    alone, *_ = (report(batch, sides, prompts[:batch], options.tokens, options.repeats) for batch in (1, 8))
+    reached = [speed * needed * share / 1e9 for speed, share in zip(alone, (1.0, 1.0, 0.5), strict=True)]
+    print(
+        f"weights a token needs: {needed / 1e6:.0f} MB in bf16, half in int8; at batch 1 they arrive at "
+        f"{', '.join(f'{speed:.1f}' for speed in reached)} GB/s of {read_speed() / 1e9:.1f} that a sum reads"
+    )
+    print(f"load {os.getloadavg()[0]:.1f}")
 
 
 if __name__ == "__main__":
