@@ -74,7 +74,8 @@ class CrossAttentionLayer(nn.Module):
         if past is None:
             assert memory.hidden_BSD is not None
             kv_BKSH = self.kv(memory.hidden_BSD).view(B, -1, 2 * spec.kv_heads, spec.head_dim).transpose(1, 2)
-            past = kv_BKSH[:, : spec.kv_heads], kv_BKSH[:, spec.kv_heads :]
+            k, v = kv_BKSH.split(spec.kv_heads, dim=1)
+            past = (k, v)
             if cache is not None:
                 cache.remember(layer, *past)
         dropout = spec.dropout if self.training else 0.0
