@@ -72,7 +72,7 @@ def bucket_of(spec: Buckets, distance: Tensor, causal: bool) -> Tensor:
 def bucket_bias(spec: Buckets, table_UN: Tensor, tokens: int, sources: int, causal: bool) -> Tensor:
     """The learned bias (N, T, S) of the last `tokens` queries of `sources` keys; U buckets."""
     buckets_TS = bucket_of(spec, _distances(tokens, sources, table_UN.device), causal)
-    return table_UN[buckets_TS].permute(2, 0, 1)
+    return table_UN[buckets_TS].permute(2, 0, 1).contiguous()  # every layer adds it to its scores
 
 
 def _distances(tokens: int, sources: int, device: torch.device) -> Tensor:
