@@ -59,10 +59,10 @@ class _RootMeanSquare(torch.autograd.Function):
         x, weight_D, inverse = ctx.saved_tensors  # type: ignore[attr-defined]
         D = x.shape[-1]
         products_RD = (gradients[0] * x).reshape(-1, D)
-        dweight_D = inverse.view(1, -1) @ products_RD
+        dweight_D = products_RD.T @ inverse.reshape(-1)
         shared = (products_RD @ weight_D).view_as(inverse) * inverse**3 / D
         dx = torch.mul(gradients[0], weight_D).mul_(inverse).addcmul_(x, shared, value=-1)
-        return dx, dweight_D.view(-1), None
+        return dx, dweight_D, None
 
 
 def build_norm(spec: Norm, width: int) -> LayerNorm | RMSNorm:
