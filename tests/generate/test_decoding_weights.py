@@ -122,7 +122,7 @@ def test_packing_copies_what_pays_and_shares_the_rest() -> None:
 
 
 def test_queries_made_of_keys_are_rounded_too() -> None:
-    """The map from keys to queries reads part of what the first map gave. Relative distance, worst of ten rows 0.023."""
+    """The map from keys to queries reads part of what the first map gave. Relative distance, worst of ten 0.023."""
     model = lively(FAMILIES["primer-full"])
     small = weight_only_int8(model, torch.float32)
     assert sum(isinstance(m, Int8Linear) for m in small.modules()) == 2 * 5 + 1
