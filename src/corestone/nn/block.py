@@ -36,7 +36,7 @@ from corestone.nn.ssm import H3Layer
 MIXERS = {"attention": AttentionLayer, "h3": H3Layer}
 
 PLACES = {"in": ("in", "in"), "after": ("after", "after"), "in_out": ("in", "out")}
-"""Where attention's norm stands and where the feed-forward's, by a block's `norm_at`."""
+"""Where the norm of mixer and cross stands and where the feed-forward's, by a block's `norm_at`."""
 
 
 class BlockLayer(nn.Module):

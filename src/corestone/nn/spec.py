@@ -153,8 +153,8 @@ class Block(Spec):
     """One layer: per branch `y = norm_after(x + dropout(f(norm_in(x))))`, absent parts being the identity.
 
     Attributes:
-        norm_at: "in" is pre-norm (GPT-2), "after" is post-norm (GPT-1); "in_out" stands in front of attention, and
-            behind the feed-forward before that is added to the residual (So et al. 2021, code).
+        norm_at: "in" is pre-norm (GPT-2), "after" is post-norm (GPT-1); "in_out" stands in front of mixer and
+            cross, and behind the feed-forward before that is added to the residual (So et al. 2021, code).
         residual: "parallel" adds both branches, computed from one norm of x, to x at once (Wang and Komatsuzaki 2021).
         cross: attention to another text's hidden values, between mixer and feed-forward; None: there is none.
         dropout: on each branch, before it is added to the residual.
