@@ -119,6 +119,9 @@ def test_a_pair_is_the_separator_the_context_and_what_follows() -> None:
     assert (tokens.tolist(), scored) == ([SEPARATOR, *b"a b  c"], 3)
     assert pair_tokens(BYTES, "", "c")[0].tolist() == [SEPARATOR, *b"c"]
     assert pair_tokens(BYTES, "a", "")[1] == 0
+    tokens, scored = pair_tokens(BYTES, "a b  ", "c", begin=False)
+    assert (tokens.tolist(), scored) == ([*b"a b  c"], 3)
+    assert pair_tokens(BYTES, "  ", "c", begin=False)[0].tolist() == [SEPARATOR, *b"  c"]  # nothing else to begin with
 
 
 def test_a_token_across_the_border_is_not_used() -> None:

@@ -49,9 +49,11 @@ def test_cached_logits_are_the_uncached_ones(which: int | str | None) -> None:
 
 
 @pytest.mark.parametrize("context", [9, 64])
-def test_a_hybrid_of_states_and_attention_decodes_as_uncached(context: int) -> None:
-    """H3 and attention in one cache: alone, beside longer and shorter rows, rows that leave, beyond the context."""
-    spec = FAMILIES["h3"]
+@pytest.mark.parametrize("name", ["h3", "primer-full"])
+def test_states_and_convolutions_decode_as_uncached(name: str, context: int) -> None:
+    """H3 and attention in one cache, or queries made of convolved keys: alone, beside longer and shorter rows, rows
+    that leave, beyond the context."""
+    spec = FAMILIES[name]
     embedding = spec.embedding.model_copy(update={"context_length": context})
     model = lively(spec.model_copy(update={"embedding": embedding}))
     expected = [continue_uncached(model, prompt, 40, context) for prompt in PROMPTS]

@@ -14,7 +14,7 @@ from corestone.zoo.gptj import gptj
 from corestone.zoo.h3 import h3
 from corestone.zoo.opt import opt
 from corestone.zoo.palm import palm
-from corestone.zoo.primer import primer_ez
+from corestone.zoo.primer import primer, primer_ez
 
 SEPARATOR = 0
 VOCABULARY = Vocabulary(size=61, separator=SEPARATOR)
@@ -35,6 +35,7 @@ FAMILIES = {
     "opt": opt(32, 2, 4, vocab_size=PADDED, context_length=64),
     "bloom": bloom(24, 2, 6, vocab_size=PADDED, context_length=64),
     "primer": primer_ez(24, 2, 3, 40, vocab_size=PADDED, context_length=64),
+    "primer-full": primer(primer_ez(24, 2, 3, 40, vocab_size=PADDED, context_length=64)),
     "palm": palm(32, 2, 4, head_dim=6, vocab_size=PADDED, context_length=64),
     "h3": h3(32, 3, 4, {1}, vocab_size=PADDED, context_length=64),
 }

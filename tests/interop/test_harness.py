@@ -1,7 +1,7 @@
 """lm-eval on a Corestone model: the same numbers as lm-eval's own Hugging Face model on the exported folder.
 
-Texts of the reference begin with `<|endoftext|>` spelt out, which its tokenizer reads as the separator: ours puts it
-there itself. Measured worst cases: pairs 2.4e-6 of up to 94 nats, rolling 3.7e-5 of 1,338 nats.
+Where ours is asked to put the separator before a context, the reference's begins with `<|endoftext|>` spelt out, which its
+tokenizer reads as the separator. Measured worst cases: pairs 2.4e-6 of up to 94 nats, rolling 3.7e-5 of 1,338 nats.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ dataset_kwargs:
   cache_dir: {folder}/cache
 output_type: {kind}
 test_split: test
-doc_to_text: "{start}{{{{question}}}}"
+doc_to_text: "{{{{question}}}}"
 doc_to_target: "{{{{answer}}}}"
 {choices}
 metric_list:
@@ -63,7 +63,7 @@ class Request:
 
 
 @pytest.fixture
-def sides(huggingface: Write, tmp_path: Path) -> Callable[[int], tuple[Any, Any]]:
+def sides(huggingface: Write, tmp_path: Path) -> Callable[..., tuple[Any, Any]]:
     """Ours and lm-eval's own model of the same weights, for a batch size."""
     pytest.importorskip("lm_eval", reason="needs lm-eval: pip install 'corestone[eval]'")
     from lm_eval.models.huggingface import HFLM
@@ -75,37 +75,39 @@ def sides(huggingface: Write, tmp_path: Path) -> Callable[[int], tuple[Any, Any]
     ours = import_huggingface(huggingface(spec), tmp_path / "ours").folder
     theirs = export_huggingface(ours, tmp_path / "back").folder
 
-    def both(batch_size: int) -> tuple[Any, Any]:
+    def both(batch_size: int, begin: bool | None = None) -> tuple[Any, Any]:
         model, tokenizer = load_model(ours, "float32")
         reference = HFLM(pretrained=str(theirs), device="cpu", dtype="float32", batch_size=batch_size)
-        return CorestoneLM(model, tokenizer, model.context_length, batch_size), reference
+        return CorestoneLM(model, tokenizer, model.context_length, batch_size, begin), reference
 
     return both
 
 
-@pytest.mark.parametrize("batch_size", [1, 4])
-def test_loglikelihoods_are_those_of_the_reference(sides: Any, batch_size: int) -> None:
-    ours, theirs = sides(batch_size)
+@pytest.mark.parametrize(("batch_size", "begin"), [(1, True), (4, True), (4, False), (4, None)])
+def test_loglikelihoods_are_those_of_the_reference(sides: Any, batch_size: int, begin: bool | None) -> None:
+    ours, theirs = sides(batch_size, begin)
+    start = START if begin else ""
     found = ours.loglikelihood([Request(*pair) for pair in PAIRS])
-    wanted = theirs.loglikelihood([Request(START + context if context else "", after) for context, after in PAIRS])
+    wanted = theirs.loglikelihood([Request(start + context if context else "", after) for context, after in PAIRS])
     for (mine, greedy), (other, also) in zip(found, wanted, strict=True):
         assert mine == pytest.approx(other, rel=1e-7, abs=1e-5)
         assert greedy == also
     assert len({round(mine, 2) for mine, _ in found}) == len(PAIRS)
 
 
-def test_greedy_is_what_generation_gives(sides: Any) -> None:
-    ours, theirs = sides(4)
+@pytest.mark.parametrize("begin", [True, False])
+def test_greedy_is_what_generation_gives(sides: Any, begin: bool) -> None:
+    ours, theirs = sides(4, begin)
     contexts = [context for context, _ in PAIRS if context and len(context) < 60]
     settings = {"until": ["zzz"], "max_gen_toks": 6, "do_sample": False}
     found = ours.generate_until([Request(context, settings) for context in contexts])
-    wanted = theirs.generate_until([Request(START + context, settings) for context in contexts])
+    wanted = theirs.generate_until([Request(START * begin + context, settings) for context in contexts])
     assert found == wanted
     assert all(found)
 
 
 def test_the_likeliest_next_token_is_greedy_and_another_one_is_not(sides: Any) -> None:
-    ours, theirs = sides(4)
+    ours, theirs = sides(4, False)
     contexts = ["a stone", "a wall", "the corner", "12", "stands", "keystone,", "where", "cut:"]
     settings = {"max_gen_toks": 1, "do_sample": False}
     texts = ours.generate_until([Request(context, settings) for context in contexts])
@@ -115,12 +117,12 @@ def test_the_likeliest_next_token_is_greedy_and_another_one_is_not(sides: Any) -
     asked += [(context, "\x00") for context in contexts]
     found = [greedy for _, greedy in ours.loglikelihood([Request(*pair) for pair in asked])]
     assert found == [text != "\x00" for _, text in asked]
-    wanted = theirs.loglikelihood([Request(START + context, text) for context, text in asked])
+    wanted = theirs.loglikelihood([Request(context, text) for context, text in asked])
     assert found == [greedy for _, greedy in wanted]
 
 
 def test_generation_stops_before_a_string_and_keeps_the_last_tokens(sides: Any) -> None:
-    ours, _ = sides(2)
+    ours, _ = sides(2, True)
     long = "a stone wall stands where the stones were cut, " * 9
     settings = {"max_gen_toks": 10}
     ids = ours.tokenizer.encode(long)
@@ -162,9 +164,8 @@ def test_a_task_of_own_runs_on_both_by_the_command_line(
     rows = [{"question": f"the {word} of a", "answer": "stone"} for word in "abcdef"]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (tmp_path / "tasks").mkdir()
-    for name, start in (("stones", ""), ("reference", START)):
-        facts = {"kind": kind, "choices": choices, "metric": metric, "folder": tmp_path}
-        (tmp_path / "tasks" / f"{name}.yaml").write_text(TASK.format(name=name, start=start, **facts))
+    facts = {"kind": kind, "choices": choices, "metric": metric, "folder": tmp_path}
+    (tmp_path / "tasks" / "stones.yaml").write_text(TASK.format(name="stones", **facts))
     app = typer.Typer()
     app.command()(evaluate)
     arguments = [str(tmp_path / "ours"), "--task", "lm-eval:stones", "--data", str(tmp_path / "tasks"), "--json"]
@@ -172,7 +173,7 @@ def test_a_task_of_own_runs_on_both_by_the_command_line(
     assert done.exit_code == 0, (done.output, done.exception)
     found = json.loads(done.stdout)
     manager = TaskManager(include_path=str(tmp_path / "tasks"), include_defaults=False)
-    wanted = lm_eval.simple_evaluate(model=theirs, tasks=["reference"], task_manager=manager)["results"]["reference"]
+    wanted = lm_eval.simple_evaluate(model=theirs, tasks=["stones"], task_manager=manager)["results"]["stones"]
     (number,) = [item for item in found["model"] if item["name"] == f"stones: {metric}"]
     assert number["value"] == pytest.approx(wanted[f"{metric},none"], rel=1e-5)
     assert number["n"] == len(rows)
@@ -201,7 +202,7 @@ def test_data_that_lm_eval_cannot_read_is_one_clear_line(sides: Any, tmp_path: P
     from corestone.recipes.harness import evaluate_lm_eval
 
     (tmp_path / "rows.jsonl").write_text(rows)
-    facts = {"kind": "loglikelihood", "choices": "", "metric": "acc", "start": "", "folder": tmp_path}
+    facts = {"kind": "loglikelihood", "choices": "", "metric": "acc", "folder": tmp_path}
     (tmp_path / "stones.yaml").write_text(TASK.format(name="stones", **facts))
     with pytest.raises(DataError, match="lm-eval cannot run it") as caught:
         evaluate_lm_eval(tmp_path / "ours", "stones", Asked(data=str(tmp_path)))
@@ -218,7 +219,7 @@ def test_a_defect_of_ours_is_not_told_as_one_of_the_data(sides: Any, tmp_path: P
 
     monkeypatch.setattr(harness, "score_rows", broken)
     (tmp_path / "rows.jsonl").write_text('{"question": "the", "answer": "stone"}\n')
-    facts = {"kind": "loglikelihood", "choices": "", "metric": "acc", "start": "", "folder": tmp_path}
+    facts = {"kind": "loglikelihood", "choices": "", "metric": "acc", "folder": tmp_path}
     (tmp_path / "stones.yaml").write_text(TASK.format(name="stones", **facts))
     with pytest.raises(ZeroDivisionError):
         evaluate_lm_eval(tmp_path / "ours", "stones", Asked(data=str(tmp_path)))

@@ -124,6 +124,8 @@ def test_a_record_that_config_json_cannot_say_is_refused() -> None:
     block = spec.stack.blocks[0]
     narrow = block.model_copy(update={"mixer": block.mixer.model_copy(update={"head_dim": 3})})
     other = block.model_copy(update={"dropout": 0.5})
+    shared = block.model_copy(update={"mixer": block.mixer.model_copy(update={"shared_qk": True})})
+    in_out = block.model_copy(update={"norm_at": "in_out"})
     post = make_decoder(post_norm=True)
     odd = {
         "stack.blocks.1.mixer.window": find("gpt3-125m").spec,
@@ -134,6 +136,9 @@ def test_a_record_that_config_json_cannot_say_is_refused() -> None:
         "OpenAIGPTLMHeadModel .* model.stack.final_norm": _with(post, final_norm=Norm(eps=1e-4)),
         "feedforward.hidden_dim": make_decoder(post_norm=True, feedforward=FeedForward(hidden_dim=47)),
         "num_kv_heads": find("palm-8b").spec,
+        "no model class of Hugging Face known here can express it": find("primer-110m").spec,
+        r"cannot say model\.stack\.blocks\.0\.mixer\.shared_qk": _with(spec, blocks=(shared,) * 3),
+        r"cannot say model\.stack\.blocks\.0\.norm_at": _with(spec, blocks=(in_out,) * 3),
         r"run: model.stack.blocks.0.mixer: 'h3' has no counterpart": find("h3-125m").spec,
     }
     for words, refused in odd.items():

@@ -19,7 +19,7 @@ from corestone.zoo.gptj import gptj
 from corestone.zoo.h3 import h3
 from corestone.zoo.opt import opt, opt_350m
 from corestone.zoo.palm import palm
-from corestone.zoo.primer import primer_ez
+from corestone.zoo.primer import primer, primer_ez
 
 TINY = gpt2(width=32, depth=2, num_heads=4, vocab_size=64, context_length=48)
 
@@ -66,6 +66,7 @@ MODELS = {
     "opt-350m": shrunk(opt_350m()),
     "bloom": bloom(24, 2, 6, vocab_size=64, context_length=48),
     "primer": primer_ez(24, 2, 3, 40, vocab_size=64, context_length=48),
+    "primer-full": primer(primer_ez(24, 2, 3, 40, vocab_size=64, context_length=48)),
     "palm": palm(32, 2, 4, head_dim=6, vocab_size=64, context_length=48),
     "h3": quiet(h3(32, 3, 4, {1}, rotary_dims=4, vocab_size=64, context_length=48)),
 }
@@ -146,7 +147,7 @@ def test_initial_values_follow_the_paper_and_only_name_and_seed():
     assert not torch.equal(model.embedding.token.weight, build_decoder(model.spec, seed=2).embedding.token.weight)
 
 
-@pytest.mark.parametrize("name", ["gpt2", "gptj", "opt-350m", "bloom", "palm", "primer", "h3"])
+@pytest.mark.parametrize("name", ["gpt2", "gptj", "opt-350m", "bloom", "palm", "primer", "primer-full", "h3"])
 def test_training_flops_count_every_product(name):
     """Against torch's own counter, which counts both halves of the causal products; the halves are taken off."""
     from torch.utils.flop_counter import FlopCounterMode

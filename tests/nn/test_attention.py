@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from corestone.core.mask import Mask
 from corestone.models.decoder import build_decoder
 from corestone.nn.attention import AttentionLayer
 from corestone.nn.lowered import lower_all
-from corestone.nn.spec import Attention
+from corestone.nn.spec import Attention, Block, FeedForward
 from corestone.zoo.gpt import gpt2
-from corestone.zoo.primer import primer_ez
+from corestone.zoo.primer import primer, primer_ez
 
 
 @pytest.mark.parametrize("scale", [None, 1.0, 0.3])
@@ -36,6 +37,49 @@ def test_equals_the_definition(scale, kv_heads):
     torch.testing.assert_close(found, torch.stack(rows), atol=2e-6, rtol=1e-5)
 
 
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("conv_width", [None, 3])
+def test_queries_made_of_keys_equal_the_definition(conv_width, bias):
+    """Values and gradients. Measured worst case 1.2e-7 and 7.2e-7."""
+    spec = Attention(num_heads=3, head_dim=6, scale=0.3, bias_in=bias, conv_width=conv_width, shared_qk=True)
+    torch.manual_seed(0)
+    layer, x, positions = AttentionLayer(spec, 10), torch.randn(1, 7, 10), torch.arange(7)[None]
+    if layer.conv is not None:
+        torch.nn.init.normal_(layer.conv.weight)
+    parameters = dict(layer.named_parameters())
+    assert parameters["qkv.weight"].shape == (2 * 18, 10)
+    assert parameters["q.weight"].shape == (18, 18)
+    found = layer(x, lower_all([spec], Mask(), positions, torch.float32, None, None))[0]
+    made = F.linear(x[0], layer.qkv.weight, layer.qkv.bias)
+    if layer.conv is not None:
+        taps = layer.conv.weight
+        made = torch.stack([sum(taps[i] * made[t - i] for i in range(min(3, t + 1))) for t in range(7)])
+    k, v = made[:, :18], made[:, 18:]
+    q = F.linear(k, layer.q.weight, layer.q.bias)  # over all heads: each query sees every head's key
+    rows = []
+    for t in range(7):
+        heads = []
+        for head in range(3):
+            mine = slice(6 * head, 6 * head + 6)
+            scores = k[: t + 1, mine] @ q[t, mine] * 0.3
+            heads.append(scores.softmax(0) @ v[: t + 1, mine])
+        rows.append(layer.out(torch.cat(heads)))
+    wanted, onto = torch.stack(rows), torch.randn(7, 10)
+    given = [torch.autograd.grad((result * onto).sum(), parameters.values()) for result in (found, wanted)]
+    torch.testing.assert_close(found, wanted, atol=2e-6, rtol=1e-5)
+    torch.testing.assert_close(given[0], given[1], atol=1e-5, rtol=1e-5)
+
+
+def test_keys_that_queries_are_made_of_start_as_in_the_authors_code():
+    """Keys' map with 1/sqrt(width * head_dim), queries' with 1/sqrt(its inputs), values' with 1/sqrt(width)."""
+    layer = build_decoder(primer(primer_ez(256, 1, 4, 512, vocab_size=64))).stack.blocks[0].mixer
+    shared, values = layer.qkv.weight.detach().split(256)
+    for weight, std in ((shared, (256 * 64) ** -0.5), (values, 256**-0.5), (layer.q.weight.detach(), 256**-0.5)):
+        assert float(weight.std()) == pytest.approx(std, rel=0.02)
+    assert torch.equal(layer.conv.weight[0], torch.full((512,), 0.5))
+    assert torch.equal(layer.conv.weight[1:], torch.full((2, 512), 0.5 / 3))
+
+
 def test_unscaled_scores_start_as_large_as_scaled_ones():
     """Both initialisations give scores of like size: q starts sqrt(head_dim) times smaller where nothing divides it."""
     spread = []
@@ -50,3 +94,14 @@ def test_unscaled_scores_start_as_large_as_scaled_ones():
 def test_heads_that_cannot_share_are_refused():
     with pytest.raises(ValueError, match="num_heads=4 is no multiple of num_kv_heads=3"):
         Attention(num_heads=4, num_kv_heads=3, head_dim=8)
+    with pytest.raises(ValueError, match="shared_qk makes queries of as many heads of keys: leave num_kv_heads=2 out"):
+        Attention(num_heads=4, num_kv_heads=2, head_dim=8, shared_qk=True)
+    assert Attention(num_heads=4, num_kv_heads=4, head_dim=8, shared_qk=True).made_heads == 8
+
+
+def test_where_queries_of_keys_and_primers_norms_cannot_stand():
+    plain, shared = Attention(num_heads=4, head_dim=8), Attention(num_heads=4, head_dim=8, shared_qk=True)
+    with pytest.raises(ValueError, match=r"cross\.shared_qk: its keys are another text's"):
+        Block(mixer=plain, cross=shared, feedforward=FeedForward(hidden_dim=8))
+    with pytest.raises(ValueError, match="residual=parallel goes with norm_at=in"):
+        Block(mixer=shared, norm_at="in_out", residual="parallel", feedforward=FeedForward(hidden_dim=8))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from itertools import permutations
+
 import numpy as np
 import pytest
 import torch
@@ -17,7 +20,10 @@ from corestone.objectives.seq2seq import (
     ContinuationObjective,
     DenoisingObjective,
     SpanCorruptionObjective,
+    poisson_lengths,
+    scattered,
     span_lengths,
+    tokens_cut,
 )
 from corestone.objectives.spec import Continuation, Denoising, SpanCorruption
 
@@ -63,18 +69,100 @@ def test_spans_put_back_in_their_places_give_the_text(seed, tokens, rate, span):
     assert found == texts(batch)
 
 
-@pytest.mark.parametrize("objective", [DenoisingObjective(Denoising(), VOCABULARY)])
-@pytest.mark.parametrize("seed", range(20))
-def test_denoising_writes_the_whole_text_and_reads_part_of_it_in_order(objective, seed):
-    batch = packed_text(1, 50, seed)
-    pair = objective.corrupt(batch, Draws(seed, range(1)))
+@settings(deadline=None, max_examples=300)
+@given(
+    seed=st.integers(0, 9999),
+    tokens=st.integers(2, 120),
+    rate=st.floats(0.01, 0.99),
+    mean=st.one_of(st.floats(1, 6), st.floats(6, 1e4)),
+)
+def test_denoising_drops_exactly_its_share_and_writes_the_whole(seed, tokens, rate, mean):
+    """What is read and what the spans hold make up the text, each token in its place."""
+    text, uniform = np.arange(tokens) + 100, Draws(seed, range(1)).uniform(3, tokens)[0].numpy()
+    lengths = poisson_lengths(tokens_cut(tokens, rate), mean, uniform[0])
+    dropped = scattered(tokens, lengths, uniform[1])
+    assert lengths.min() >= 1
+    assert dropped.sum() == lengths.sum() == min(max(1, round(tokens * rate)), tokens - 1)
+    runs = [len(run) for run in "".join("x" if drop else " " for drop in dropped).split()]
+    assert sum(runs) == lengths.sum()
+    assert len(runs) <= len(lengths)  # spans may touch
+    source, target = DenoisingObjective(Denoising(rate=rate, mean_span=mean), VOCABULARY).pair(text, uniform)
+    assert target.tolist() == text.tolist()
+    assert source.tolist() == text[~dropped].tolist()
+    assert sorted([*source, *text[dropped]]) == text.tolist()
+
+
+@settings(deadline=None, max_examples=100)
+@given(seed=st.integers(0, 9999), tokens=st.integers(3, 60))
+def test_denoised_rows_hold_their_documents(seed, tokens):
+    objective, batch = DenoisingObjective(Denoising(), VOCABULARY), packed_text(1, tokens, seed)
+    pair, again = (objective.corrupt(batch, Draws(seed, range(1))) for _ in range(2))
+    assert torch.equal(pair.source.tokens_BT, again.source.tokens_BT)
     wanted = texts(batch)
+    if not wanted:
+        return
     targets = pieces(pair.target, pair.target.targets_BT)
     assert [row[:-1] for row in targets] == wanted
     for source, text in zip(pieces(pair.source, pair.source.tokens_BT), wanted, strict=True):
         rest = iter(text)
         assert all(token in rest for token in source[:-1])
         assert len(source) - 1 == len(text) - min(max(1, round(0.15 * len(text))), len(text) - 1)
+
+
+def as_proportioned(counts, shares):
+    """Whether Pearson's statistic is below what one sample in a thousand exceeds (Wilson and Hilferty 1931)."""
+    wanted, freedom = np.array(shares) * sum(counts), len(counts) - 1
+    assert wanted.min() >= 20
+    limit = freedom * (1 - 2 / (9 * freedom) + 3.09 * (2 / (9 * freedom)) ** 0.5) ** 3
+    return float(((counts - wanted) ** 2 / wanted).sum()) < limit
+
+
+@pytest.mark.parametrize("mean", [1.0, 3.0, 7.5])
+def test_lengths_of_dropped_spans_are_poisson(mean):
+    """Of the lengths of at least one token; another mean is told apart."""
+    drawn = [poisson_lengths(600, mean, row) for row in Draws(5, range(400)).uniform(600).numpy()]
+    assert {int(lengths.sum()) for lengths in drawn} == {600}
+    # The first 50 of each row, far from the end where a length is cut short.
+    assert min(map(len, drawn)) > 55
+    found, edge = np.concatenate([lengths[:50] for lengths in drawn]), round(2 * mean + 2)
+    counts = np.append(np.bincount(found, minlength=edge)[1:edge], (found >= edge).sum())
+
+    def shares(mean):
+        below = [math.exp(-mean) * mean**n / math.factorial(n) / (1 - math.exp(-mean)) for n in range(1, edge)]
+        return [*below, 1 - sum(below)]
+
+    assert as_proportioned(counts, shares(mean))
+    assert not as_proportioned(counts, shares(1.05 * mean))
+
+
+def test_the_last_span_is_cut_short():
+    lengths = poisson_lengths(10, 3.0, np.array([0.5, 0.0, 0.9999] + [0.5] * 7, dtype=np.float32))
+    assert lengths.tolist() == [3, 1, 6]
+    assert poisson_lengths(1, 3.0, np.array([0.7], dtype=np.float32)).tolist() == [1]
+    assert poisson_lengths(5, 1e4, np.zeros(5, dtype=np.float32)).tolist() == [5]
+
+
+def test_all_ways_to_strew_spans_are_equally_likely():
+    """Spans of 1, 2 and 3 tokens and two other tokens, in every order; where spans touch, orders look alike."""
+    orders = [sum(order, ()) for order in permutations([(1,), (1, 1), (1, 1, 1), (0,), (0,)])]
+    ways = sorted(set(orders))
+    rows = Draws(7, range(20_000)).uniform(8).numpy()
+    found = [tuple(map(int, scattered(8, np.array([1, 2, 3]), row))) for row in rows]
+    assert set(found) == set(ways)
+    counts = np.array([found.count(way) for way in ways])
+    assert as_proportioned(counts, [orders.count(way) / len(orders) for way in ways])
+    assert not as_proportioned(counts, [1 / len(ways)] * len(ways))
+
+
+def test_dropped_tokens_depend_on_the_draws_alone_and_reach_every_place():
+    objective, text = DenoisingObjective(Denoising(), VOCABULARY), np.arange(20)
+    rows = Draws(1, range(2000)).uniform(3, 20).numpy()
+    pairs = [objective.pair(text, row)[0] for row in rows]
+    assert all(np.array_equal(objective.pair(text, row.copy())[0], pair) for row, pair in zip(rows, pairs, strict=True))
+    missing = 2000 - np.bincount(np.concatenate(pairs), minlength=20)
+    assert missing.sum() == 2000 * 3
+    assert missing.min() > 0
+    assert len({pair.tobytes() for pair in pairs}) > 300
 
 
 @pytest.mark.parametrize("seed", range(20))

@@ -20,7 +20,7 @@ from corestone.zoo.bloom import bloom
 from corestone.zoo.gpt import gpt1, gpt2
 from corestone.zoo.gptj import gptj
 from corestone.zoo.palm import palm
-from corestone.zoo.primer import primer_ez
+from corestone.zoo.primer import primer, primer_ez
 
 NAMES = ["a.weight", "a.bias", "b.weight"]
 
@@ -30,7 +30,8 @@ def test_decay_of_every_parameter():
     spec = AdamW(learning_rate=1e-3, weight_decay=0.3)
     small = {"vocab_size": 8, "context_length": 4}
     models = [gpt2(16, 1, 2, **small), gpt1(), bloom(16, 1, 2, **small), palm(16, 1, 2, 8, **small)]
-    for model in (*models, gptj(16, 1, 2, 4, **small), primer_ez(16, 1, 2, 32, **small)):
+    ez = primer_ez(16, 1, 2, 32, **small)
+    for model in (*models, gptj(16, 1, 2, 4, **small), ez, primer(ez)):
         named = dict(build_decoder(model, device="meta").named_parameters())
         decayed = {name for name, rule in rules_of(spec, named).items() if rule.weight_decay == 0.3}
         assert decayed == {name for name in named if name.endswith("weight") and "norm" not in name}

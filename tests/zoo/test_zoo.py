@@ -26,6 +26,8 @@ EXACT = {
     "gptj-6b": 6_050_882_784,
     "primer-ez-110m": 109_776_768,
     "primer-ez-537m": 536_758_784,
+    "primer-110m": 109_749_120,
+    "primer-537m": 536_685_056,
     "primer-base-110m": 109_693_824,
     "primer-base-537m": 536_537_600,
     "opt-125m": 125_239_296,
@@ -91,6 +93,16 @@ def test_parameter_count_equals_the_published_one(name):
     # t5-large the paper says 770 M, of the others one or two digits.
     loose = {"opt": 0.06, "h3": 0.03, "bert": 0.015, "electra": 0.035, "t5": 0.055}
     assert count == pytest.approx(entry.published, rel=loose.get(entry.family, 0.005))
+
+
+@pytest.mark.parametrize(("name", "depth", "width", "hidden"), [("110m", 12, 768, 3072), ("537m", 24, 1024, 8192)])
+def test_primer_counts_by_hand(name, depth, width, hidden):
+    """Keys and values are made of the input, queries of keys: as many weights as three maps of the input, but two
+    convolutions of three taps instead of three."""
+    attention = 2 * width**2 + 2 * 3 * width + width**2 + width**2
+    layer = attention + (2 * width * hidden + hidden + width) + 2 * 2 * width
+    assert EXACT[f"primer-{name}"] == 32128 * width + 32 * width // 64 + depth * layer + 2 * width
+    assert EXACT[f"primer-ez-{name}"] - EXACT[f"primer-{name}"] == depth * 3 * width
 
 
 def test_gpt3_alternates_dense_and_banded_layers():

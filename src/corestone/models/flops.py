@@ -36,8 +36,9 @@ def stack_flops(stack: Stack, tokens: int, causal: bool, sources: int = 0) -> fl
 
 
 def _attention(mixer: Attention, width: int, tokens: int, causal: bool) -> float:
-    matrices = width * mixer.head_dim * 2 * (mixer.num_heads + mixer.kv_heads)
-    return 6 * matrices + 12 * mixer.num_heads * mixer.head_dim * _keys(mixer, tokens, causal)
+    inner = mixer.num_heads * mixer.head_dim
+    matrices = width * (mixer.made_heads * mixer.head_dim + inner) + (inner**2 if mixer.shared_qk else 0)
+    return 6 * matrices + 12 * inner * _keys(mixer, tokens, causal)
 
 
 def _h3(width: int, tokens: int) -> float:

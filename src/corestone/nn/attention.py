@@ -17,25 +17,25 @@ from corestone.nn.spec import Attention, Rotary
 
 
 class AttentionLayer(nn.Module):
-    """Self-attention of (B, T, D) to (B, T, D). `qkv` holds the queries', keys' and values' maps, in that order."""
+    """Self-attention of (B, T, D) to (B, T, D). `qkv` holds the queries', keys' and values' maps, in that order; the
+    keys' and values' alone where `q` makes queries of keys."""
 
     def __init__(self, spec: Attention, width: int) -> None:
         super().__init__()
         self.spec = spec
-        channels = (spec.num_heads + 2 * spec.kv_heads) * spec.head_dim
+        channels, inner = spec.made_heads * spec.head_dim, spec.num_heads * spec.head_dim
         self.qkv = nn.Linear(width, channels, bias=spec.bias_in)
         self.conv = CausalConv(spec.conv_width, channels) if spec.conv_width is not None else None
-        self.out = nn.Linear(spec.num_heads * spec.head_dim, width, bias=spec.bias_out)
+        self.q = nn.Linear(inner, inner, bias=spec.bias_in) if spec.shared_qk else None
+        self.out = nn.Linear(inner, width, bias=spec.bias_out)
 
     def forward(self, x_BTD: Tensor, lowered: Lowered, cache: KVCache | None = None, layer: int = 0) -> Tensor:
         B, T, _ = x_BTD.shape
-        N, K = self.spec.num_heads, self.spec.kv_heads
         made_BTC = self.qkv(x_BTD)
         if self.conv is not None:
             past = None if cache is None else cache.of(layer, KeyValues).follow(made_BTC)
             made_BTC = self.conv(made_BTC, lowered.positions_BT, past)
-        heads_BNTH = made_BTC.view(B, T, N + 2 * K, self.spec.head_dim).transpose(1, 2)
-        q, k, v = heads_BNTH.split([N, K, K], dim=1)
+        q, k, v = self._heads(made_BTC)
         position = self.spec.position
         if isinstance(position, Rotary):
             q, k = (rotate(position, x, lowered.angles_of(position)) for x in (q, k))
@@ -46,9 +46,21 @@ class AttentionLayer(nn.Module):
         out: Tensor = self.out(mixed_BNTH.transpose(1, 2).reshape(B, T, -1))
         return out
 
+    def _heads(self, made_BTC: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries (B, N, T, H), keys and values (B, K, T, H) each."""
+        N, K, H = self.spec.num_heads, self.spec.kv_heads, self.spec.head_dim
+        if self.q is None:
+            q, k, v = made_BTC.split([N * H, K * H, K * H], dim=-1)
+        else:
+            k, v = made_BTC.chunk(2, dim=-1)
+            q = self.q(k)
+        q_BNTH, k_BKTH, v_BKTH = (x.unflatten(-1, (-1, H)).transpose(1, 2) for x in (q, k, v))
+        return q_BNTH, k_BKTH, v_BKTH
+
     @torch.no_grad()
     def start_like_scaled(self) -> None:
-        """Queries whose scores are not divided by sqrt(H) start smaller by as much (Raffel et al. 2020, code)."""
+        """Queries whose scores are not divided by sqrt(H), or the keys they are made of, start smaller by as much
+        (Raffel et al. 2020, code; So et al. 2021, code)."""
         if self.spec.scale is not None:
             self.qkv.weight[: self.spec.num_heads * self.spec.head_dim] *= self.spec.head_dim**-0.5 / self.spec.scale
 

@@ -5,6 +5,11 @@
 
 with attention to another text, where there is one, as a third such branch between the two.
 
+Primer's norm of the feed-forward is neither in front nor after the sum:
+
+            x ─┬─ feedforward ─ norm ─ dropout ─ + ─ y
+               └─────────────────────────────────┘
+
 In parallel, with one norm in front:
 
             x ─┬─ norm_in ─┬─ mixer ────── dropout ─┬─ + ─ y
@@ -30,6 +35,9 @@ from corestone.nn.ssm import H3Layer
 
 MIXERS = {"attention": AttentionLayer, "h3": H3Layer}
 
+PLACES = {"in": ("in", "in"), "after": ("after", "after"), "in_out": ("in", "out")}
+"""Where the norm of mixer and cross stands and where the feed-forward's, by a block's `norm_at`."""
+
 
 class BlockLayer(nn.Module):
     """`y = norm_after(x + dropout(f(norm_in(x))))` for the token mixer, then for the feed-forward; or both at once.
@@ -39,7 +47,8 @@ class BlockLayer(nn.Module):
 
     def __init__(self, spec: Block, width: int) -> None:
         super().__init__()
-        self.pre, self.parallel = spec.norm_at == "in", spec.residual == "parallel"
+        self.parallel = spec.residual == "parallel"
+        self.mixer_norm_at, self.feedforward_norm_at = PLACES[spec.norm_at]
         self.mixer_norm = build_norm(spec.norm, width)
         self.mixer = MIXERS[spec.mixer.kind](spec.mixer, width)
         self.cross_norm = build_norm(spec.norm, width) if spec.cross is not None else None
@@ -54,17 +63,18 @@ class BlockLayer(nn.Module):
             mixed = self.dropout(self.mixer(normed, lowered, cache, layer))
             w_BTD: Tensor = x_BTD + mixed + self.dropout(self.feedforward(normed))
             return w_BTD
-        x_BTD = self._plus(x_BTD, self.mixer_norm, lambda h_BTD: self.mixer(h_BTD, lowered, cache, layer))
+        at = self.mixer_norm_at
+        x_BTD = self._plus(x_BTD, at, self.mixer_norm, lambda h_BTD: self.mixer(h_BTD, lowered, cache, layer))
         if self.cross is not None and self.cross_norm is not None:
             cross = self.cross
-            x_BTD = self._plus(x_BTD, self.cross_norm, lambda h_BTD: cross(h_BTD, lowered, cache, layer))
-        return self._plus(x_BTD, self.feedforward_norm, self.feedforward)
+            x_BTD = self._plus(x_BTD, at, self.cross_norm, lambda h_BTD: cross(h_BTD, lowered, cache, layer))
+        return self._plus(x_BTD, self.feedforward_norm_at, self.feedforward_norm, self.feedforward)
 
-    def _plus(self, x_BTD: Tensor, norm: LayerNorm | RMSNorm, branch: Callable[[Tensor], Tensor]) -> Tensor:
-        """x and one branch of it, the norm in front of the branch or behind the sum."""
+    def _plus(self, x_BTD: Tensor, at: str, norm: LayerNorm | RMSNorm, branch: Callable[[Tensor], Tensor]) -> Tensor:
+        """x and one branch of it, the norm in front of the branch, behind the branch or behind the sum."""
         dtype = norm.weight.dtype
-        if self.pre:
-            y_BTD: Tensor = x_BTD + self.dropout(branch(norm(x_BTD).to(dtype)))
-            return y_BTD
-        z_BTD: Tensor = norm(x_BTD + self.dropout(branch(x_BTD.to(dtype))))
-        return z_BTD
+        inner_BTD = branch((norm(x_BTD) if at == "in" else x_BTD).to(dtype))
+        if at == "out":
+            inner_BTD = norm(inner_BTD)
+        sum_BTD: Tensor = x_BTD + self.dropout(inner_BTD)
+        return norm(sum_BTD) if at == "after" else sum_BTD

@@ -136,8 +136,7 @@ def _empty(mixer: Mixer, width: int, shape: tuple[int, int], dtype: torch.dtype)
     batch, capacity = shape
     if isinstance(mixer, Attention):
         room = (batch, mixer.kv_heads, capacity, mixer.head_dim)
-        channels = (mixer.num_heads + 2 * mixer.kv_heads) * mixer.head_dim
-        taps = mixer.conv_width
+        channels, taps = mixer.made_heads * mixer.head_dim, mixer.conv_width
         recent = None if taps is None else torch.zeros(batch, taps - 1, channels, dtype=dtype)
         return KeyValues(torch.zeros(room, dtype=dtype), torch.zeros(room, dtype=dtype), recent)
     exact = torch.promote_types(dtype, torch.float32)

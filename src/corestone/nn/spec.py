@@ -74,6 +74,8 @@ class Attention(Spec):
         window: a token sees itself and the `window - 1` tokens before it; None sees everything the mask allows.
         conv_width: queries, keys and values each mix with those of the `conv_width - 1` tokens before, channel by
             channel (So et al. 2021, section 4); None: they do not.
+        shared_qk: queries are a linear map, over all heads at once, of the keys behind their convolution (So et al.
+            2021, code).
         dropout: on the attention probabilities.
     """
 
@@ -87,6 +89,7 @@ class Attention(Spec):
     scale: float | None = Field(default=None, gt=0)
     window: int | None = Field(default=None, ge=1)
     conv_width: int | None = Field(default=None, ge=2)
+    shared_qk: bool = False
     dropout: float = Field(default=0.0, ge=0, lt=1)
 
     @property
@@ -94,10 +97,20 @@ class Attention(Spec):
         """Heads of keys and values."""
         return self.num_kv_heads or self.num_heads
 
+    @property
+    def made_heads(self) -> int:
+        """Heads that are made of what the layer reads: of keys and values, and of queries unless keys become these."""
+        return 2 * self.kv_heads + (0 if self.shared_qk else self.num_heads)
+
     @model_validator(mode="after")
     def _fits(self) -> Attention:
         if self.num_heads % self.kv_heads:
             raise ValueError(f"num_heads={self.num_heads} is no multiple of num_kv_heads={self.kv_heads}")
+        if self.shared_qk and self.kv_heads != self.num_heads:
+            raise ValueError(
+                f"shared_qk makes queries of as many heads of keys: leave num_kv_heads={self.kv_heads} out, or set "
+                "shared_qk=false"
+            )
         if isinstance(self.position, Rotary) and self.position.dims > self.head_dim:
             raise ValueError(f"position.dims={self.position.dims} exceeds head_dim={self.head_dim}")
         return self
@@ -140,14 +153,15 @@ class Block(Spec):
     """One layer: per branch `y = norm_after(x + dropout(f(norm_in(x))))`, absent parts being the identity.
 
     Attributes:
-        norm_at: "in" is pre-norm (GPT-2), "after" is post-norm (GPT-1).
+        norm_at: "in" is pre-norm (GPT-2), "after" is post-norm (GPT-1); "in_out" stands in front of mixer and
+            cross, and behind the feed-forward before that is added to the residual (So et al. 2021, code).
         residual: "parallel" adds both branches, computed from one norm of x, to x at once (Wang and Komatsuzaki 2021).
         cross: attention to another text's hidden values, between mixer and feed-forward; None: there is none.
         dropout: on each branch, before it is added to the residual.
     """
 
     norm: Norm = Norm()
-    norm_at: Literal["in", "after"] = "in"
+    norm_at: Literal["in", "after", "in_out"] = "in"
     residual: Literal["sequential", "parallel"] = "sequential"
     mixer: Mixer
     cross: Attention | None = None
@@ -160,6 +174,8 @@ class Block(Spec):
             raise ValueError("residual=parallel goes with norm_at=in: its branches share the norm in front of them")
         if self.residual == "parallel" and self.cross is not None:
             raise ValueError("residual=parallel has no cross: it adds two branches at once")
+        if self.cross is not None and self.cross.shared_qk:
+            raise ValueError("cross.shared_qk: its keys are another text's, so no queries can be made of them")
         return self
 
 

@@ -135,20 +135,19 @@ class SpanCorruptionObjective(Seq2SeqObjective):
 
 
 class DenoisingObjective(Seq2SeqObjective):
-    """Spans are dropped without a trace, and the whole text is to be written (Soltan et al. 2022, section 3.1)."""
+    """Spans of Poisson lengths are dropped without a trace, and the whole text is to be written (Soltan et al. 2022,
+    section 3.1)."""
 
     def __init__(self, spec: Denoising, vocabulary: Vocabulary) -> None:
         super().__init__(vocabulary)
         self.spec = spec
 
     def pair(self, tokens: Ids, uniform: Uniform) -> Pair | None:
-        """The kept spans, and all of the text."""
+        """What is left, and all of the text."""
         if len(tokens) < 2:
             return None
-        kept, cut = span_lengths(len(tokens), self.spec.rate, self.spec.mean_span, uniform[:2])
-        ends = np.cumsum(kept + cut)
-        spans = [tokens[end - drop - keep : end - drop] for end, keep, drop in zip(ends, kept, cut, strict=True)]
-        return np.concatenate(spans), tokens
+        lengths = poisson_lengths(tokens_cut(len(tokens), self.spec.rate), self.spec.mean_span, uniform[0])
+        return tokens[~scattered(len(tokens), lengths, uniform[1])], tokens
 
     def target_share(self, tokens: int) -> tuple[float, float]:
         """All but the dropped, and all."""
@@ -177,11 +176,16 @@ class ContinuationObjective(Seq2SeqObjective):
         return read, 1 - read
 
 
+def tokens_cut(tokens: int, rate: float) -> int:
+    """Tokens that a text of at least two loses: its `rate`, rounded, but at least one and not all."""
+    return min(max(1, round(tokens * rate)), tokens - 1)
+
+
 def span_lengths(tokens: int, rate: float, mean_span: float, uniform: Uniform) -> tuple[Ids, Ids]:
     """Lengths of the kept and of the cut spans of a text, equally many, at least one token each: the text's `rate`,
     rounded, is cut in spans of `mean_span` tokens on average, and all ways to part both are equally likely (Raffel et
     al. 2020, code)."""
-    cut = min(max(1, round(tokens * rate)), tokens - 1)
+    cut = tokens_cut(tokens, rate)
     spans = min(max(1, round(cut / mean_span)), cut, tokens - cut)
     return _parts(tokens - cut, spans, uniform[0]), _parts(cut, spans, uniform[1])
 
@@ -190,6 +194,40 @@ def _parts(total: int, count: int, uniform: Uniform) -> Ids:
     """`total` as an ordered sum of `count` positive numbers, by the places of the smallest draws."""
     borders = np.sort(np.argsort(uniform[: total - 1], kind="stable")[: count - 1]) + 1
     return np.diff(np.concatenate([[0], borders, [total]])).astype(np.int64)
+
+
+def poisson_lengths(total: int, mean: float, uniform: Uniform) -> Ids:
+    """Lengths drawn from a Poisson distribution until they make up `total` tokens, the last one cut short for it (Lewis
+    et al. 2020, code); those of no tokens are left out.
+
+    Args:
+        uniform: at least `total` numbers in [0, 1).
+    """
+    length = np.arange(1, total + 1)
+    share = np.exp(length * np.log(mean) - mean - np.cumsum(np.log(length)))
+    up_to = np.cumsum(share) / -np.expm1(-mean)  # of lengths of at least one; those beyond `total` are cut anyway
+    drawn = 1 + np.searchsorted(up_to, uniform[:total], side="right")
+    sums = np.cumsum(drawn)
+    spans = int(np.searchsorted(sums, total)) + 1
+    drawn[spans - 1] -= sums[spans - 1] - total
+    return drawn[:spans].astype(np.int64)
+
+
+def scattered(tokens: int, lengths: Ids, uniform: Uniform) -> NDArray[np.bool_]:
+    """Which of the tokens are in spans of these lengths: all ways to strew them, in any order, among the others are
+    equally likely; spans may touch.
+
+    Args:
+        uniform: at least as many numbers in [0, 1) as there are spans and tokens outside them.
+    """
+    spans = len(lengths)
+    places = tokens - int(lengths.sum()) + spans  # a token outside or a whole span each
+    chosen = np.argsort(uniform[:places], kind="stable")[:spans]
+    sizes = np.ones(places, dtype=np.int64)
+    sizes[chosen] = lengths
+    inside = np.zeros(places, dtype=np.bool_)
+    inside[chosen] = True
+    return np.repeat(inside, sizes)
 
 
 def packed(rows: Sequence[Sequence[Pair]], separator: int, start: int) -> Seq2SeqBatch:

@@ -1,6 +1,8 @@
-"""Primer-EZ as specs (So et al. 2021, sections 3 and 4), and the Transformer on the same code base."""
+"""Primer, Primer-EZ and the Transformer on the same code base as specs (So et al. 2021, sections 3, 4 and code)."""
 
 from __future__ import annotations
+
+from typing import Any
 
 from corestone.models.spec import Decoder, Head
 from corestone.nn.spec import Attention, Block, Buckets, FeedForward, Init, Norm, Stack, TokenEmbedding
@@ -39,25 +41,35 @@ def primer_ez(
     )
 
 
-def vanilla(spec: Decoder) -> Decoder:
+def primer(ez: Decoder) -> Decoder:
+    """The whole of Primer: queries made of keys, and the feed-forward's norm behind it, as in the authors' code for T5.
+
+    Its norm divides by the root of mean(x * (x - mean(x))), which is the variance, so the layer norm is that norm: they
+    differ in rounding alone. The search's 12 times wider bottlenecks and its further scalars are left out, as they are
+    in that code.
+    """
+    return _changed(ez, mixer={"shared_qk": True}, norm_at="in_out")
+
+
+def vanilla(ez: Decoder) -> Decoder:
     """The baseline of the paper: the same without Primer-EZ's two changes."""
-    changes = {"mixer": {"conv_width": None}, "feedforward": {"activation": "relu"}}
-    blocks = tuple(
-        block.model_copy(
-            update={part: getattr(block, part).model_copy(update=change) for part, change in changes.items()}
-        )
-        for block in spec.stack.blocks
-    )
+    return _changed(ez, mixer={"conv_width": None}, feedforward={"activation": "relu"})
+
+
+def _changed(spec: Decoder, **changes: Any) -> Decoder:
+    """Every block with other values, those of its parts in a table each."""
+    block = spec.stack.blocks[0]
+    parts = {name: getattr(block, name).model_copy(update=x) for name, x in changes.items() if isinstance(x, dict)}
+    blocks = (block.model_copy(update=changes | parts),) * len(spec.stack.blocks)
     return spec.model_copy(update={"stack": spec.stack.model_copy(update={"blocks": blocks})})
 
 
 def entries() -> list[Entry]:
     """The two sizes whose shapes are published."""
-    medium, large = primer_ez(768, 12, 12, 3072), primer_ez(1024, 24, 16, 8192)
+    sizes = {"110m": (primer_ez(768, 12, 12, 3072), 110e6), "537m": (primer_ez(1024, 24, 16, 8192), 537e6)}
     source = "So et al. 2021, section 4 and code"
     return [
-        Entry("primer-ez-110m", "primer", medium, 110e6, source),
-        Entry("primer-ez-537m", "primer", large, 537e6, source),
-        Entry("primer-base-110m", "primer", vanilla(medium), 110e6, source),
-        Entry("primer-base-537m", "primer", vanilla(large), 537e6, source),
+        Entry(f"{name}-{size}", "primer", change(ez), published, source)
+        for name, change in {"primer-ez": lambda ez: ez, "primer": primer, "primer-base": vanilla}.items()
+        for size, (ez, published) in sizes.items()
     ]

@@ -1,4 +1,4 @@
-"""Primer-EZ at published scale (So et al. 2021, section 4.2: C4)."""
+"""Primer and Primer-EZ at published scale (So et al. 2021, section 4.2: C4)."""
 
 from __future__ import annotations
 
@@ -9,6 +9,12 @@ from corestone.optim.spec import Adafactor, InverseSquareRoot
 from corestone.recipes.language.own_text import RHYTHM, own_text, training
 from corestone.recipes.spec import Run
 from corestone.zoo.catalogue import find
+
+
+def primer_537m() -> Run:
+    """Primer trained as Primer-EZ is."""
+    changes = {"name": "primer-537m", "description": "Primer 537M on your files, 65.5 B tokens."}
+    return primer_ez_537m().model_copy(update={**changes, "model": find("primer-537m").spec})
 
 
 def primer_ez_537m() -> Run:

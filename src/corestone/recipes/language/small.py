@@ -12,7 +12,7 @@ from corestone.zoo.h3 import h3
 from corestone.zoo.mogrifier import mogrifier
 from corestone.zoo.opt import opt
 from corestone.zoo.palm import palm
-from corestone.zoo.primer import primer_ez
+from corestone.zoo.primer import primer, primer_ez
 
 WIDTH, DEPTH, HEADS, VOCAB_SIZE, CONTEXT_LENGTH = 256, 4, 4, 4096, 256
 
@@ -31,6 +31,12 @@ def small_gptj() -> Run:
 def small_primer() -> Run:
     """Primer-EZ: squared ReLU, convolutions behind queries, keys and values."""
     return _on_shakespeare("Primer", primer_ez(WIDTH, DEPTH, HEADS, 4 * WIDTH, VOCAB_SIZE, CONTEXT_LENGTH))
+
+
+def small_primer_full() -> Run:
+    """The whole of Primer: besides, queries made of keys, and the feed-forward's norm behind it."""
+    model = primer(primer_ez(WIDTH, DEPTH, HEADS, 4 * WIDTH, VOCAB_SIZE, CONTEXT_LENGTH))
+    return _on_shakespeare("full Primer", model).model_copy(update={"name": "shakespeare-primer-full"})
 
 
 def small_opt() -> Run:
