@@ -1,7 +1,7 @@
 """lm-eval on a Corestone model: the same numbers as lm-eval's own Hugging Face model on the exported folder.
 
-Where ours is asked to put the separator before a context, the reference's begins with `<|endoftext|>` spelt out, which its
-tokenizer reads as the separator. Measured worst cases: pairs 2.4e-6 of up to 94 nats, rolling 3.7e-5 of 1,338 nats.
+Where ours is asked to put the separator before a context, the reference's begins with `<|endoftext|>` spelt out, which
+its tokenizer reads as the separator. Measured worst cases: pairs 2.4e-6 of up to 94 nats, rolling 3.7e-5 of 1,338 nats.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from corestone.core.mask import Mask
 from corestone.models.decoder import build_decoder
 from corestone.nn.attention import AttentionLayer
 from corestone.nn.lowered import lower_all
-from corestone.nn.spec import Attention, Block, FeedForward
+from corestone.nn.spec import Attention, Block, Buckets, FeedForward
 from corestone.zoo.gpt import gpt2
 from corestone.zoo.primer import primer, primer_ez
 
@@ -101,7 +101,9 @@ def test_heads_that_cannot_share_are_refused():
 
 def test_where_queries_of_keys_and_primers_norms_cannot_stand():
     plain, shared = Attention(num_heads=4, head_dim=8), Attention(num_heads=4, head_dim=8, shared_qk=True)
-    with pytest.raises(ValueError, match=r"cross\.shared_qk: its keys are another text's"):
-        Block(mixer=plain, cross=shared, feedforward=FeedForward(hidden_dim=8))
+    for name, value in {"shared_qk": True, "conv_width": 3, "window": 4, "position": Buckets()}.items():
+        cross = plain.model_copy(update={name: value})
+        with pytest.raises(ValueError, match=rf"cross\.{name}: cross-attention looks at another text"):
+            Block(mixer=plain, cross=cross, feedforward=FeedForward(hidden_dim=8))
     with pytest.raises(ValueError, match="residual=parallel goes with norm_at=in"):
         Block(mixer=shared, norm_at="in_out", residual="parallel", feedforward=FeedForward(hidden_dim=8))

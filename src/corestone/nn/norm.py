@@ -33,7 +33,7 @@ class RMSNorm(nn.RMSNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         x, weight = at_least_float32(x), at_least_float32(self.weight)
-        if x.device.type == "cpu" and not torch.compiler.is_compiling():
+        if x.device.type == "cpu" and torch.is_grad_enabled() and not torch.compiler.is_compiling():
             assert self.eps is not None
             out: Tensor = _RootMeanSquare.apply(x, weight, self.eps)
             return out
@@ -41,8 +41,8 @@ class RMSNorm(nn.RMSNorm):
 
 
 class _RootMeanSquare(torch.autograd.Function):
-    """What `F.rms_norm` computes. On CPU that is a chain of element-wise steps with a chain of gradients; here both
-    sums of the backward are products of a matrix and a vector (2.5 times as fast, docs/LOG.md)."""
+    """What `F.rms_norm` computes. Trained on CPU that is a chain of element-wise steps with a chain of gradients; here
+    both sums of the backward are products of a matrix and a vector (2.5 times as fast, docs/LOG.md)."""
 
     @staticmethod
     def forward(  # type: ignore[override]

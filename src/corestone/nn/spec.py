@@ -174,8 +174,9 @@ class Block(Spec):
             raise ValueError("residual=parallel goes with norm_at=in: its branches share the norm in front of them")
         if self.residual == "parallel" and self.cross is not None:
             raise ValueError("residual=parallel has no cross: it adds two branches at once")
-        if self.cross is not None and self.cross.shared_qk:
-            raise ValueError("cross.shared_qk: its keys are another text's, so no queries can be made of them")
+        for name in ("shared_qk", "conv_width", "window", "position"):
+            if self.cross is not None and getattr(self.cross, name):
+                raise ValueError(f"cross.{name}: cross-attention looks at another text, which has no such order")
         return self
 
 
