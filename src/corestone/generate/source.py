@@ -44,32 +44,33 @@ class SourceReader:
         return found
 
     def empty_cache(self, batch: int, capacity: int, dtype: torch.dtype) -> KVCache:
-        """Room for the rows, and which of the sources' places are text."""
+        """Room for the rows, and which of the sources' places are text where their lengths differ."""
         cache: KVCache = self.model.empty_cache(batch, capacity, dtype)
-        longest = max(len(source) for source in self.sources)
-        segments_BS = torch.full((batch, longest), PAD_SEGMENT, dtype=torch.int32)
-        for row, source in enumerate(self.sources):
-            segments_BS[row, : len(source)] = TEXT_SEGMENT
-        cache.sources_BS = segments_BS.to(next(self.parameters()).device)
+        lengths = {len(source) for source in self.sources}
+        if len(lengths) > 1:
+            segments_BS = torch.full((batch, max(lengths)), PAD_SEGMENT, dtype=torch.int32)
+            for row, source in enumerate(self.sources):
+                segments_BS[row, : len(source)] = TEXT_SEGMENT
+            cache.sources_BS = segments_BS.to(next(self.parameters()).device)
         return cache
 
     def __call__(self, batch: TextBatch, cache: KVCache | None = None) -> Output:
         """Read the sources before the first token; then the cache holds all that is needed of them."""
         assert cache is not None  # decoding always has one
-        hidden_BSD = None if cache.memory_BKSH else self._read(cache)
-        segments_BT = torch.full_like(batch.tokens_BT, TEXT_SEGMENT, dtype=torch.int32)
-        mask = replace(batch.mask, segments_BT=segments_BT, sources_BS=cache.sources_BS)
+        hidden_BSD = None if cache.memory_BKSH else self._read(cache.sources_BS)
+        mask = batch.mask
+        if cache.sources_BS is not None:
+            segments_BT = torch.full_like(batch.tokens_BT, TEXT_SEGMENT, dtype=torch.int32)
+            mask = replace(mask, segments_BT=segments_BT, sources_BS=cache.sources_BS)
         out: Output = self.model.decode(replace(batch, mask=mask), hidden_BSD, cache)
         return out
 
-    def _read(self, cache: KVCache) -> Tensor:
-        segments_BS = cache.sources_BS
-        assert segments_BS is not None
-        tokens_BS = torch.zeros(segments_BS.shape, dtype=torch.int64)
+    def _read(self, segments_BS: Tensor | None) -> Tensor:
+        tokens_BS = torch.zeros(len(self.sources), max(map(len, self.sources)), dtype=torch.int64)
         for row, source in enumerate(self.sources):
             tokens_BS[row, : len(source)] = torch.tensor(source)
         positions_BS = torch.arange(tokens_BS.shape[1]).expand_as(tokens_BS)
         mask = Mask(causal=False, segments_BT=segments_BS)
         texts = TextBatch(tokens_BS, torch.full_like(tokens_BS, IGNORE), positions_BS, mask)
-        hidden_BSD: Tensor = self.model.encode(texts.to(segments_BS.device))
+        hidden_BSD: Tensor = self.model.encode(texts.to(next(self.parameters()).device))
         return hidden_BSD
