@@ -61,10 +61,11 @@ def shorter(name: str, **changes: Any) -> Run:
 
 @pytest.mark.slow
 def test_hidden_tokens_are_guessed_better_than_from_their_true_left_neighbour(tmp_path):
+    """Seen: 3.496 nats; by frequency 5.187, after the true left neighbour 3.919."""
     run = find_recipe("shakespeare-bert", [])
     found = figures(shorter("shakespeare-bert", model=changed(run.model)), tmp_path / "run")
     assert found["nats_per_target"] < found["bigram_nats_per_target"] - 0.2
-    assert found["unigram_nats_per_target"] > found["bigram_nats_per_target"]
+    assert found["bigram_nats_per_target"] < found["unigram_nats_per_target"] - 1.0
 
 
 @pytest.mark.slow
@@ -76,11 +77,20 @@ def test_replaced_tokens_are_found(tmp_path):
     kept = found["never_replaced_accuracy"]
     constant = -(kept * math.log(kept) + (1 - kept) * math.log(1 - kept))
     print(f"always the same answer: {constant:.3f} nats")
-    assert found["detection_accuracy"] > kept
-    assert found["detection_nats"] < constant
+    assert found["detection_accuracy"] > kept + 0.01
+    assert found["detection_nats"] < constant - 0.03
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["shakespeare-t5", "shakespeare-alexatm"])
+def test_answers_beat_frequencies(name, tmp_path):
+    """Corrupted spans; and a mixture of texts to be denoised and continued."""
+    run = override(find_recipe(name, []), [change for change in CHANGES if not change.startswith("data")])
+    found = figures(run, tmp_path / "run")
+    assert found["nats_per_target"] < found["unigram_nats_per_target"] - 0.2
 
 
 if __name__ == "__main__":
     import sys, shutil
     shutil.rmtree("/tmp/runs/obj", ignore_errors=True)
-    globals()[sys.argv[1]](Path("/tmp/runs/obj"))
+    globals()[sys.argv[1]](*sys.argv[2:], Path("/tmp/runs/obj"))
