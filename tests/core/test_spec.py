@@ -39,6 +39,17 @@ def test_every_recipe_round_trips_through_yaml(name):
         ("name.deeper=3", "nothing inside"),
         ("seed={", "not a YAML value"),
         ("optimiser.learning_rate=.nan", "optimiser.learning_rate"),
+        ("model.stack.blocks.0.mixer={num_heds: 4}", "override: model.stack.blocks.0.mixer: .* mean 'num_heads'"),
+        ("model.stack.blocks.0.mixer={num_heads: 4}", "override: model.stack.blocks.0.mixer.head_dim: Field required"),
+        (
+            "model.stack.blocks.0.mixer={kind: h3, state_dim: 3}",
+            "override: model.stack.blocks.0.mixer.state_dim: Input",
+        ),
+        ("model.stack.blocks.0.mixer={kind: h4}", "override: model.stack.blocks.0.mixer: Input tag 'h4' .* 'h3'"),
+        ("model.stack.blocks.0.mixer=3", "override: model.stack.blocks.0.mixer: "),
+        ("model.stack.blocks.0={mixer: {kind: h3}}", "override: model.stack.blocks.0.feedforward: Field required"),
+        ("objective={kind: mixture}", "override: objective.parts: Field required"),
+        ("data.components.0={weight: 1}", "override: data.components.0.source: Field required"),
     ],
 )
 def test_a_wrong_override_is_one_clear_line(assignment, message):
@@ -53,6 +64,15 @@ def test_overrides_are_typed_and_reach_all_layers():
     assert str(run.training.length) == "1e+06 tokens"
     one = override(run, ["model.stack.blocks.1.dropout=0.3"])
     assert [block.dropout for block in one.model.stack.blocks][:3] == [0.1, 0.3, 0.1]
+
+
+def test_a_mixer_that_names_no_kind_attends():
+    run = find_recipe("shakespeare", [])
+    lines = [line for line in to_yaml(run).splitlines() if line.strip() != "kind: attention"]
+    assert len(lines) < len(to_yaml(run).splitlines())
+    assert from_yaml(Run, "\n".join(lines), "here") == run
+    hybrid = override(run, ["model.stack.blocks.1.mixer={kind: h3, state_dim: 8}"])
+    assert [block.mixer.kind for block in hybrid.model.stack.blocks[:3]] == ["attention", "h3", "attention"]
 
 
 @pytest.mark.parametrize(

@@ -156,9 +156,10 @@ LINE = [
     (
         b'{"id": 1, "txt": "a"}',
         "no text key",
-        "line 2: no key 'text': did you mean 'txt'? it has: id, txt; set text_key",
+        "line 2: no key 'text': did you mean 'txt'? it has: id, txt; write 'PATH?text_key=txt', or where a recipe "
+        "names it data.components.0.source.text_key=txt",
     ),
-    (b"{}", "no text key", "line 2: no key 'text': it has: none; set text_key"),
+    (b"{}", "no text key", "line 2: no key 'text': it has: none; write 'PATH?text_key=NAME'"),
     (b'{"text": 3}', "text is not a string", "line 2: 'text' is a number, where a string was expected"),
     (b'{"text": null}', "text is not a string", "line 2: 'text' is a null, where a string was expected"),
     (b'{"text": {"a": 1}}', "text is not a string", "line 2: 'text' is a object, where a string was expected"),
@@ -324,7 +325,10 @@ def parquet(path: Path, **columns: pyarrow.Array) -> Path:
 
 def test_parquet_without_the_column(tmp_path: Path) -> None:
     path = parquet(tmp_path / "a.parquet", txt=pyarrow.array(["a"]), n=pyarrow.array([1]))
-    assert refused(path) == f"{path}: no column 'text': did you mean 'txt'? it has: txt, n; set text_key"
+    assert refused(path) == (
+        f"{path}: no column 'text': did you mean 'txt'? it has: txt, n; write 'PATH?text_key=txt', or where a recipe "
+        "names it data.components.0.source.text_key=txt"
+    )
     assert skipped(path, good(tmp_path))[1].dropped == {"no text key": 1}
 
 

@@ -250,7 +250,9 @@ def test_parse_source_tells_names_paths_and_hub(tmp_path: Path, monkeypatch: pyt
     assert parse_source("./shakespeare") == Files(paths=("./shakespeare",))
     assert parse_source("texts") == Files(paths=("texts",))
     assert parse_source("texts/*.txt") == Files(paths=("texts/*.txt",))
+    assert parse_source("texts/*.txt?text_key=a b") == Files(paths=("texts/*.txt",), text_key="a b")
     assert parse_source("-") == Files(paths=("-",))
+    assert parse_source("-?text_key=body") == Files(paths=("-",), text_key="body")
     assert parse_source("hf://owner/name") == Hub(path="owner/name")
     full = parse_source("hf://owner/name?config=en&split=test&text_key=body&validation_percent=1")
     assert full == Hub(path="owner/name", config="en", split="test", text_key="body", validation_percent=1)
@@ -263,6 +265,7 @@ def test_parse_source_tells_names_paths_and_hub(tmp_path: Path, monkeypatch: pyt
         ("texts/b.txt", DataError, "did you mean texts/a.txt"),
         ("text/a.txt", DataError, "did you mean texts?"),
         ("a.txt", DataError, "a.txt: no such file or folder"),
+        ("texts/b.txt?text_key=body", DataError, "did you mean texts/a.txt"),
         ("hf://", DataError, "written hf://owner/name"),
         ("hf://owner/name?confg=en", SpecError, "did you mean 'config'"),
         ("x" * 5000, DataError, "no file or folder has this name"),

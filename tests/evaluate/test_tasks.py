@@ -37,6 +37,7 @@ FILES = {
         for stone in ("stone", "slate", "flint", "marble", "tile")
     ),
     "lambada.txt": "the stone lay on the stone\nthe tile lay on the tile\n",
+    "body.jsonl": "".join(json.dumps({"body": f"The {n} stones lay on the {n} stones"}) + "\n" for n in ("two", "ten")),
     "talk.txt": "It was said that the two of them had seen the old stone wall again and again. " * 12,
 }
 DATA = {
@@ -147,6 +148,17 @@ def test_c4_keeps_repeated_documents_and_counts_bytes(folder: Path) -> None:
     n_bytes = sum(len(text.encode()) for text in DOCUMENTS)
     assert (bits["n"], token["n"]) == (n_bytes, n_bytes + len(DOCUMENTS))
     assert bits["value"] * math.log(2) * n_bytes == pytest.approx(math.log(token["value"]) * token["n"])
+
+
+@pytest.mark.parametrize("task", ["lambada_openai", "c4"])
+def test_text_under_another_key_is_named_behind_the_file(folder: Path, task: str) -> None:
+    done = corestone("--task", task, "--data", "body.jsonl")
+    assert isinstance(done.exception, CorestoneError), done.output
+    assert "body.jsonl, line 1: no key 'text': " in str(done.exception)
+    assert "it has: body; write 'PATH?text_key=NAME', or where a recipe" in str(done.exception)
+    result = found("--task", task, "--data", "body.jsonl?text_key=body")
+    assert result["documents"] == 2
+    assert result["data"] == "body.jsonl?text_key=body"
 
 
 def test_examples_change_the_question(folder: Path) -> None:

@@ -54,19 +54,22 @@ def parse(cls: type[S], tree: Any, where: str) -> S:
 
 
 def _problem(item: Any, tree: Any, where: str) -> str:
-    path = ".".join(_keys(item["loc"], tree))
+    path = ".".join(_keys(item["loc"], tree, item["type"] == "missing"))
     place = f"{where}: {path}" if path else where
     message = item["msg"].removeprefix("Value error, ")
     shown = "" if item["type"] == "unknown_key" or isinstance(item["input"], Mapping) else f" (got {item['input']!r})"
     return f"{place}: {message}{shown}"
 
 
-def _keys(location: Sequence[str | int], tree: Any) -> list[str]:
-    """A place in a tree as the user writes it: without the kinds by which records of a choice are told apart."""
+def _keys(location: Sequence[str | int], tree: Any, missing: bool) -> list[str]:
+    """A place in a tree as the user writes it: without the kinds by which records of a choice are told apart.
+
+    Those are the parts that are no keys of the tree, unless it is the last one that is `missing`.
+    """
     keys = []
-    for part in location:
+    for place, part in enumerate(location, start=1):
         inner = tree if isinstance(tree, Mapping) else vars(tree) if isinstance(tree, Spec) else None
-        if inner is not None and part not in inner and inner.get("kind") == part:
+        if inner is not None and part not in inner and not (missing and place == len(location)):
             continue
         keys.append(str(part))
         if inner is not None:

@@ -335,7 +335,13 @@ def _no_key(what: str, key: str, known: list[str]) -> str:
     guess = nearest(key, known)
     hint = f"did you mean '{guess}'? " if guess else ""
     shown = ", ".join(known[:8]) + (", ..." if len(known) > 8 else "")
-    return f"no {what} '{key}': {hint}it has: {shown or 'none'}; set text_key"
+    return f"no {what} '{key}': {hint}it has: {shown or 'none'}; {name_text_key('PATH', guess)}"
+
+
+def name_text_key(path: str, guess: str | None) -> str:
+    """What to do where the text has another key."""
+    key = guess or "NAME"
+    return f"write '{path}?text_key={key}', or where a recipe names it data.components.0.source.text_key={key}"
 
 
 def _document(value: Any, where: str, name: str, item: Input, source: Files) -> Document | Problem:

@@ -12,15 +12,25 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
-from corestone.core.errors import DataError, unknown
+from corestone.core.errors import DataError, nearest, unknown
 from corestone.core.spec import fingerprint, parse, plain
 from corestone.data.catalogue import CatalogueEntry, catalogue, entry
 from corestone.data.document import Counts, Document, Problem, side
 from corestone.data.embedded import READERS, corpus_sha256, embedded_fingerprint, read_embedded
-from corestone.data.files import files_fingerprint, missing, read_files
+from corestone.data.files import files_fingerprint, missing, name_text_key, read_files
 from corestone.data.spec import Embedded, Files, Hub, OnBad, Source
 
-__all__ = ["Counts", "Document", "Problem", "card", "documents", "parse_source", "register", "source_fingerprint"]
+__all__ = [
+    "Counts",
+    "Document",
+    "Problem",
+    "card",
+    "documents",
+    "own_files",
+    "parse_source",
+    "register",
+    "source_fingerprint",
+]
 
 
 def documents(source: Source, on_bad: OnBad, counts: Counts) -> Iterator[Document]:
@@ -112,7 +122,8 @@ def parse_source(text: str) -> Source:
     """Read a source from the command line.
 
     A catalogue name (`shakespeare`), a path or glob (`texts/`, `texts/**/*.jsonl.gz`; `./shakespeare` where a path has
-    the name of a data set), `-` for standard input, or `hf://owner/name?config=...&split=...&text_key=...`.
+    the name of a data set) or `-` for standard input, both as `own_files` reads them, or
+    `hf://owner/name?config=...&split=...&text_key=...`.
 
     Raises:
         DataError: nothing of this name.
@@ -125,11 +136,19 @@ def parse_source(text: str) -> Source:
         return parse(Hub, {**dict(parse_qsl(parts.query)), "path": path.rstrip("/")}, text)
     if text in catalogue():
         return Embedded(name=text)
-    if text != "-" and not glob.has_magic(text) and not os.path.exists(os.path.expanduser(text)):
-        if os.sep not in text and not Path(text).suffix:
-            raise DataError(f"{unknown('data set', text, catalogue())}; and no file or folder has this name")
-        raise DataError(missing(Path(text).expanduser()))
-    return Files(paths=(text,))
+    files = own_files(text)
+    (path,) = files.paths
+    if path != "-" and not glob.has_magic(path) and not os.path.exists(os.path.expanduser(path)):
+        if os.sep not in path and not Path(path).suffix:
+            raise DataError(f"{unknown('data set', path, catalogue())}; and no file or folder has this name")
+        raise DataError(missing(Path(path).expanduser()))
+    return files
+
+
+def own_files(text: str) -> Files:
+    """A path on the command line, with `?text_key=NAME` behind it where rows hold their text under another key."""
+    path, marked, key = text.partition("?text_key=")
+    return Files(paths=(path,), text_key=key) if marked else Files(paths=(path,))
 
 
 # -- Hugging Face hub ---------------------------------------------------------------------------------------------
@@ -158,7 +177,8 @@ def _read_hub(source: Hub) -> Iterator[Document | Problem]:
 def _hub_document(record: dict[str, Any], row: int, name: str, source: Hub) -> Document | Problem:
     where = f"{name}, row {row}"
     if source.text_key not in record:
-        raise DataError(f"{where}: {unknown('column', source.text_key, record)}; set text_key")
+        cure = name_text_key(name, nearest(source.text_key, record))
+        raise DataError(f"{where}: {unknown('column', source.text_key, record)}; {cure}")
     value = record[source.text_key]
     if not isinstance(value, str):
         return Problem("text is not a string", f"{where}: '{source.text_key}' is not a string")

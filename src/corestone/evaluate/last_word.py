@@ -57,7 +57,7 @@ class LastWord:
     ) -> None:
         if shots >= len(passages):
             raise DataError(f"evaluation: {shots} examples out of {len(passages)} passages; ask for fewer with --shots")
-        self.batch_size = batch_size
+        self.batch_size, self.documents = batch_size, len(passages)
         self.rows, self.parts, self.cut = [], [], 0
         for number in range(len(passages)):
             stream, scored = pair_tokens(tokenizer, prompt(passages, number, shots), f" {passages[number].word}")

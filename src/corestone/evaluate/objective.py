@@ -33,10 +33,20 @@ class ObjectiveScore:
         batches: gives the split for a batch size, in order.
         batch_size: rows at a time; changes speed and memory, not the result.
         rows: score only so many rows, from the first; None for all.
+        reading: how the batches hold the text, for the metrics' convention.
     """
 
-    def __init__(self, objective: AskingObjective, batches: Batches, batch_size: int, rows: int | None = None) -> None:
+    def __init__(
+        self,
+        objective: AskingObjective,
+        batches: Batches,
+        batch_size: int,
+        rows: int | None = None,
+        reading: str = "",
+    ) -> None:
         self._objective, self._batches, self._batch_size, self._rows = objective, batches, batch_size, rows
+        questions = "the objective's own questions, drawn by each row's number"
+        self._convention = "; ".join(filter(None, [questions, reading]))
 
     def run(self, model: Any) -> Iterator[Metric]:
         """Yield the objective's figures, the first of which is what training lowers."""
@@ -49,8 +59,8 @@ class ObjectiveScore:
         for name, parts in found.items():
             totals = torch.cat([part.totals for part in parts]).cpu().double().numpy()
             weights = torch.cat([part.weights for part in parts]).cpu().double().numpy()
-            interval = ratio_interval(totals, weights)
-            yield Metric(name, float(totals.sum() / weights.sum()), parts[0].unit, int(weights.sum()), interval)
+            interval, value = ratio_interval(totals, weights), float(totals.sum() / weights.sum())
+            yield Metric(name, value, parts[0].unit, int(weights.sum()), interval, self._convention)
 
 
 def asked_batches(

@@ -51,6 +51,7 @@ class TextPerplexity:
         words: whitespace-separated words of the text (`count_words`); None leaves the word perplexity out.
         documents: score only this many documents, from the first; None for all. `words` must be of the same ones.
         score: `static_losses`, or another way to score the batches as they come (`evaluate/dynamic.py`).
+        reading: how the batches hold the text, for the metrics' convention.
     """
 
     def __init__(
@@ -61,6 +62,7 @@ class TextPerplexity:
         words: int | None = None,
         documents: int | None = None,
         score: Scorer | None = None,
+        reading: str = "",
     ) -> None:
         count = token_set.n_documents if documents is None else min(documents, token_set.n_documents)
         self._edges = np.asarray(token_set.starts[: count + 1], dtype=np.int64)
@@ -74,6 +76,7 @@ class TextPerplexity:
         self._batch_size = batch_size
         self._words = words
         self._score = score or static_losses
+        self._reading = "; ".join(filter(None, ["each document's end is predicted too", reading]))
 
     def run(self, model: Model) -> Iterator[Metric]:
         """Yield `nats_per_token`, `bits_per_byte`, `word_perplexity`, `byte_perplexity` and `token_perplexity`.
@@ -92,14 +95,20 @@ class TextPerplexity:
         per_token = ratio_interval(nats, np.diff(limits).astype(np.float64))
         per_byte = ratio_interval(nats, np.diff(byte_limits))
 
-        yield Metric("nats_per_token", total / tokens, "nats/token", tokens, per_token)
-        bits = scaled(per_byte, math.log(2))
-        yield Metric("bits_per_byte", total / math.log(2) / n_bytes, "bits/byte", n_bytes, bits)
+        said = f"nats / the model's own tokens; {self._reading}"
+        yield Metric("nats_per_token", total / tokens, "nats/token", tokens, per_token, said)
+        bits, said = scaled(per_byte, math.log(2)), f"nats / ln 2 / bytes of UTF-8 text; {self._reading}"
+        yield Metric("bits_per_byte", total / math.log(2) / n_bytes, "bits/byte", n_bytes, bits, said)
         if self._words is not None:
-            per_word = scaled(per_byte, self._words / n_bytes)
-            yield perplexity_metric("word_perplexity", total, "word", self._words, per_word)
-        yield perplexity_metric("byte_perplexity", total, "byte", n_bytes, per_byte)
-        yield perplexity_metric("token_perplexity", total, "token", tokens, per_token)
+            per_word, said = (
+                scaled(per_byte, self._words / n_bytes),
+                f"exp(nats / words between spaces); {self._reading}",
+            )
+            yield perplexity_metric("word_perplexity", total, "word", self._words, per_word, said)
+        said = f"exp(nats / bytes of UTF-8 text); {self._reading}"
+        yield perplexity_metric("byte_perplexity", total, "byte", n_bytes, per_byte, said)
+        said = f"exp(nats / the model's own tokens); {self._reading}"
+        yield perplexity_metric("token_perplexity", total, "token", tokens, per_token, said)
 
     def _nats_of_blocks(self, model: Model, starts: NDArray[np.int64], tokens: int) -> NDArray[np.float64]:
         """The summed loss of each block; every batch's targets are compared with the stored tokens on the way."""

@@ -60,7 +60,7 @@ class RollingPerplexity:
         ids = tokenizer.encode(corpus.text)
         if not len(ids) or corpus.units < 1:
             raise DataError("evaluation: the file holds no text; give another one")
-        self.corpus, self.batch_size, self.score = corpus, batch_size, score
+        self.corpus, self.batch_size, self.score, self.documents = corpus, batch_size, score, 1
         stream = np.array([tokenizer.manifest.separator, *ids], dtype=np.int64)
         self.rows = list(windows(stream, len(ids), context_length, stride))
         self.reading = (

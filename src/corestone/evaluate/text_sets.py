@@ -11,8 +11,7 @@ from typing import NamedTuple
 
 from corestone.core.errors import DataError
 from corestone.data.document import Counts
-from corestone.data.sources import documents
-from corestone.data.spec import Files
+from corestone.data.sources import documents, own_files
 from corestone.evaluate.detokenise import detokenise, share
 from corestone.evaluate.last_word import Passage
 from corestone.evaluate.rolling import Corpus
@@ -35,7 +34,7 @@ def read_entries(path: str) -> list[Entry]:
     """
     found: list[Entry] = []
     sources: set[str] = set()
-    for document in documents(Files(paths=(path,)), "stop", Counts()):
+    for document in documents(own_files(path), "stop", Counts()):
         sources.add(document.source)
         if len(sources) > 1:
             raise DataError(f"{path}: several files ({', '.join(sorted(sources))}, ...); give one of them")

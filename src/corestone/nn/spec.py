@@ -5,9 +5,10 @@ An option enters a record when a paper of the zoo uses it and a parity test cove
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from corestone.core.spec import Spec
 
@@ -128,8 +129,12 @@ class H3(Spec):
     state_dim: int = Field(default=64, ge=2, multiple_of=2)
 
 
-Mixer = Annotated[Attention | H3, Field(discriminator="kind")]
-"""What lets a token see others."""
+def _attention_unless_named(mixer: Any) -> Any:
+    return {"kind": "attention", **mixer} if isinstance(mixer, Mapping) else mixer
+
+
+Mixer = Annotated[Attention | H3, Field(discriminator="kind"), BeforeValidator(_attention_unless_named)]
+"""What lets a token see others; attention where a recipe names no kind."""
 
 
 class FeedForward(Spec):

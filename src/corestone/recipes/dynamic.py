@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,7 @@ import torch
 from torch import Tensor
 
 from corestone.core.errors import CheckpointError, SpecError
+from corestone.core.metric import Metric
 from corestone.data.loader import TextLoader
 from corestone.evaluate.dynamic import root_mean_squares
 from corestone.evaluate.spec import RMS, SGD
@@ -25,6 +28,17 @@ def precision_with(dynamic: SGD | RMS | None, asked: Precision) -> Precision:
     if asked == "bfloat16":
         raise SpecError("evaluate: --dynamic takes steps that vanish in bfloat16; leave --precision out")
     return "float32"
+
+
+def named_dynamic(metrics: Iterable[Metric], dynamic: SGD | RMS) -> list[Metric]:
+    """Figures of a model that learnt while it read, told from the static ones by name and convention."""
+    settings = ", ".join(f"{name} {value}" for name, value in dynamic.model_dump().items())
+    return [
+        replace(
+            metric, name=f"{metric.name}_dynamic", convention=f"{metric.convention}; dynamic evaluation: {settings}"
+        )
+        for metric in metrics
+    ]
 
 
 def gradient_statistics(model: Any, path: Path, run: Run | None, dynamic: SGD | RMS | None) -> list[Tensor] | None:

@@ -36,11 +36,11 @@ from corestone.parallel.allocator import keep_freed_memory
 from corestone.parallel.collectives import World
 from corestone.parallel.precision import Precision
 from corestone.recipes.build import open_data
-from corestone.recipes.dynamic import gradient_statistics, precision_with
-from corestone.recipes.load import load_model, open_run
+from corestone.recipes.dynamic import gradient_statistics, named_dynamic, precision_with
+from corestone.recipes.kept import about_checkpoint, keep
+from corestone.recipes.load import is_run, load_model, open_run
 from corestone.recipes.registry import OBJECTIVES
 from corestone.recipes.spec import Evaluation, Run
-from corestone.train.archive import locate
 
 DEFAULT_CONTEXT = 1024
 LOSSY = (
@@ -69,6 +69,12 @@ class Reading:
         """Whole rows in one fixed random order, for a batch size."""
         return lambda size: shuffled_once(token_set, self.context_length, self.apart, size)
 
+    @property
+    def convention(self) -> str:
+        """How text is read, in words."""
+        documents = "documents apart" if self.apart else "documents one after the other"
+        return f"{documents}, in rows of {self.context_length:,} tokens without overlap"
+
 
 def scorer(
     objective: Any,
@@ -82,11 +88,11 @@ def scorer(
     next token is scored, rows where the objective asks questions of its own."""
     if objective.asks:
         rows = None if tokens is None else max(1, tokens // reading.context_length)
-        return ObjectiveScore(objective, reading.shuffled(token_set), reading.batch_size, rows)
+        return ObjectiveScore(objective, reading.shuffled(token_set), reading.batch_size, rows, reading.convention)
     batches, batch_size = reading.batches(token_set), reading.batch_size
     documents = None if tokens is None else documents_within(token_set, tokens)
     words = count_words(document_texts(token_set, tokenizer, documents)) if tokenizer.lossless else None
-    return TextPerplexity(token_set, batches, batch_size, words or None, documents, score)
+    return TextPerplexity(token_set, batches, batch_size, words or None, documents, score, reading.convention)
 
 
 def evaluate(
@@ -107,14 +113,14 @@ def evaluate(
 
     Returns:
         One result per held-out set: checkpoint, source, split, model and floors (lists of metrics), dynamic where it
-        was asked for. For a run's own data it is also written to `evaluation.json`.
+        was asked for. Of a run, that of its own data is also written to `evaluation.json`, and what goes beyond that
+        (other text, dynamic evaluation) is kept beside it (`recipes/kept.py`).
     """
     precision = precision_with(dynamic, precision)
     keep_freed_memory()
     console = console or Console()
     model, tokenizer = load_model(path, precision)
-    checkpoint = locate(path)
-    run = open_run(path) if (path / "recipe.yaml").is_file() and checkpoint != path else None
+    run = open_run(path) if is_run(path) else None
     if run is None and source is None:
         raise CheckpointError(f"{path}: a checkpoint has no data of its own; name some with --data SOURCE")
     reading = _reading(model, run, batch_size)
@@ -122,7 +128,7 @@ def evaluate(
     if dynamic is not None and objective.asks:
         raise SpecError(f"{path}: --dynamic learns from next tokens, which this model was not trained to predict")
     rms = gradient_statistics(model, path, run, dynamic)
-    results = []
+    checkpoint, results, entries = about_checkpoint(path), [], []
     for named, split, held_out, training in held_out_sets(path, source, tokenizer):
         check_same(tokenizer.manifest, held_out.tokenizer, str(path))
         metrics = list(scorer(objective, held_out, tokenizer, reading).run(model))
@@ -133,7 +139,7 @@ def evaluate(
                 adapted = list(scorer(objective, held_out, tokenizer, by_row, score=score).run(model))
         measured = _floors(objective, held_out, training, tokenizer, reading, console)
         result: dict[str, Any] = {
-            "checkpoint": str(checkpoint.relative_to(path)) if checkpoint != path else checkpoint.name,
+            "checkpoint": checkpoint["checkpoint"],
             "source": describe(named),
             "split": split,
             "precision": str(next(model.parameters()).dtype).removeprefix("torch."),
@@ -143,10 +149,33 @@ def evaluate(
         if dynamic is not None:
             result |= {"dynamic": [plain_metric(metric) for metric in adapted], "dynamic_settings": plain(dynamic)}
         results.append(result)
+        entries.append(
+            _entry(result, checkpoint, held_out, reading, named_dynamic(adapted, dynamic) if dynamic else [])
+        )
         _show(console, result, metrics, adapted, measured)
-    if run is not None and source is None:
+    if source is not None or dynamic is not None:
+        keep(path, entries, console)
+    elif run is not None:
         _write(path, results)
     return results
+
+
+def _entry(
+    result: dict[str, Any], checkpoint: dict[str, Any], held_out: TokenSet, reading: Reading, dynamic: list[Metric]
+) -> dict[str, Any]:
+    """A result as it is kept beside those of tasks: all figures of the model in one list."""
+    return {
+        "task": "text",
+        "variant": "all of it" if result["split"] == "all" else f"{result['split']} split",
+        "data": result["source"],
+        **{"shots": None, "stride": None, "context": reading.context_length},
+        "dynamic": result.get("dynamic_settings"),
+        **checkpoint,
+        "precision": result["precision"],
+        "documents": held_out.n_documents,
+        "model": result["model"] + [plain_metric(metric) for metric in dynamic],
+        "floors": result["floors"],
+    }
 
 
 def _reading(model: Any, run: Run | None, batch_size: int | None) -> Reading:

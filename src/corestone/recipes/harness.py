@@ -19,6 +19,7 @@ from corestone.core.metric import Metric
 from corestone.interop.harness import CorestoneLM
 from corestone.parallel.allocator import keep_freed_memory
 from corestone.parallel.precision import Precision
+from corestone.recipes.kept import keep
 from corestone.recipes.load import load_model
 from corestone.recipes.tasks import LM_EVAL, Asked, show, subject_of, told
 
@@ -61,8 +62,11 @@ def evaluate_lm_eval(
             "reached and its task file is right"
         ) from error
     metrics = list(_metrics(found, subject.context))
-    result = told(path, f"{LM_EVAL}{name}", asked, model, metrics, [])
-    show(console or Console(), result, metrics, [])
+    counts = [count["effective"] for count in found["n-samples"].values()]
+    result = told(subject, f"{LM_EVAL}{name}", asked, model, metrics) | {"documents": sum(counts)}
+    console = console or Console()
+    show(console, result, metrics, [])
+    keep(path, [result], console)
     return result
 
 

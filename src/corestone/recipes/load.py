@@ -19,7 +19,7 @@ from corestone.parallel.precision import Precision, compute_dtype
 from corestone.recipes.build import batch_examples, build_model, load_weights, open_data, read_model_spec
 from corestone.recipes.spec import Run
 from corestone.train.archive import read_model_files
-from corestone.train.checkpoint import newest_whole
+from corestone.train.checkpoint import MANIFEST, newest_whole
 
 
 def load_model(
@@ -40,6 +40,11 @@ def load_model(
     model, tokenizer = model.to(suited(precision, world.device)).eval(), load_tokenizer(folder)
     check_vocabulary(model.vocab_size, tokenizer, str(path))
     return model, tokenizer
+
+
+def is_run(path: Path) -> bool:
+    """Whether a folder is a run's, not one of its checkpoints, which hold the recipe too."""
+    return (path / "recipe.yaml").is_file() and not (path / MANIFEST).exists()
 
 
 def open_run(path: Path) -> Run:

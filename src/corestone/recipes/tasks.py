@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from rich.console import Console
 from rich.table import Table
@@ -15,7 +15,8 @@ from corestone.core.metric import Metric
 from corestone.core.protocols import Evaluator, Model
 from corestone.core.spec import plain
 from corestone.data.prepare.pipeline import prepare_source
-from corestone.data.spec import Files, Prepare
+from corestone.data.sources import own_files
+from corestone.data.spec import Prepare
 from corestone.data.tokenizer import Tokenizer
 from corestone.data.tokens import open_token_set
 from corestone.evaluate.dynamic import learning
@@ -30,12 +31,12 @@ from corestone.models.decoder import DecoderModel
 from corestone.objectives.spec import NextToken
 from corestone.parallel.allocator import keep_freed_memory
 from corestone.parallel.precision import Precision
-from corestone.recipes.dynamic import gradient_statistics, precision_with
+from corestone.recipes.dynamic import gradient_statistics, named_dynamic, precision_with
 from corestone.recipes.evaluate import DEFAULT_CONTEXT, Reading, cells, held_out_sets, learnt, plain_metric, scorer
+from corestone.recipes.kept import about_checkpoint, keep
 from corestone.recipes.load import load_model, open_run
 from corestone.recipes.registry import OBJECTIVES
 from corestone.recipes.spec import Evaluation
-from corestone.train.archive import locate
 
 LM_EVAL = "lm-eval:"
 """A task name that begins so is one of EleutherAI's lm-eval (`recipes/harness.py`)."""
@@ -79,30 +80,38 @@ class Task:
 
     Attributes:
         data: what `--data` takes.
+        variant: which form of its text this is.
         takes: which of `shots`, `stride` and `dynamic` mean something to it.
         build: makes its evaluator.
     """
 
     data: str
+    variant: str
     takes: frozenset[str]
-    build: Callable[[Subject, Asked], Evaluator]
+    build: Callable[[Subject, Asked], TaskEvaluator]
 
 
-def _rolling(read: Callable[[str], Corpus], data: str) -> Task:
-    def build(subject: Subject, asked: Asked) -> Evaluator:
+class TaskEvaluator(Evaluator, Protocol):
+    """Knows how many texts it scores."""
+
+    documents: int
+
+
+def _rolling(read: Callable[[str], Corpus], data: str, variant: str) -> Task:
+    def build(subject: Subject, asked: Asked) -> TaskEvaluator:
         stride = asked.stride or subject.context
         corpus, context = read(str(asked.data)), subject.context
         return RollingPerplexity(subject.tokenizer, corpus, context, stride, subject.batch_size, subject.score)
 
-    return Task(data, frozenset({"stride", "dynamic"}), build)
+    return Task(data, variant, frozenset({"stride", "dynamic"}), build)
 
 
 def _last_word(read: Callable[[Subject, Asked], list[Passage]], data: str, variant: str) -> Task:
-    def build(subject: Subject, asked: Asked) -> Evaluator:
+    def build(subject: Subject, asked: Asked) -> TaskEvaluator:
         passages = read(subject, asked)
         return LastWord(subject.tokenizer, passages, variant, asked.shots or 0, subject.context, subject.batch_size)
 
-    return Task(data, frozenset({"shots"}), build)
+    return Task(data, variant, frozenset({"shots"}), build)
 
 
 def _made(subject: Subject, asked: Asked) -> list[Passage]:
@@ -118,42 +127,35 @@ def _made(subject: Subject, asked: Asked) -> list[Passage]:
     return passages
 
 
-class _Conventional:
-    """Some metrics of another evaluator, with their convention."""
+class _Some:
+    """Some metrics of another evaluator."""
 
-    def __init__(self, inner: Evaluator, conventions: dict[str, str]) -> None:
-        self.inner, self.conventions = inner, conventions
+    def __init__(self, inner: Evaluator, documents: int, names: tuple[str, ...]) -> None:
+        self.inner, self.documents, self.names = inner, documents, names
 
     def run(self, model: Model) -> Iterator[Metric]:
-        for metric in self.inner.run(model):
-            if metric.name in self.conventions:
-                yield replace(metric, convention=self.conventions[metric.name])
+        return (metric for metric in self.inner.run(model) if metric.name in self.names)
 
 
-def _c4(subject: Subject, asked: Asked) -> Evaluator:
-    source = Files(paths=(str(asked.data),), validation_percent=100.0)
+def _c4(subject: Subject, asked: Asked) -> TaskEvaluator:
+    source = own_files(str(asked.data)).model_copy(update={"validation_percent": 100.0})
     folder = prepare_source(source, subject.tokenizer, Prepare(deduplicate=False))
     reading = Reading(subject.context, True, subject.batch_size)
     objective = OBJECTIVES.build(NextToken(), subject.tokenizer.vocabulary)
-    inner = scorer(objective, open_token_set(folder, "validation"), subject.tokenizer, reading)
-    said = f"documents apart, each one's end predicted too, in rows of {subject.context:,} tokens without overlap"
-    return _Conventional(
-        inner,
-        {
-            "token_perplexity": f"exp(nats / the model's own tokens); {said}",
-            "bits_per_byte": f"nats / ln 2 / bytes of UTF-8 text; {said}",
-        },
-    )
+    texts = open_token_set(folder, "validation")
+    inner = scorer(objective, texts, subject.tokenizer, reading)
+    return _Some(inner, texts.n_documents, ("token_perplexity", "bits_per_byte"))
 
 
+_WIKITEXT = "wiki.test.tokens, wiki.test.raw or their Parquet form"
 _LAMBADA = "lambada_test.jsonl or Parquet with a column text, or one passage per line"
 TASKS = {
-    "wikitext103": _rolling(read_wikitext, "wiki.test.tokens, wiki.test.raw or their Parquet form"),
+    "wikitext103": _rolling(read_wikitext, _WIKITEXT, "text as it stands"),
     "wikitext103_natural": _rolling(
-        lambda path: read_wikitext(path, natural=True), "wiki.test.tokens, wiki.test.raw or their Parquet form"
+        lambda path: read_wikitext(path, natural=True), _WIKITEXT, "words put together again"
     ),
-    "ptb": _rolling(read_treebank, "ptb.test.txt"),
-    "ptb_char": _rolling(read_treebank_characters, "ptb.char.test.txt"),
+    "ptb": _rolling(read_treebank, "ptb.test.txt", "words"),
+    "ptb_char": _rolling(read_treebank_characters, "ptb.char.test.txt", "characters"),
     "lambada_openai": _last_word(
         lambda _, asked: read_lambada(str(asked.data), lower_case=False), _LAMBADA, "text with its case kept"
     ),
@@ -161,7 +163,7 @@ TASKS = {
         lambda _, asked: read_lambada(str(asked.data), lower_case=True), _LAMBADA, "original lower-cased text"
     ),
     "last_word": _last_word(_made, "any source of text; none: the run's own held-out text", "passages made here"),
-    "c4": Task("c4-validation.*.json.gz, .jsonl or Parquet with a column text", frozenset(), _c4),
+    "c4": Task("c4-validation.*.json.gz, .jsonl or Parquet with a column text", "documents apart", frozenset(), _c4),
 }
 
 
@@ -171,7 +173,8 @@ def evaluate_task(
     """Score the newest whole checkpoint of a run, or a checkpoint, on a task.
 
     Returns:
-        task, data, checkpoint, precision, metrics, and the published rows of the same kind.
+        What was asked and of which checkpoint, the model's metrics, and the published rows of the same kind. It is kept
+        in the folder of a run (`recipes/kept.py`).
 
     Raises:
         SpecError, DataError: no such task, an option that means nothing to it, no or unusable data.
@@ -180,12 +183,21 @@ def evaluate_task(
     keep_freed_memory()
     model, tokenizer = load_model(path, precision_with(asked.dynamic, precision))
     subject = subject_of(path, model, tokenizer, asked)
-    metrics = list(task.build(subject, asked).run(model))
+    evaluator = task.build(subject, asked)
+    metrics = list(evaluator.run(model))
     if asked.dynamic is not None:
         metrics += _while_learning(task, subject, asked, model, asked.dynamic)
     rows = [row for row in published(name) if {metric.name for metric in metrics} & set(row.metrics)]
-    result = told(path, name, asked, model, metrics, rows)
-    show(console or Console(), result, metrics, rows)
+    result = told(subject, name, asked, model, metrics) | {
+        "variant": task.variant,
+        "shots": (asked.shots or 0) if "shots" in task.takes else None,
+        "stride": (asked.stride or subject.context) if "stride" in task.takes else None,
+        "documents": evaluator.documents,
+        "published": [plain(row) for row in rows],
+    }
+    console = console or Console()
+    show(console, result, metrics, rows)
+    keep(path, [result], console)
     return result
 
 
@@ -193,14 +205,7 @@ def _while_learning(task: Task, subject: Subject, asked: Asked, model: Any, dyna
     """The task's metrics once more, by a model that learns from the text as it reads."""
     run = open_run(subject.path) if (subject.path / "recipe.yaml").is_file() else None
     with learning(model, dynamic, gradient_statistics(model, subject.path, run, dynamic)) as score:
-        found = list(task.build(replace(subject, score=score), asked).run(model))
-    settings = ", ".join(f"{name} {value}" for name, value in dynamic.model_dump().items())
-    return [
-        replace(
-            metric, name=f"{metric.name}_dynamic", convention=f"{metric.convention}; dynamic evaluation: {settings}"
-        )
-        for metric in found
-    ]
+        return named_dynamic(task.build(replace(subject, score=score), asked).run(model), dynamic)
 
 
 def find_task(name: str, asked: Asked) -> Task:
@@ -236,18 +241,21 @@ def subject_of(path: Path, model: Any, tokenizer: Tokenizer, asked: Asked) -> Su
     return Subject(path, tokenizer, context, size)
 
 
-def told(
-    path: Path, name: str, asked: Asked, model: Any, metrics: list[Metric], rows: Sequence[PublishedRow]
-) -> dict[str, Any]:
+def told(subject: Subject, name: str, asked: Asked, model: Any, metrics: list[Metric]) -> dict[str, Any]:
     """A task's result for JSON."""
-    checkpoint = locate(path)
     return {
         "task": name,
+        "variant": "",
         "data": asked.data,
-        "checkpoint": str(checkpoint.relative_to(path)) if checkpoint != path else checkpoint.name,
+        "shots": asked.shots,
+        "stride": None,
+        "context": subject.context,
+        "dynamic": None if asked.dynamic is None else plain(asked.dynamic),
+        **about_checkpoint(subject.path),
         "precision": str(next(model.parameters()).dtype).removeprefix("torch."),
+        "documents": None,
         "model": [plain_metric(metric) for metric in metrics],
-        "published": [plain(row) for row in rows],
+        "published": [],
     }
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,8 @@ from corestone.core.metric import Metric
 from corestone.core.runlog import Events, read_events
 
 Tree = Mapping[str, Any]
+EVALUATIONS = "evaluations.jsonl"
+"""What a run was scored on besides its own held-out text, one evaluation per line."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,7 @@ class Run:
     events: Events
     evaluation: Tree | None
     checkpoints: tuple[Checkpoint, ...]
+    kept: tuple[Tree, ...] = ()
     notes: tuple[str, ...] = field(default=())
 
     @property
@@ -77,13 +80,7 @@ def read_run(folder: Path) -> Run:
     notes: list[str] = []
     text, recipe = _recipe(folder / "recipe.yaml", notes)
     events = read_events(folder)
-    if events.unreadable:
-        lines = ", ".join(str(line) for line in events.unreadable[:5])
-        more = ", ..." if len(events.unreadable) > 5 else ""
-        count = len(events.unreadable)
-        notes.append(
-            f"metrics.jsonl: {count} unreadable {'line' if count == 1 else 'lines'} left out (line {lines}{more})"
-        )
+    _note_lines("metrics.jsonl", events.unreadable, notes)
     data = _json(folder / "data.json", list, notes)
     return Run(
         folder=folder,
@@ -94,8 +91,36 @@ def read_run(folder: Path) -> Run:
         events=events,
         evaluation=_json(folder / "evaluation.json", dict, notes),
         checkpoints=tuple(_checkpoints(folder / "checkpoints")),
+        kept=tuple(_kept(folder / EVALUATIONS, notes)),
         notes=tuple(notes),
     )
+
+
+def _note_lines(name: str, unreadable: Sequence[int], notes: list[str]) -> None:
+    if unreadable:
+        lines = ", ".join(str(line) for line in unreadable[:5]) + (", ..." if len(unreadable) > 5 else "")
+        count = "1 unreadable line" if len(unreadable) == 1 else f"{len(unreadable)} unreadable lines"
+        notes.append(f"{name}: {count} left out (line {lines})")
+
+
+def _kept(path: Path, notes: list[str]) -> Iterator[Tree]:
+    """The evaluations that were asked for; most runs have no such file."""
+    unreadable = []
+    try:
+        lines = path.read_bytes().splitlines() if path.exists() else []
+    except OSError as error:
+        notes.append(f"{path.name}: cannot be read ({error})")
+        return
+    for place, line in enumerate(lines, start=1):
+        try:
+            entry = json.loads(line)
+        except ValueError:  # UnicodeDecodeError too
+            entry = None
+        if isinstance(entry, dict):
+            yield entry
+        else:
+            unreadable.append(place)
+    _note_lines(path.name, unreadable, notes)
 
 
 def _text(path: Path, notes: list[str]) -> str | None:
@@ -150,10 +175,11 @@ def _checkpoints(folder: Path) -> Iterator[Checkpoint]:
 def metrics(evaluation: Tree, side: str) -> list[Metric]:
     """The metrics of an evaluation on one side (`model` or `floors`) that are whole."""
     found = evaluation.get(side)
-    return [metric for item in (found if isinstance(found, list) else []) if (metric := _metric(item))]
+    return [one for item in (found if isinstance(found, list) else []) if (one := metric(item))]
 
 
-def _metric(item: Any) -> Metric | None:
+def metric(item: Any) -> Metric | None:
+    """A metric as JSON holds it; None where it has no number."""
     if not isinstance(item, dict) or not isinstance(item.get("value"), (int, float)):
         return None
     interval = item.get("interval")
@@ -165,6 +191,7 @@ def _metric(item: Any) -> Metric | None:
         unit=str(item.get("unit", "")),
         n=int(count) if isinstance(count, (int, float)) else 0,
         interval=(float(interval[0]), float(interval[1])) if whole and interval else None,
+        convention=str(item.get("convention", "")),
     )
 
 

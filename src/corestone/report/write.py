@@ -16,6 +16,7 @@ from corestone.core.errors import CheckpointError
 from corestone.core.runlog import spelled
 from corestone.report import figures, sections
 from corestone.report.compare import System, compare, held_out_curves, labels, summary
+from corestone.report.evaluations import kept
 from corestone.report.folder import Run, read_run
 from corestone.report.plots import picture
 
@@ -106,6 +107,7 @@ def _page(run: Run) -> dict[str, Any]:
         "throughput": figures.throughput(run),
         "speed_charts": sections.speed_charts(run),
         "evaluations": sections.evaluations(run),
+        "kept": kept(run),
         "moments": shown,
         "between": between,
         "anomalies": sections.anomalies(run),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from pathlib import Path
 from typing import NamedTuple
@@ -9,7 +10,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from corestone.core.errors import CheckpointError
-from corestone.train.checkpoint import MANIFEST, checkpoints, damage, newest_whole, read_tensors
+from corestone.train.checkpoint import MANIFEST, checkpoints, damage, newest_whole, read_tensors, step_of
 
 MODEL = "model.yaml"
 WEIGHTS = "model.safetensors"
@@ -72,6 +73,12 @@ def read_model_files(path: Path) -> ModelFiles:
         tensors=read_tensors(folder / WEIGHTS),
         tokenizer_folder=folder,
     )
+
+
+def identity(checkpoint: Path) -> tuple[int | None, str]:
+    """The step that a checkpoint is named after (None: it is no run's), and 16 hex digits of its weights' sha256."""
+    files = json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8"))["files"]
+    return step_of(checkpoint), str(files[WEIGHTS]["sha256"])[:16]
 
 
 def _verified(folder: Path) -> Path:

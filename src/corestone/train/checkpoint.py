@@ -149,8 +149,14 @@ def checkpoints(run: Path) -> list[tuple[int, Path]]:
     folder = run / "checkpoints"
     if not folder.is_dir():
         return []
-    named = [(_NAME.match(path.name), path) for path in folder.iterdir()]
-    return sorted((int(match[1]), path) for match, path in named if match)
+    named = [(step_of(path), path) for path in folder.iterdir()]
+    return sorted((step, path) for step, path in named if step is not None)
+
+
+def step_of(checkpoint: Path) -> int | None:
+    """The step in a checkpoint's name; None where it has another name."""
+    match = _NAME.match(checkpoint.name)
+    return int(match[1]) if match else None
 
 
 def newest_whole(run: Path) -> tuple[Path | None, list[str]]:

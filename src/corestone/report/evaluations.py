@@ -1,0 +1,101 @@
+"""What a run was scored on besides its own held-out text: tasks, other texts, dynamic evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from corestone.report import figures
+from corestone.report.folder import Run, Tree, metric
+
+
+@dataclass(frozen=True)
+class Line:
+    """A figure: its name, how it was counted, and the number. `beside` marks what is not the model's own."""
+
+    name: str
+    convention: str
+    value: str
+    unit: str = ""
+    interval: str = ""
+    n: str = ""
+    beside: bool = False
+
+
+@dataclass(frozen=True)
+class Kept:
+    """An evaluation: what was scored, of which checkpoint and how, and its figures."""
+
+    title: str
+    about: str
+    lines: Sequence[Line]
+
+
+def kept(run: Run) -> list[Kept]:
+    """The evaluations in the folder, those of one task and text side by side; without figures none is shown."""
+    found = [
+        (str(tree.get("task")), str(tree.get("data")), Kept(_title(tree), _about(tree), list(_lines(tree))))
+        for tree in run.kept
+    ]
+    return [item for *_, item in sorted(found, key=lambda pair: pair[:2]) if item.lines]
+
+
+def _title(tree: Tree) -> str:
+    task, data = str(tree.get("task", "?")), tree.get("data")
+    name = "Text" if task == "text" else task
+    return f"{name}: {data if isinstance(data, str) else 'own held-out text'}"
+
+
+def _about(tree: Tree) -> str:
+    """The variant, the settings, the size, and the checkpoint with the hash of its weights."""
+    counted = [
+        _count(tree.get("shots"), "{} example"),
+        _count(tree.get("context"), "rows of up to {} token"),
+        _count(tree.get("stride"), "a stride of {} token"),
+        _count(tree.get("documents"), "{} document"),
+    ]
+    dynamic, step = tree.get("dynamic"), tree.get("step")
+    if isinstance(dynamic, Mapping):
+        settings = ", ".join(f"{key} {value}" for key, value in dynamic.items() if key != "kind")
+        counted.append(f"dynamic evaluation by {dynamic.get('kind')} ({settings})")
+    checkpoint = f"step {step:,}" if isinstance(step, int) else str(tree.get("checkpoint", "an unnamed checkpoint"))
+    parts = [
+        tree.get("variant"),
+        *counted,
+        f"{checkpoint}, weights {tree.get('weights', 'unknown')}",
+        tree.get("precision"),
+    ]
+    return "; ".join(str(part) for part in parts if part)
+
+
+def _count(value: Any, form: str) -> str | None:
+    return form.format(f"{value:,}") + ("" if value == 1 else "s") if isinstance(value, int) else None
+
+
+def _lines(tree: Tree) -> list[Line]:
+    own = [_line(item) for item in _items(tree, "model")]
+    floors = [_line(item, "floor: ") for item in _items(tree, "floors")]
+    return [*own, *floors, *(_published(row) for row in _items(tree, "published"))]
+
+
+def _items(tree: Tree, key: str) -> list[Tree]:
+    found = tree.get(key)
+    return [item for item in found if isinstance(item, Mapping)] if isinstance(found, list) else []
+
+
+def _line(item: Tree, before: str = "") -> Line:
+    one = metric(item)
+    name = before + str(item.get("name", "?")).replace("_", " ")
+    convention = str(item.get("convention", ""))
+    if one is None:  # a ruined model's perplexity has no value in JSON
+        return Line(name, convention, "not finite", str(item.get("unit", "")), beside=bool(before))
+    n = f"{one.n:,}" if one.n else ""
+    return Line(name, convention, figures.precise(one.value), one.unit, figures.interval(one), n, bool(before))
+
+
+def _published(row: Tree) -> Line:
+    said = f"{row.get('source')}, {row.get('year')}: {row.get('caveat')}"
+    value: Any = row.get("value")
+    shown = f"{value:g}" if isinstance(value, (int, float)) else str(value)
+    return Line(f"published: {row.get('system')}", said, shown, str(row.get("unit", "")), beside=True)
