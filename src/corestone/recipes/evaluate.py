@@ -113,8 +113,7 @@ def evaluate(
 
     Returns:
         One result per held-out set: checkpoint, source, split, model and floors (lists of metrics), dynamic where it
-        was asked for. Of a run, that of its own data is also written to `evaluation.json`, and what goes beyond that
-        (other text, dynamic evaluation) is kept beside it (`recipes/kept.py`).
+        was asked for. A run's folder keeps it: `evaluation.json` that of its own data, `recipes/kept.py` the others.
     """
     precision = precision_with(dynamic, precision)
     keep_freed_memory()
@@ -131,8 +130,7 @@ def evaluate(
     checkpoint, results, entries = about_checkpoint(path), [], []
     for named, split, held_out, training in held_out_sets(path, source, tokenizer):
         check_same(tokenizer.manifest, held_out.tokenizer, str(path))
-        metrics = list(scorer(objective, held_out, tokenizer, reading).run(model))
-        adapted: list[Metric] = []
+        metrics, adapted = list(scorer(objective, held_out, tokenizer, reading).run(model)), []
         if dynamic is not None:
             with learning(model, dynamic, rms) as score:
                 by_row = replace(reading, batch_size=1)
@@ -149,9 +147,8 @@ def evaluate(
         if dynamic is not None:
             result |= {"dynamic": [plain_metric(metric) for metric in adapted], "dynamic_settings": plain(dynamic)}
         results.append(result)
-        entries.append(
-            _entry(result, checkpoint, held_out, reading, named_dynamic(adapted, dynamic) if dynamic else [])
-        )
+        more = {"context": reading.context_length, "documents": held_out.n_documents, **checkpoint}
+        entries.append(_entry(result, named_dynamic(adapted, dynamic) if dynamic else []) | more)
         _show(console, result, metrics, adapted, measured)
     if source is not None or dynamic is not None:
         keep(path, entries, console)
@@ -160,19 +157,16 @@ def evaluate(
     return results
 
 
-def _entry(
-    result: dict[str, Any], checkpoint: dict[str, Any], held_out: TokenSet, reading: Reading, dynamic: list[Metric]
-) -> dict[str, Any]:
+def _entry(result: dict[str, Any], dynamic: list[Metric]) -> dict[str, Any]:
     """A result as it is kept beside those of tasks: all figures of the model in one list."""
     return {
         "task": "text",
         "variant": "all of it" if result["split"] == "all" else f"{result['split']} split",
         "data": result["source"],
-        **{"shots": None, "stride": None, "context": reading.context_length},
+        "shots": None,
+        "stride": None,
         "dynamic": result.get("dynamic_settings"),
-        **checkpoint,
         "precision": result["precision"],
-        "documents": held_out.n_documents,
         "model": result["model"] + [plain_metric(metric) for metric in dynamic],
         "floors": result["floors"],
     }
