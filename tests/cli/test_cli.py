@@ -45,6 +45,18 @@ def test_every_verb_has_help(verb):
     assert "Usage" in done.stdout
 
 
+def test_no_line_of_the_overview_is_cut_off():
+    done = subprocess.run(
+        [sys.executable, "-m", "corestone", "--help"],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"COLUMNS": "80"},
+    )
+    lines = done.stdout.partition("Commands:\n")[2].splitlines()
+    assert len(lines) == len(VERBS)
+    assert [line for line in lines if not line.endswith(".") or line.endswith("...")] == []
+
+
 def test_version():
     assert corestone("--version").stdout.startswith("corestone 0.")
 

@@ -13,14 +13,17 @@ def compare(
         list[str] | None,
         typer.Argument(
             metavar="RECIPE|PATH=VALUE",
-            help="Recipes, as for pretrain; without any, all that ship with the main job's budget. "
-            "And typed overrides of all of them.",
+            help="Recipes, as for pretrain, and typed overrides of all of them. Without a recipe: all that ship with "
+            "the data, length and objective of the recipe shakespeare.",
         ),
     ] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Runs of each recipe, with seeds counted from its own.")] = 3,
     out: Annotated[Path, typer.Option(help="Folder of the runs and of the page.")] = Path("runs/comparison"),
 ) -> None:
-    """Train recipes on the same budget, with several seeds, and report them side by side.
+    """Train recipes on one budget with several seeds, side by side.
+
+    Recipes compare if they have the same data, tokens per step and length. The folder holds a page, its plots, a JSON
+    file and every run.
 
     Run it again after an interruption and it goes on where it stopped; with more seeds or recipes it adds their runs.
     """

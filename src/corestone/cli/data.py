@@ -31,7 +31,7 @@ def list_(as_json: Annotated[bool, typer.Option("--json", help="Print the whole 
 
 @app.command()
 def fetch(
-    names: Annotated[list[str] | None, typer.Argument(help="Data sets to fetch.", metavar="NAME...")] = None,
+    names: Annotated[list[str] | None, typer.Argument(help="Data sets to fetch.", metavar="NAME")] = None,
     everything: Annotated[bool, typer.Option("--all", help="Fetch all data sets.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Download again what is there already.")] = False,
 ) -> None:
@@ -53,7 +53,7 @@ def fetch(
 
 @app.command()
 def show(
-    name: Annotated[str, typer.Argument(help="A data set.")],
+    name: Annotated[str, typer.Argument(help="A data set.", metavar="NAME")],
     lines: Annotated[int, typer.Option(min=0, help="Lines of the first document to print.")] = 12,
 ) -> None:
     """Show a data set: its card, what it holds, and how it begins."""

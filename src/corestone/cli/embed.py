@@ -11,9 +11,12 @@ import typer
 
 
 def embed(
-    run: Annotated[Path, typer.Argument(help="A run folder (its newest checkpoint) or a checkpoint of an encoder.")],
+    run: Annotated[
+        Path,
+        typer.Argument(help="A run folder (its newest checkpoint) or a checkpoint of an encoder.", metavar="RUN"),
+    ],
     texts: Annotated[
-        list[str] | None, typer.Argument(help="Texts; none: the lines of standard input.", metavar="[TEXT]...")
+        list[str] | None, typer.Argument(help="Texts; none: the lines of standard input.", metavar="TEXT")
     ] = None,
     similarity: Annotated[
         bool, typer.Option("--similarity", help="Instead of its vector, each text's cosine with all of them.")
@@ -22,7 +25,10 @@ def embed(
         Literal["auto", "bfloat16", "float32"], typer.Option(help="Format of the arithmetic.")
     ] = "float32",
 ) -> None:
-    """Turn texts into vectors of length 1 with an encoder: one JSON object per text."""
+    """Turn texts into vectors of length 1 with an encoder (BERT).
+
+    One JSON object per text: text and vector, or text and similarity.
+    """
     from corestone.generate.embed import embed_texts
     from corestone.recipes.load import load_model
 

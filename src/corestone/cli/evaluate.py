@@ -19,36 +19,56 @@ if TYPE_CHECKING:
 
 
 def evaluate(
-    path: Annotated[Path, typer.Argument(help="A run folder (its newest whole checkpoint) or a checkpoint folder.")],
+    path: Annotated[
+        Path,
+        typer.Argument(help="A run folder (its newest whole checkpoint) or a checkpoint folder.", metavar="RUN"),
+    ],
     settings: Annotated[
         list[str] | None,
-        typer.Argument(help="Settings of --dynamic, such as eta=1e-3 segment=32.", metavar="[KEY=VALUE]..."),
+        typer.Argument(
+            help="Settings of --dynamic: eta, lam, segment; of rms also eps, statistics_segments, statistics_tokens.",
+            metavar="KEY=VALUE",
+        ),
     ] = None,
     data: Annotated[
         str | None,
-        typer.Option(help="Other text: a data set's name, a file, folder or glob, hf://PATH or -; or a task's file."),
+        typer.Option(
+            help="Other text: a data set's name, a file, folder or glob, hf://PATH or -; with --task the file of its "
+            "test set. 'PATH?text_key=NAME' where rows hold their text under another key."
+        ),
     ] = None,
     task: Annotated[
         str | None,
         typer.Option(
-            help="A protocol: wikitext103, wikitext103_natural, ptb, ptb_char, lambada_openai, lambada_standard, "
-            "last_word, c4, or lm-eval:NAME (pip install 'corestone[eval]'; --data may name a folder of own tasks)."
+            help="A known test instead of plain text: wikitext103, wikitext103_natural, ptb, ptb_char, lambada_openai, "
+            "lambada_standard, last_word, c4, or lm-eval:NAME (pip install 'corestone[eval]'; --data may name a folder "
+            "of own tasks)."
         ),
     ] = None,
-    shots: Annotated[int | None, typer.Option(min=0, help="Examples before each question of a task.")] = None,
-    stride: Annotated[int | None, typer.Option(min=1, help="New tokens per row of a task that reads a text.")] = None,
-    context: Annotated[int | None, typer.Option(min=2, help="The most tokens of a row of a task.")] = None,
+    shots: Annotated[int | None, typer.Option(min=0, help="With --task: examples before each question.")] = None,
+    stride: Annotated[
+        int | None,
+        typer.Option(min=1, help="With --task: new tokens per row of a long text. Default: rows without overlap."),
+    ] = None,
+    context: Annotated[
+        int | None, typer.Option(min=2, help="With --task: the most tokens of a row. Default: as the run trained.")
+    ] = None,
     precision: Annotated[
-        Literal["auto", "bfloat16", "float32"], typer.Option(help="Format of the arithmetic.")
+        Literal["auto", "bfloat16", "float32"],
+        typer.Option(help="Format of the arithmetic; auto: the one that this machine multiplies faster."),
     ] = "auto",
     batch_size: Annotated[int | None, typer.Option(min=1, help="Rows at a time; changes the speed alone.")] = None,
     dynamic: Annotated[
         Literal["sgd", "rms"] | None,
-        typer.Option(help="Also score a model that learns from the text as it reads, after each segment."),
+        typer.Option(help="Score once more while the model learns: it takes a step behind each segment of the text."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Score held-out text: nats per token, bits per byte, perplexities with intervals, and floors; or a known task."""
+    """Score a model on held-out text or on a known task.
+
+    Held-out text gives nats per token, bits per byte and perplexities with intervals, beside floors on the same bytes.
+    A run's folder keeps what it was scored on, and corestone report shows it.
+    """
     from rich.console import Console
 
     console, record = Console(quiet=as_json), _record(dynamic, settings or [])

@@ -19,9 +19,12 @@ Format = Literal["auto", "bfloat16", "float32", "int8"]
 
 
 def generate(
-    run: Annotated[Path, typer.Argument(help="A run folder (its newest checkpoint) or a checkpoint folder.")],
+    run: Annotated[
+        Path, typer.Argument(help="A run folder (its newest checkpoint) or a checkpoint folder.", metavar="RUN")
+    ],
     prompts: Annotated[
-        list[str] | None, typer.Argument(help="Texts to continue; none: text from nothing.", metavar="[PROMPT]...")
+        list[str] | None,
+        typer.Argument(help="Texts to continue or answer; none: text from nothing.", metavar="PROMPT"),
     ] = None,
     temperature: Annotated[float, typer.Option(help="Divides the logits; 0 takes the likeliest token.")] = 1.0,
     greedy: Annotated[bool, typer.Option("--greedy", help="The likeliest token always: --temperature 0.")] = False,
@@ -34,11 +37,15 @@ def generate(
     max_tokens: Annotated[int, typer.Option(help="End after this many new tokens.")] = 200,
     stop: Annotated[list[str] | None, typer.Option(help="End before this text; may be repeated.")] = None,
     seed: Annotated[int, typer.Option(help="Of the draws: same seed, same text.")] = 0,
-    precision: Annotated[Format, typer.Option(help="Number format; int8 rounds the weights only.")] = "auto",
+    precision: Annotated[
+        Format, typer.Option(help="Format of the arithmetic; int8 rounds the weights alone.")
+    ] = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object per prompt: prompt, text.")] = False,
 ) -> None:
-    """Continue prompts with a trained model; an encoder-decoder answers them. One text is shown while it is written,
-    several when they are done."""
+    """Continue prompts; an encoder-decoder (T5) answers them.
+
+    One text is shown while it is written, several when they are done.
+    """
     from corestone.core.spec import parse
     from corestone.generate.spec import Sampling
 

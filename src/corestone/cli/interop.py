@@ -12,10 +12,16 @@ from corestone.core.format import si
 
 
 def import_(
-    folder: Annotated[Path, typer.Argument(help="A Hugging Face folder: config.json, safetensors, tokenizer.")],
+    folder: Annotated[
+        Path, typer.Argument(help="A Hugging Face folder: config.json, safetensors, tokenizer.", metavar="FOLDER")
+    ],
     out: Annotated[Path, typer.Option(help="Folder of the checkpoint to write; must not exist yet.")],
 ) -> None:
-    """Turn a Hugging Face GPT-1, GPT-2, GPT-J, OPT, BLOOM, BERT, ELECTRA, T5 or FLAN-T5 folder into a checkpoint."""
+    """Turn a Hugging Face folder into a checkpoint.
+
+    It may hold a GPT-1, GPT-2, GPT-J, OPT, BLOOM, BERT, ELECTRA, T5 or FLAN-T5; pickled weights go through convert
+    first.
+    """
     from corestone.interop.family import stacks_of
     from corestone.interop.incoming import import_huggingface  # keeps torch out of --help
 
@@ -32,10 +38,15 @@ def import_(
 
 
 def convert(
-    source: Annotated[Path, typer.Argument(help="A .bin, .pt, .pth or .ckpt file, or the .index.json of several.")],
+    source: Annotated[
+        Path, typer.Argument(help="A .bin, .pt, .pth or .ckpt file, or the .index.json of several.", metavar="FILE")
+    ],
     out: Annotated[Path, typer.Option(help="Folder to write; must not exist yet.")],
 ) -> None:
-    """Turn a pickled torch checkpoint into safetensors, with its config and tokenizer; only tensors are ever loaded."""
+    """Turn a pickled torch checkpoint into safetensors.
+
+    Its config and tokenizer come along. Only tensors are ever loaded: nothing in the file is run.
+    """
     from corestone.interop.convert import convert_pickle  # keeps torch out of --help
 
     done = convert_pickle(source, out)
@@ -50,15 +61,21 @@ def convert(
 
 
 def export(
-    source: Annotated[Path, typer.Argument(help="A run folder (its newest whole checkpoint) or a checkpoint folder.")],
+    source: Annotated[
+        Path,
+        typer.Argument(help="A run folder (its newest whole checkpoint) or a checkpoint folder.", metavar="RUN"),
+    ],
     out: Annotated[Path, typer.Option(help="Folder to write; must not exist yet.")],
     format: Annotated[str, typer.Option(help="What to write: huggingface.")] = "huggingface",
     part: Annotated[
         Literal["generator", "discriminator"] | None,
-        typer.Option(help="Which of a pair of encoders; without it, the discriminator.", show_default=False),
+        typer.Option(help="Which of ELECTRA's two encoders; without it, the discriminator.", show_default=False),
     ] = None,
 ) -> None:
-    """Write a model for another library; it is written only if what was written computes the same logits."""
+    """Write a model for another library.
+
+    The folder is kept only if what was written computes the same logits as the model.
+    """
     if format != "huggingface":
         raise CorestoneError(unknown("format", format, ["huggingface"]))
     from corestone.interop.outgoing import export_huggingface  # keeps torch out of --help

@@ -11,17 +11,19 @@ from corestone.core.errors import DataError
 
 
 def ledger(
-    run: Annotated[Path, typer.Argument(help="A run folder.")],
+    run: Annotated[Path, typer.Argument(help="A run folder.", metavar="RUN")],
     step: Annotated[
         int | None, typer.Option(min=1, help="List the documents of this step; the first is 1, as in the log.")
     ] = None,
-    document: Annotated[str | None, typer.Option(help="List the steps that see the document of this id.")] = None,
+    document: Annotated[
+        str | None, typer.Option(help="List the steps that see this document, named as --step names it.")
+    ] = None,
     until: Annotated[
         int | None,
         typer.Option(min=1, help="With --document: look at the steps up to this one. Default: the run's last."),
     ] = None,
 ) -> None:
-    """Answer which documents a step saw, or at which steps a document was seen.
+    """Tell which documents a step saw, or which steps saw a document.
 
     Nothing of this was logged: it follows from the recipe, its seed and the prepared data.
     """

@@ -12,7 +12,12 @@ from corestone.cli.recipes import OVERRIDES
 
 def prepare(
     what: Annotated[
-        str, typer.Argument(help="A recipe, or with --out a data set's name, a file, folder or glob, hf://PATH or -.")
+        str,
+        typer.Argument(
+            help="A recipe, or with --out a data set's name, a file, folder or glob, hf://PATH or -. "
+            "'PATH?text_key=NAME' where rows hold their text under another key.",
+            metavar="WHAT",
+        ),
     ],
     overrides: Annotated[list[str] | None, OVERRIDES] = None,
     out: Annotated[Path | None, typer.Option(help="Folder to make. Without it WHAT is a recipe.")] = None,
@@ -28,7 +33,9 @@ def prepare(
     ] = "stop",
     workers: Annotated[int, typer.Option(min=0, help="Processes that tokenise; 0: this one, on all its cores.")] = 0,
 ) -> None:
-    """Prepare a recipe's data, or any text into a folder: tokenizer, token files, index, manifest.
+    """Turn a recipe's data, or any text, into token files.
+
+    A folder of prepared text holds its tokenizer, token files, index and manifest.
 
     Interrupted and run again, it goes on where it stopped and ends with the same bytes.
     """

@@ -11,14 +11,17 @@ from corestone.cli.recipes import OVERRIDES
 
 
 def pretrain(
-    recipe: Annotated[str, typer.Argument(help="A recipe's name, a .yaml file, or a .py file with recipe().")],
+    recipe: Annotated[
+        str, typer.Argument(help="A recipe's name, a .yaml file, or a .py file with recipe().", metavar="RECIPE")
+    ],
     overrides: Annotated[list[str] | None, OVERRIDES] = None,
     run: Annotated[Path | None, typer.Option("--run", help="The run's folder. Default: runs/NAME.")] = None,
     resume: Annotated[
-        Literal["auto", "never"], typer.Option("--resume", help="Go on with the run in the folder, or never.")
+        Literal["auto", "never"],
+        typer.Option("--resume", help="auto goes on with the run that the folder holds, never refuses such a folder."),
     ] = "auto",
 ) -> None:
-    """Pretrain a model: prepare the data, train, evaluate, sample and write the report.
+    """Prepare data, train, sample, evaluate and write the report.
 
     Run it again after an interruption and it goes on where it stopped, with the same result.
     """

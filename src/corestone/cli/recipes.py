@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-OVERRIDES = typer.Argument(help="Typed overrides, such as training.batch_tokens=8192.", metavar="[PATH=VALUE]...")
+OVERRIDES = typer.Argument(help="Typed overrides, such as training.batch_tokens=8192.", metavar="PATH=VALUE")
 
 
 def recipes(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
@@ -35,12 +35,16 @@ def recipes(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 def show(
     recipe: Annotated[
-        str | None, typer.Argument(help="A recipe's name, a .yaml file, or a .py file with recipe().")
+        str | None,
+        typer.Argument(help="A recipe's name, a .yaml file, or a .py file with recipe().", metavar="RECIPE"),
     ] = None,
     overrides: Annotated[list[str] | None, OVERRIDES] = None,
     schema: Annotated[bool, typer.Option("--schema", help="Print the JSON Schema of recipe files instead.")] = False,
 ) -> None:
-    """Print a recipe, resolved, as YAML that runs the same run."""
+    """Print a recipe, resolved, as YAML that runs the same run.
+
+    Save it, change it, and give the file to pretrain.
+    """
     from corestone.core.errors import SpecError
     from corestone.core.spec import to_yaml
     from corestone.recipes.catalogue import RECIPES, find_recipe

@@ -9,8 +9,11 @@ import typer
 
 
 def report(
-    runs: Annotated[list[Path], typer.Argument(help="Run folders; several are compared.", metavar="RUN...")],
-    out: Annotated[Path | None, typer.Option(help="File or folder to write to.")] = None,
+    runs: Annotated[list[Path], typer.Argument(help="Run folders; several are compared.", metavar="RUN")],
+    out: Annotated[
+        Path | None,
+        typer.Option(help="File or folder to write to. Default: report.html in the run, comparison.html here."),
+    ] = None,
 ) -> None:
     """Write a run's report.html, or compare several runs on one page."""
     from corestone.report.write import write_report  # brings matplotlib

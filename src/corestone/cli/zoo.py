@@ -9,7 +9,10 @@ import typer
 
 
 def zoo(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
-    """List published models with their exact and published parameter counts."""
+    """List published models with exact parameter counts.
+
+    Beside each stands the count that was published, and what explains a difference.
+    """
     from rich.console import Console
     from rich.table import Table
 
