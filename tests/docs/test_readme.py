@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import json
 import os
 import re
 import shlex
@@ -9,22 +11,101 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+import torch
+
+from corestone.recipes.catalogue import RECIPES
+from corestone.zoo.catalogue import zoo
+
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
 
 
-def tour() -> list[str]:
-    (block,) = re.findall(r"<!-- tour -->\n```\n(.*?)```", README, re.DOTALL)
-    return block.strip().splitlines()
+SHORT = ["training.length=4 steps", "schedule.warmup=2 steps", "training.batch_tokens=1024"]
+"""What the tests add to `pretrain` and `compare` where the README trains for minutes."""
+
+
+def commands(mark: str) -> list[list[str]]:
+    """The words of each command in the block under a mark."""
+    (block,) = re.findall(rf"<!-- {mark} -->\n```\n(.*?)```", README, re.DOTALL)
+    return [shlex.split(line) for line in block.strip().splitlines()]
+
+
+def run(words: list[str], cwd: Path, *more: str) -> None:
+    assert words[0] == "corestone"
+    command = [sys.executable, "-m", *words, *more]
+    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True)
+    assert done.returncode == 0, shlex.join(command) + "\n" + done.stdout + done.stderr
+
+
+def run_short(mark: str, cwd: Path) -> None:
+    for words in commands(mark):
+        run(words, cwd, *(SHORT if words[1] in ("pretrain", "compare") else []))
+
+
+def test_every_command_is_run_here():
+    marked = re.findall(r"<!-- ([a-z ]+) -->\n```\n", README)
+    assert set(marked) == {"tour", "objectives", "more", "evaluation", "own text"}
+    assert len(re.findall(r"^```\ncorestone", README, re.MULTILINE)) == len(marked)
+
+
+def test_the_table_of_systems_names_what_ships():
+    named = re.findall(r"`([a-z0-9.-]+)`", "\n".join(line for line in README.splitlines() if line.startswith("|")))
+    recipes = {name.removeprefix("language/") for name in RECIPES}
+    assert recipes <= set(named)
+    families = {re.split(r"[-0-9]", name)[0] for name in zoo()}
+    whole = [name for name in named if not name.startswith("-") and name not in recipes]
+    assert {name for name in whole if name not in zoo()} == set()
+    assert families == {re.split(r"[-0-9]", name)[0] for name in named if name in zoo()}
 
 
 def test_the_tour_runs(tmp_path):
-    for command in tour():
-        words = shlex.split(command)
-        assert words[0] == "corestone"
-        done = subprocess.run([sys.executable, "-m", *words], cwd=tmp_path, capture_output=True, text=True)
-        assert done.returncode == 0, command + "\n" + done.stdout + done.stderr
+    for words in commands("tour"):
+        run(words, tmp_path)
     assert (tmp_path / "runs/tiny/report.html").is_file()
+
+
+def test_objectives_are_shown(tmp_path):
+    for words in commands("objectives"):
+        run(words, tmp_path)
+
+
+@pytest.mark.slow
+def test_the_other_systems_run(tmp_path):
+    pytest.importorskip("transformers")  # the export is checked with it
+    (tmp_path / "downloaded").mkdir()
+    torch.save({"weight": torch.ones(2, 3)}, tmp_path / "downloaded/pytorch_model.bin")
+    run_short("more", tmp_path)
+    assert (tmp_path / "runs/comparison/comparison.html").is_file()
+    assert (tmp_path / "downloaded/safe/model.safetensors").is_file()
+
+
+@pytest.mark.slow
+def test_evaluations_run_and_are_reported(tmp_path):
+    run(commands("tour")[0], tmp_path)
+    (tmp_path / "wiki.test.tokens").write_text(" \n = Stone walls = \n \n A wall of field stones , dry @-@ built . \n")
+    (tmp_path / "ptb.test.txt").write_text(" the <unk> rose N points \n no it was n't a monday \n")
+    stones = ("stone", "slate", "flint", "marble", "tile", "brick", "chalk", "granite", "gravel")
+    passages = [{"text": f"The {stone} lay on the {stone}, and under the {stone}"} for stone in stones]
+    (tmp_path / "lambada_test.jsonl").write_text("".join(json.dumps(passage) + "\n" for passage in passages))
+    (tmp_path / "talk.jsonl").write_text(json.dumps({"body": "It was said."}) + "\n")
+    run_short("evaluation", tmp_path)
+    kept = [json.loads(line) for line in (tmp_path / "runs/tiny/evaluations.jsonl").read_text().splitlines()]
+    assert [entry["task"] for entry in kept] == ["wikitext103", "lambada_openai", "ptb", "text"]
+    page = (tmp_path / "runs/tiny/report.html").read_text()
+    assert all(entry["model"][0]["convention"].split(";")[0] in page for entry in kept)
+
+
+@pytest.mark.slow
+def test_own_text_is_prepared_and_trained_on(tmp_path):
+    texts = tmp_path / "texts"
+    texts.mkdir()
+    for number in range(40):
+        lines = [json.dumps({"text": f"Stone {number} lay on stone {number + line}. " * 20}) for line in range(5)]
+        with gzip.open(texts / f"{number}.jsonl.gz", "wt", encoding="utf-8") as file:
+            file.write("\n".join(lines))
+    run_short("own text", tmp_path)
+    assert (tmp_path / "prepared/mine/manifest.json").is_file()
 
 
 def test_make_targets_exist():
