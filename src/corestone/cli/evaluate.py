@@ -18,6 +18,17 @@ if TYPE_CHECKING:
     from corestone.recipes.tasks import Asked
 
 
+DATA = typer.Option(
+    help="Other text: a data set's name, a file, folder or glob, hf://PATH or -; with --task the file of its test set. "
+    "'PATH?text_key=NAME' where rows hold their text under another key."
+)
+TASK = typer.Option(
+    help="A known test instead of plain text: wikitext103, wikitext103_natural, ptb, ptb_char, lambada_openai, "
+    "lambada_standard, last_word, c4, or lm-eval:NAME (pip install 'corestone[eval]'; --data may name a folder of own "
+    "tasks)."
+)
+
+
 def evaluate(
     path: Annotated[
         Path,
@@ -30,21 +41,8 @@ def evaluate(
             metavar="KEY=VALUE",
         ),
     ] = None,
-    data: Annotated[
-        str | None,
-        typer.Option(
-            help="Other text: a data set's name, a file, folder or glob, hf://PATH or -; with --task the file of its "
-            "test set. 'PATH?text_key=NAME' where rows hold their text under another key."
-        ),
-    ] = None,
-    task: Annotated[
-        str | None,
-        typer.Option(
-            help="A known test instead of plain text: wikitext103, wikitext103_natural, ptb, ptb_char, lambada_openai, "
-            "lambada_standard, last_word, c4, or lm-eval:NAME (pip install 'corestone[eval]'; --data may name a folder "
-            "of own tasks)."
-        ),
-    ] = None,
+    data: Annotated[str | None, DATA] = None,
+    task: Annotated[str | None, TASK] = None,
     shots: Annotated[int | None, typer.Option(min=0, help="With --task: examples before each question.")] = None,
     stride: Annotated[
         int | None,
