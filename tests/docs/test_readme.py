@@ -73,7 +73,6 @@ def test_objectives_are_shown(tmp_path):
 
 @pytest.mark.slow
 def test_the_other_systems_run(tmp_path):
-    pytest.importorskip("transformers")  # the export is checked with it
     (tmp_path / "downloaded").mkdir()
     torch.save({"weight": torch.ones(2, 3)}, tmp_path / "downloaded/pytorch_model.bin")
     run_short("more", tmp_path)
