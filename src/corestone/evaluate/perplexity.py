@@ -100,10 +100,8 @@ class TextPerplexity:
         bits, said = scaled(per_byte, math.log(2)), f"nats / ln 2 / bytes of UTF-8 text; {self._reading}"
         yield Metric("bits_per_byte", total / math.log(2) / n_bytes, "bits/byte", n_bytes, bits, said)
         if self._words is not None:
-            per_word, said = (
-                scaled(per_byte, self._words / n_bytes),
-                f"exp(nats / words between spaces); {self._reading}",
-            )
+            per_word = scaled(per_byte, self._words / n_bytes)
+            said = f"exp(nats / words between spaces); {self._reading}"
             yield perplexity_metric("word_perplexity", total, "word", self._words, per_word, said)
         said = f"exp(nats / bytes of UTF-8 text); {self._reading}"
         yield perplexity_metric("byte_perplexity", total, "byte", n_bytes, per_byte, said)
