@@ -92,6 +92,5 @@ def test_answers_beat_frequencies(name, tmp_path):
 
 if __name__ == "__main__":
     import sys, shutil
-
     shutil.rmtree("/tmp/runs/obj", ignore_errors=True)
     globals()[sys.argv[1]](*sys.argv[2:], Path("/tmp/runs/obj"))
