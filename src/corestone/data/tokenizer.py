@@ -194,7 +194,7 @@ class Tokenizer:
     def begins_texts(self) -> bool:
         """Whether the tokenizer.json puts the separator before a text where others ask it for special tokens."""
         encoding = self._library.encode("a")
-        return encoding.ids[:1] == [self.manifest.separator] and encoding.special_tokens_mask[0] == 1
+        return bool(encoding.ids[:1] == [self.manifest.separator] and encoding.special_tokens_mask[0])
 
     @cached_property
     def vocabulary(self) -> Vocabulary:

@@ -1,7 +1,7 @@
 """The likelihood of chosen tokens behind their contexts: what rolling perplexity, last words and lm-eval all ask for.
 
-Rows that are too long keep their *last* tokens. Where the vocabulary is padded, the padding counts in the softmax: that is the
-probability the model really gives.
+Rows that are too long keep their *last* tokens. Where the vocabulary is padded, the padding counts in the softmax: that
+is the probability the model really gives.
 
 Shape letters: B batch, T tokens, S source, V vocabulary, C rows of a chunk.
 """

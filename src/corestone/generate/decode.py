@@ -1,9 +1,9 @@
 """Decoding token by token with a cache of keys and values.
 
-Each row begins with the separator, as documents do, unless asked otherwise, and ends at the next one. A batch of unequal prompts is padded on
-the left; pads are a segment of their own and positions count from each row's first real token. A row that fills the
-model's context goes on from its last half: those tokens are read again from position 0, so every token still sees
-between half and all of a context. Which tokens a row sees never depends on its neighbours.
+Each row begins with the separator, as documents do, unless asked otherwise, and ends at the next one. A batch of
+unequal prompts is padded on the left; pads are a segment of their own and positions count from each row's first real
+token. A row that fills the model's context goes on from its last half: those tokens are read again from position 0, so
+every token still sees between half and all of a context. Which tokens a row sees never depends on its neighbours.
 
 Shape letters: B batch (rows still being written), T tokens, V vocabulary.
 """
@@ -118,8 +118,9 @@ def _room(model: Any, sampling: Sampling) -> int:
 class _Decoding:
     """The state of one call: the tokens of every row, the rows still being written, and their cache.
 
-    `rows` begin as given, with one token at least. `active[i]` is the row that stands at place i of the batch; `windows[i]` is how many of its last tokens the cache
-    holds, and `seen_BV` which tokens it has, for the repetition penalty.
+    `rows` begin as given, with one token at least. `active[i]` is the row that stands at place i of the batch;
+    `windows[i]` is how many of its last tokens the cache holds, and `seen_BV` which tokens it has, for the repetition
+    penalty.
     """
 
     def __init__(

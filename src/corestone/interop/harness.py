@@ -3,9 +3,9 @@
 The only module that needs the extra: `pip install 'corestone[eval]'`. `corestone evaluate RUN --task lm-eval:NAME` uses
 it; so can a script: `lm_eval.simple_evaluate(model=CorestoneLM(model, tokenizer, context_length, 16), tasks=[...])`.
 
-Conventions are those of lm-eval's own `HFLM`, so that its numbers on the exported folder are the same ones: the separator
-stands before a context where the tokenizer.json puts it there, and before an empty one; a row that is too long keeps its
-*last* tokens; an encoder-decoder reads the context and writes the rest.
+Conventions are those of lm-eval's own `HFLM`, so that its numbers on the exported folder are the same ones: the
+separator stands before a context where the tokenizer.json puts it there, and before an empty one; a row that is too
+long keeps its *last* tokens; an encoder-decoder reads the context and writes the rest.
 
 Three things differ, where `HFLM` scores or writes another text than the one asked for: a text that spells the separator
 is text; where a token would reach across the border of context and continuation the two are encoded apart; an
@@ -21,7 +21,6 @@ import numpy as np
 from lm_eval.api.model import LM
 from numpy.typing import NDArray
 
-from corestone.core.protocols import Model
 from corestone.core.spec import parse
 from corestone.data.tokenizer import Tokenizer
 from corestone.evaluate.score import Row, Score, pair_tokens, score_rows, windows
@@ -125,19 +124,20 @@ class CorestoneLM(LM):  # type: ignore[misc]  # the library has no types
 
     def _continue(self, contexts: Sequence[str], sampling: Sampling) -> list[str]:
         length, most = self.context_length, sampling.max_tokens
-        room = length - 1 if self.reads else (length - most if most < length else length // 2) - self.begin
-        return generate_text(self.model, _LastTokens(self.tokenizer, room), contexts, sampling, begin=self.begin)
+        room = length - 1 if self.reads else length - most if most < length else length // 2
+        lead = [self.tokenizer.manifest.separator] if self.begin and not self.reads else []
+        return generate_text(self.model, _LastTokens(self.tokenizer, lead, room), contexts, sampling, begin=False)
 
 
 class _LastTokens:
-    """A tokenizer that keeps the last tokens of a text, and writes no special ones."""
+    """A tokenizer that keeps the last tokens of a text with its lead, and writes no special ones."""
 
-    def __init__(self, tokenizer: Tokenizer, most: int) -> None:
-        self.tokenizer, self.most = tokenizer, most
+    def __init__(self, tokenizer: Tokenizer, lead: Sequence[int], most: int) -> None:
+        self.tokenizer, self.lead, self.most = tokenizer, lead, most
         self.vocabulary = tokenizer.vocabulary
 
     def encode(self, text: str) -> Sequence[int]:
-        ids = self.tokenizer.encode(text)
+        ids = [*self.lead, *self.tokenizer.encode(text)]
         return ids[max(0, len(ids) - self.most) :]
 
     def token_bytes(self, token: int) -> bytes:
