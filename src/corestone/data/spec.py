@@ -106,8 +106,8 @@ class Unigram(Spec):
     Attributes:
         vocab_size: all tokens together, special ones too; T5's 32,000 pieces and 100 sentinels are 32,100.
         sentinels: tokens <extra_id_0>, <extra_id_1>, ... that mark cut spans.
-        normalizer: nmt_nfkc, as T5 and SentencePiece by default (Kudo and Richardson 2018, section 3.1): NFKC, and
-            control characters are dropped; or none.
+        normalizer: nmt_nfkc, as T5 has it and SentencePiece by default (Kudo and Richardson 2018): Unicode's form NFKC,
+            without control characters; or none.
         byte_fallback: ids 3 to 258 are the 256 bytes, and write what the other pieces cannot (as in LLaMA, Touvron et
             al. 2023, section 2.1).
         sample_bytes: less than elsewhere, as training takes some 40 times as long for each byte (docs/LOG.md).

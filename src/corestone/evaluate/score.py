@@ -98,11 +98,11 @@ def pair_tokens(
 ) -> tuple[NDArray[np.int64], int]:
     """The separator, a context and its continuation as tokens, and how many of the last ones are the continuation's.
 
-    Args:
-        begin: put the separator before a context, as before documents while training; an empty one always has it.
-
     Spaces at the end of the context count to the continuation, as lm-eval has it. Where a token would reach across
     the border, the two are encoded apart, so that a context's tokens never depend on what follows.
+
+    Args:
+        begin: put the separator before a context, as before documents while training; an empty one always has it.
     """
     kept = context.rstrip()
     continuation = context[len(kept) :] + continuation
