@@ -31,13 +31,20 @@ KINDS = {
     "word_piece": WordPiece(vocab_size=900),
     "cased": WordPiece(vocab_size=900, lowercase=False),
     "unigram": Unigram(vocab_size=900),
+    "plain": Unigram(vocab_size=900, normalizer="none"),
+    "bytes": Unigram(vocab_size=1200, byte_fallback=True),
+    "plain_bytes": Unigram(vocab_size=1200, normalizer="none", byte_fallback=True),
     "byte_pair": BytePair(vocab_size=700, special=("mask", "pad", "classify"), sentinels=20),
 }
 BERT_NAMES = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 NAMES = [*BERT_NAMES, "<pad>", "</s>", "<unk>", sentinel(0), sentinel(19), "<|mask|>", "<|pad|>", "<|endoftext|>"]
+BYTE_NAMES = ["<0x41>", "<0xFF>", "＜0x0A＞", "<0x0a>"]
+UNIGRAMS = ["unigram", "plain", "bytes", "plain_bytes"]
 
 VALID = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
-SPELLING = st.lists(VALID | st.sampled_from([*NAMES, *(f"▁{name}" for name in NAMES), " "]), max_size=6).map("".join)
+SPELLING = st.lists(
+    VALID | st.sampled_from([*NAMES, *BYTE_NAMES, *(f"▁{name}" for name in NAMES), " "]), max_size=6
+).map("".join)
 KNOWN = st.text(LETTERS + MARKS + "   \n\t", max_size=60)
 
 
@@ -99,7 +106,7 @@ def test_a_manifest_without_roles_still_loads():
     assert (facts.mask, facts.pad, facts.classify, facts.unknown, facts.sentinels) == (None, None, None, None, ())
 
 
-@pytest.mark.parametrize("name", ["word_piece", "unigram"])
+@pytest.mark.parametrize("name", ["word_piece", "unigram", "bytes"])
 def test_the_same_corpus_gives_the_same_tokenizer_in_another_process(made, name):
     script = (
         "import sys; sys.path[:0] = sys.argv[1:3]\n"
@@ -138,9 +145,10 @@ def test_word_pieces_are_the_longest_that_fit(made):
         assert tokenizer.encode(text) == expected
 
 
-def test_unigram_pieces_are_the_likeliest(made):
+@pytest.mark.parametrize("name", UNIGRAMS)
+def test_unigram_pieces_are_the_likeliest(made, name):
     """Viterbi by a plain loop: no way to cut a word has a higher sum of scores."""
-    library = tokenizers.Tokenizer.from_str(made["unigram"].files()["tokenizer.json"])
+    library = tokenizers.Tokenizer.from_str(made[name].files()["tokenizer.json"])
     scores = dict(map(tuple, json.loads(library.to_str())["model"]["vocab"]))
     names = {token: name for name, token in library.get_vocab().items()}
     words = sorted(set(re.findall(r"[A-Za-z_]{2,20}", "".join(TEXTS))))[::7]
@@ -150,7 +158,7 @@ def test_unigram_pieces_are_the_likeliest(made):
         best = [0.0] + [-np.inf] * len(marked)
         for end in range(1, len(marked) + 1):
             best[end] = max(best[s] + scores[marked[s:end]] for s in range(end) if marked[s:end] in scores)
-        mine = [names[token] for token in made["unigram"].encode(word)]
+        mine = [names[token] for token in made[name].encode(word)]
         assert "".join(mine) == marked
         assert sum(scores[piece] for piece in mine) == pytest.approx(best[-1], abs=1e-9)  # sums in another order
 
@@ -202,10 +210,67 @@ def test_the_library_alone_would_give_some():
 @given(text=KNOWN)
 @settings(max_examples=300, deadline=None)
 def test_unigram_loses_white_space_alone(made, text):
-    tokenizer = made["unigram"]
-    ids = tokenizer.encode(text)
-    assert tokenizer.decode(ids) == " ".join(text.split())
-    assert b"".join(map(tokenizer.token_bytes, ids)).decode().removeprefix(" ") == " ".join(text.split())
+    for tokenizer in map(made.get, UNIGRAMS):
+        ids = tokenizer.encode(text)
+        assert tokenizer.decode(ids) == " ".join(text.split())
+        assert b"".join(map(tokenizer.token_bytes, ids)).decode().removeprefix(" ") == " ".join(text.split())
+
+
+def kept(text: str, normalised: bool) -> str:
+    """What the record says of a text that bytes can write: words, with one blank between."""
+    if normalised:
+        text = normalizers.Sequence([normalizers.Nmt(), normalizers.NFKC()]).normalize_str(text)
+    return " ".join(word for word, _ in pre_tokenizers.WhitespaceSplit().pre_tokenize_str(text))
+
+
+@given(text=SPELLING)
+@settings(max_examples=500, deadline=None)
+def test_with_bytes_every_text_comes_back(made, text):
+    """And streams: the bytes of its tokens are its own."""
+    text = text.replace("▁", " ")
+    for name in ("bytes", "plain_bytes"):
+        tokenizer, expected = made[name], kept(text, name == "bytes")
+        ids = tokenizer.encode(text)
+        assert tokenizer.vocabulary.unknown not in ids
+        assert tokenizer.decode(ids) == expected
+        assert b"".join(map(tokenizer.token_bytes, ids)).decode().removeprefix(" ") == expected
+        library = tokenizers.Tokenizer.from_str(tokenizer.files()["tokenizer.json"])
+        assert library.decode(ids, skip_special_tokens=False) == expected
+
+
+def test_bytes_have_the_ids_behind_the_special_tokens(made):
+    tokenizer = made["bytes"]
+    assert [tokenizer.token_bytes(3 + byte) for byte in range(256)] == [bytes([byte]) for byte in range(256)]
+    assert tokenizer.encode("北")[-3:] == [3 + byte for byte in "北".encode()]
+    assert tokenizer.manifest.special.keys() == made["unigram"].manifest.special.keys()
+    assert made["unigram"].vocabulary.unknown in made["unigram"].encode("北")
+
+
+def test_a_bytes_name_is_text(made):
+    """Where some of its characters never stood in the training text, too."""
+    tokenizer = build_tokenizer(Unigram(vocab_size=600, byte_fallback=True), ["only letters here"] * 20)
+    for one in (tokenizer, made["bytes"], made["plain_bytes"]):
+        for byte in range(256):
+            text = f"e<0x{byte:02X}>n <0x{byte:02X}>"
+            ids = one.encode(text)
+            assert one.decode(ids) == text
+            assert not {token - 3 for token in ids} & set(range(256))
+
+
+def test_normalisation_is_that_of_sentencepiece(made):
+    """As its rule nmt_nfkc has it; over all of Unicode the two differ for 175 code points, 169 of them newer than its
+    tables (sentencepiece 0.2.3)."""
+    for given_, expected in [("ﬁn ｘ²", "fin x2"), ("a\u200bb", "a b"), ("a\x07b", "ab"), ("a\ufeffb", "a b")]:
+        assert made["bytes"].decode(made["bytes"].encode(given_)) == expected
+        assert made["plain_bytes"].decode(made["plain_bytes"].encode(given_)) == given_
+
+
+def test_bytes_per_token_are_of_the_text_as_given():
+    """Not of the normalised one, which is a third as long here."""
+    texts = ["ｓｔｏｎｅ ｗａｌｌ " * 50] * 4
+    facts = build_tokenizer(Unigram(vocab_size=150), texts).manifest
+    wide, plain = facts.bytes_per_token, build_tokenizer(Unigram(vocab_size=150), ["stone wall " * 50] * 4).manifest
+    assert wide == pytest.approx(plain.bytes_per_token * (3 * 9 + 2) / 11, rel=1e-3)
 
 
 @given(text=KNOWN)
@@ -227,7 +292,7 @@ def test_byte_pairs_lose_nothing(made, text):
 
 def test_what_is_kept_is_known(made):
     assert {name: tokenizer.lossless for name, tokenizer in made.items()} == {
-        "word_piece": False, "cased": False, "unigram": False, "byte_pair": True,
+        **dict.fromkeys(["word_piece", "cased", *UNIGRAMS], False), "byte_pair": True,
     }  # fmt: skip
 
 
@@ -253,7 +318,8 @@ def words_of(tokenizer: Tokenizer, ids: list[int]) -> list[str]:
 @given(text=KNOWN)
 @settings(max_examples=200, deadline=None)
 def test_words_start_where_the_vocabulary_says(made, text):
-    assert words_of(made["unigram"], made["unigram"].encode(text)) == text.split()
+    for name in UNIGRAMS:
+        assert words_of(made[name], made[name].encode(text)) == text.split()
     known = text.lower().translate(str.maketrans("éàß", "eas"))
     pieces = re.findall(r"[^\W_]+|[^\w\s]|_", known)
     assert words_of(made["word_piece"], made["word_piece"].encode(known)) == pieces
@@ -272,7 +338,15 @@ def test_a_special_token_is_a_start(made):
 # -- small vocabularies and odd corpora -----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("spec", [WordPiece(vocab_size=100), Unigram(vocab_size=150), Unigram(vocab_size=16)])
+@pytest.mark.parametrize(
+    "spec",
+    [
+        WordPiece(vocab_size=100),
+        Unigram(vocab_size=150),
+        Unigram(vocab_size=16),
+        Unigram(vocab_size=300, byte_fallback=True),
+    ],
+)
 def test_a_vocabulary_too_small_for_the_characters_names_a_size_that_will_do(spec):
     with pytest.raises(DataError, match="kind=byte_pair") as refusal:
         build_tokenizer(spec, TEXTS)
@@ -302,7 +376,9 @@ def test_nothing_to_train_on(spec):
             build_tokenizer(spec, [" \n "])
 
 
-@pytest.mark.parametrize("spec", [WordPiece(vocab_size=100), Unigram(vocab_size=150)])
+@pytest.mark.parametrize(
+    "spec", [WordPiece(vocab_size=100), Unigram(vocab_size=150), Unigram(vocab_size=500, byte_fallback=True)]
+)
 @pytest.mark.parametrize("text", ["a", "ab ab", "one two three"])
 def test_very_little_text_will_do(spec, text):
     tokenizer = build_tokenizer(spec, [text])
@@ -323,12 +399,13 @@ def test_rare_characters_are_left_out_and_become_unknown(spec):
 
 def test_text_full_of_special_names_teaches_no_piece_of_them():
     """Each name stands once in the vocabulary, at its place, and the vocabulary has the size that was asked for."""
-    texts = [*TEXTS, *[f"{' '.join(NAMES)} <extra_id_150>{'</s>' * 5}"] * 400]
-    tokenizer = build_tokenizer(KINDS["unigram"], texts)
-    names = [name for name, _ in json.loads(tokenizer.files()["tokenizer.json"])["model"]["vocab"]]
-    assert len(names) == len(set(names)) == tokenizer.manifest.vocab_size == 900
-    assert tokenizer.manifest.special["<extra_id_0>"] == 899
-    assert tokenizer.decode(tokenizer.encode(texts[-1])) == texts[-1]
+    texts = [*TEXTS, *[f"{' '.join([*NAMES, '<0x41>'])} <extra_id_150>{'</s>' * 5}＜0x41＞"] * 400]
+    for kind in UNIGRAMS:
+        tokenizer, size = build_tokenizer(KINDS[kind], texts), KINDS[kind].vocab_size
+        names = [name for name, _ in json.loads(tokenizer.files()["tokenizer.json"])["model"]["vocab"]]
+        assert len(names) == len(set(names)) == tokenizer.manifest.vocab_size == size
+        assert tokenizer.manifest.special["<extra_id_0>"] == size - 1
+        assert tokenizer.decode(tokenizer.encode(texts[-1])) == kept(texts[-1], not kind.startswith("plain"))
 
 
 def test_training_reads_a_bounded_sample():

@@ -195,6 +195,7 @@ def test_a_mistake_is_one_clear_line(folder: Path, arguments: list[str], message
 
 def test_lm_eval_is_asked_for_where_it_is_missing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "lm_eval", None)
+    monkeypatch.delitem(sys.modules, "corestone.recipes.harness", raising=False)
     done = corestone("--task", "lm-eval:lambada_openai")
     assert isinstance(done.exception, CorestoneError)
     assert "pip install 'corestone[eval]'" in str(done.exception)

@@ -112,6 +112,24 @@ def test_a_drawn_row_does_not_depend_on_the_batch_around_it() -> None:
     assert generate(model, VOCABULARY, PROMPTS, sampling.model_copy(update={"seed": 8})) != first
 
 
+def test_rows_may_begin_with_the_prompt() -> None:
+    """Beside the plainest loop; an empty prompt begins with the separator all the same, and what a row begins with is
+    text to the repetition penalty."""
+    model, sampling = tiny(), Sampling(temperature=0.0, max_tokens=12, repetition_penalty=1.3)
+    expected = []
+    for prompt in PROMPTS:
+        row = list(prompt) or [SEPARATOR]
+        for _ in range(sampling.max_tokens):
+            logits = next_logits(model, row)[: VOCABULARY.size].tolist()
+            for seen in {*row} - {SEPARATOR}:
+                logits[seen] = logits[seen] / 1.3 if logits[seen] > 0 else logits[seen] * 1.3
+            row.append(max(range(len(logits)), key=logits.__getitem__))
+        expected.append(row[max(1, len(prompt)) :])
+    assert all(SEPARATOR not in row for row in expected)
+    assert generate(model, VOCABULARY, PROMPTS, sampling, begin=False) == expected
+    assert generate(model, VOCABULARY, PROMPTS, sampling) != expected
+
+
 @pytest.mark.parametrize("context", [1, 2, 9, 16])
 def test_beyond_the_context_a_row_goes_on_from_its_last_half(context: int) -> None:
     model = tiny(context_length=context)

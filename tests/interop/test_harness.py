@@ -122,11 +122,11 @@ def test_the_likeliest_next_token_is_greedy_and_another_one_is_not(sides: Any) -
 
 
 def test_generation_stops_before_a_string_and_keeps_the_last_tokens(sides: Any) -> None:
-    ours, _ = sides(2, True)
+    ours, _ = sides(2)
     long = "a stone wall stands where the stones were cut, " * 9
     settings = {"max_gen_toks": 10}
     ids = ours.tokenizer.encode(long)
-    kept = ours.tokenizer.decode(ids[len(ids) - (40 - 10 - 1) :])
+    kept = ours.tokenizer.decode(ids[len(ids) - (40 - 10) :])
     whole, cut = ours.generate_until([Request(long, settings), Request(kept, settings)])
     assert whole == cut
     stop = whole[3:5]

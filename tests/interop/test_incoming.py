@@ -187,6 +187,19 @@ def test_a_tokenizer_in_parts_gives_the_same_ids(huggingface: Write, tmp_path: P
     assert any("vocab.json" in note for note in done.notes)
 
 
+@pytest.mark.parametrize("begins", [True, False])
+def test_a_tokenizer_in_parts_that_begins_texts_says_so(huggingface: Write, tmp_path: Path, begins: bool) -> None:
+    """OPT's folder: `add_bos_token` in tokenizer_config.json."""
+    folder = huggingface(make_decoder())
+    _in_parts(folder)
+    settings = {"add_bos_token": begins, "bos_token": {"content": "<|endoftext|>"}, "eos_token": "<|endoftext|>"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    tokenizer = load_tokenizer(import_huggingface(folder, tmp_path / "out").folder)
+    assert tokenizer.begins_texts == begins
+    library = tokenizers.Tokenizer.from_str(tokenizer.files()["tokenizer.json"])
+    assert library.encode("a wall").ids == [tokenizer.manifest.separator] * begins + tokenizer.encode("a wall")
+
+
 def test_the_separator_is_the_folders_own_end_of_text(huggingface: Write, tmp_path: Path) -> None:
     """tokenizer_config.json speaks first, then config.json, then the usual name."""
     folder = huggingface(make_decoder())

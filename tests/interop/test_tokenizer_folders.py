@@ -62,10 +62,19 @@ def test_a_vocab_txt_that_is_none_is_refused(tmp_path: Path, text: str, words: s
         read_tokenizer(tmp_path, GPT2, {})
 
 
-def test_t5(tmp_path: Path) -> None:
-    spec = Unigram(vocab_size=250)
+@pytest.mark.parametrize(
+    ("spec", "name"),
+    [
+        (Unigram(vocab_size=250, normalizer="none"), "T5Tokenizer"),
+        (Unigram(vocab_size=250), "PreTrainedTokenizerFast"),
+        (Unigram(vocab_size=500, normalizer="none", byte_fallback=True), "PreTrainedTokenizerFast"),
+    ],
+)
+def test_t5(tmp_path: Path, spec: Unigram, name: str) -> None:
+    """T5's class would leave normaliser and bytes out: it makes a tokenizer of its own from the vocabulary."""
     folder, settings = write(tmp_path / "out", spec)
-    assert (settings["tokenizer_class"], settings["extra_ids"]) == ("T5Tokenizer", 100)
+    assert settings["tokenizer_class"] == name
+    assert (settings["eos_token"], settings["unk_token"], settings["pad_token"]) == ("</s>", "<unk>", "<pad>")
     assert settings["additional_special_tokens"][:2] == ["<extra_id_0>", "<extra_id_1>"]
     again, notes = read_tokenizer(folder, GPT2, {"eos_token_id": 1})
     assert notes == []
@@ -77,7 +86,7 @@ def test_t5(tmp_path: Path) -> None:
 
 def test_what_cuts_text_another_way_is_not_called_bert_or_t5(tmp_path: Path) -> None:
     """Their classes take the vocabulary alone out of tokenizer.json."""
-    for name, spec in (("bert", WordPiece(vocab_size=150)), ("t5", Unigram(vocab_size=250))):
+    for name, spec in (("bert", WordPiece(vocab_size=150)), ("t5", Unigram(vocab_size=250, normalizer="none"))):
         tokenizer = build_tokenizer(spec, TEXTS)
         library = tokenizers.Tokenizer.from_str(tokenizer.files()["tokenizer.json"])
         library.pre_tokenizer = tokenizers.pre_tokenizers.Digits()

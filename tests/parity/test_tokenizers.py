@@ -20,13 +20,16 @@ pytestmark = pytest.mark.parity
 TEXTS = [path.read_text("utf-8") for path in sorted((Path(sysconfig.get_paths()["stdlib"]) / "email").glob("*.py"))]
 PROBES = [
     "Hello  World, don't stop! naïve Größe 北京 é ﬁ 🙂\u00a0x",
-    "a\tb\nc  ", "", " ", "x" * 101, "[mask] < extra_id_0 >",
+    "a\tb\nc  ", "", " ", "x" * 101, "[mask] < extra_id_0 >", "ｗｉｄｅ² <0x41>a<0x0A> \x07\u200b\ufeff",
     *(text[:3000] for text in TEXTS),
 ]  # fmt: skip
 KINDS = {
     "uncased": (WordPiece(vocab_size=1000), "bert", "BertTokenizerFast"),
     "cased": (WordPiece(vocab_size=1000, lowercase=False), "electra", "BertTokenizerFast"),
-    "unigram": (Unigram(vocab_size=800), "t5", "T5TokenizerFast"),
+    "plain": (Unigram(vocab_size=800, normalizer="none"), "t5", "T5TokenizerFast"),
+    "unigram": (Unigram(vocab_size=800), "t5", None),
+    "bytes": (Unigram(vocab_size=1100, byte_fallback=True), "t5", None),
+    "plain_bytes": (Unigram(vocab_size=1100, normalizer="none", byte_fallback=True), "t5", None),
     "byte_pair": (BytePair(vocab_size=700, special=("mask", "pad", "classify"), sentinels=7), "gpt2", None),
 }
 

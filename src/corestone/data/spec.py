@@ -100,18 +100,24 @@ class Unigram(Spec):
     """A unigram model over pieces (Kudo 2018) in the layout of T5 (Raffel et al. 2020), trained like `BytePair`.
 
     <pad> </s> <unk> have the ids 0 to 2; </s> separates documents; the sentinels' ids descend from the highest.
-    Text loses its kind and amount of white space, and nothing else: there is no Unicode normalisation. Characters that
-    the vocabulary lacks become <unk>; preparation counts these.
+    Text loses its kind and amount of white space (U+2581, which marks words, is a blank too), and what the normaliser
+    takes. Characters that the vocabulary lacks become <unk>, and preparation counts these, or bytes.
 
     Attributes:
         vocab_size: all tokens together, special ones too; T5's 32,000 pieces and 100 sentinels are 32,100.
         sentinels: tokens <extra_id_0>, <extra_id_1>, ... that mark cut spans.
+        normalizer: nmt_nfkc, as T5 has it and SentencePiece by default (Kudo and Richardson 2018): Unicode's form NFKC,
+            without control characters; or none.
+        byte_fallback: ids 3 to 258 are the 256 bytes, and write what the other pieces cannot (as in LLaMA, Touvron et
+            al. 2023, section 2.1).
         sample_bytes: less than elsewhere, as training takes some 40 times as long for each byte (docs/LOG.md).
     """
 
     kind: Literal["unigram"] = "unigram"
     vocab_size: int = Field(ge=16)
     sentinels: int = Field(default=100, ge=0)
+    normalizer: Literal["nmt_nfkc", "none"] = "nmt_nfkc"
+    byte_fallback: bool = False
     sample_bytes: int = Field(default=16_000_000, ge=1000)
 
 

@@ -28,8 +28,9 @@ def mentions(part: Any, kind: str) -> bool:
 def leads_with_blank(tree: Mapping[str, Any]) -> bool:
     """Whether the bytes of a text's first token begin with a blank that the text has not."""
     decoder = tree.get("decoder") or {}
-    if decoder.get("type") == "Metaspace":
-        return bool(decoder.get("prepend_scheme", "always") != "never")
+    for part in decoder.get("decoders", [decoder]):
+        if part.get("type") == "Metaspace":
+            return bool(part.get("prepend_scheme", "always") != "never")
     return bool(decoder.get("type") == "WordPiece" and tree["model"].get("type") == "WordPiece")
 
 

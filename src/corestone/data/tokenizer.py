@@ -191,6 +191,12 @@ class Tokenizer:
         return self.decode(self.encode(_PROBE)) == _PROBE
 
     @cached_property
+    def begins_texts(self) -> bool:
+        """Whether the tokenizer.json puts the separator before a text where others ask it for special tokens."""
+        encoding = self._library.encode("a")
+        return bool(encoding.ids[:1] == [self.manifest.separator] and encoding.special_tokens_mask[0])
+
+    @cached_property
     def vocabulary(self) -> Vocabulary:
         """What objectives and generation need to know."""
         facts = self.manifest

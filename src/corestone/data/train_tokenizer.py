@@ -29,10 +29,13 @@ CHARACTER_COVERAGE = 0.9995
 
 NO_TEXT = "tokenizer: there is no text to train on; check that the source gives training documents"
 
-_T5_NAMES = re.compile(r"<(?:pad|/s|unk|extra_id_\d+)>")
+_T5_NAMES = re.compile(r"<(?:pad|/s|unk|extra_id_\d+|0x[0-9A-F]{2})>")
 
 _CHARACTER_SHARE = 4
 """At most one in so many pieces is a character's own; of word pieces one in two: each may begin or continue a word."""
+
+_BYTE_CHARACTERS = "0123456789ABCDEFx<>"
+"""What the names of bytes are spelt with."""
 
 _PENALTY = 1e-4
 """The library sets apart by this the scores of characters that no piece needs, in the order of a hash table."""
@@ -156,26 +159,42 @@ def _may_continue(library: Any, char: str) -> bool:
 def _train_unigram(spec: Unigram, sample: list[str]) -> Any:
     library = tokenizers.Tokenizer(models.Unigram())
     library.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace()])
-    room = spec.vocab_size - len(T5_SPECIAL) - spec.sentinels
-    alphabet = set(_alphabet(sample, room))
-    trainer = trainers.UnigramTrainer(
-        vocab_size=spec.vocab_size - spec.sentinels,
-        special_tokens=list(T5_SPECIAL),
-        unk_token="<unk>",
-        show_progress=False,
-    )
-    library.train_from_iterator(_trainable(sample, alphabet), trainer)
-    trained = json.loads(library.to_str())["model"]["vocab"]
-    pieces = _settled([(piece, score) for piece, score in trained[len(T5_SPECIAL) :]])
+    rule = normalizers.Sequence([normalizers.Nmt(), normalizers.NFKC()]) if spec.normalizer == "nmt_nfkc" else None
+    normal = [rule.normalize_str(text) for text in sample] if rule else sample
     sentinels = [sentinel(n) for n in reversed(range(spec.sentinels))]
+    pieces = _unigram_pieces(library, spec, normal)
     vocab = [(name, 0.0) for name in T5_SPECIAL] + pieces + [(name, 0.0) for name in sentinels]
-    library.model = models.Unigram(vocab, unk_id=T5_SPECIAL.index("<unk>"), byte_fallback=False)
-    library.decoder = decoders.Metaspace()
+    library.model = models.Unigram(vocab, unk_id=T5_SPECIAL.index("<unk>"), byte_fallback=spec.byte_fallback)
+    if rule:
+        library.normalizer = rule
+    join = decoders.Metaspace()
+    library.decoder = decoders.Sequence([decoders.ByteFallback(), join]) if spec.byte_fallback else join
     library.add_special_tokens([*T5_SPECIAL, *sentinels])
     library.post_processor = processors.TemplateProcessing(
         single="$A </s>", pair="$A </s> $B </s>", special_tokens=[("</s>", T5_SPECIAL.index("</s>"))]
     )
     return library
+
+
+def _unigram_pieces(library: Any, spec: Unigram, sample: list[str]) -> list[tuple[str, float]]:
+    """All but special tokens, with their scores: the bytes, if there are any, and what is learnt."""
+    names = [f"<0x{byte:02X}>" for byte in range(256)] if spec.byte_fallback else []
+    always = _BYTE_CHARACTERS if names else ""
+    room = spec.vocab_size - len(T5_SPECIAL) - spec.sentinels - len(names)
+    alphabet = {*_alphabet(sample, room - _CHARACTER_SHARE * len(always)), *always}
+    trainer = trainers.UnigramTrainer(
+        vocab_size=room + len(T5_SPECIAL),
+        special_tokens=list(T5_SPECIAL),
+        initial_alphabet=list(always),
+        unk_token="<unk>",
+        show_progress=False,
+    )
+    library.train_from_iterator(_trainable(sample, alphabet), trainer)
+    trained = json.loads(library.to_str())["model"]["vocab"]
+    learnt = _settled([(piece, score) for piece, score in trained[len(T5_SPECIAL) :]])
+    # The library would read a byte's name, spelt out in a text, as that byte: its characters must be likelier together.
+    unlikely = 2 * len("<0x00>") * min(score for _, score in learnt)
+    return [(name, unlikely) for name in names] + learnt
 
 
 def _settled(pieces: Sequence[tuple[str, float]]) -> list[tuple[str, float]]:

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from corestone.core.batch import IGNORE, TextBatch
+from corestone.core.batch import IGNORE, Seq2SeqBatch, TextBatch
 from corestone.core.errors import DataError
 from corestone.core.metric import Metric
 from corestone.core.protocols import Model
@@ -155,11 +155,12 @@ def token_losses(model: Model, batch: TextBatch) -> tuple[Tensor, Tensor]:
     return torch.cat(losses), torch.cat(targets)
 
 
-def target_logits(model: Model, batch: TextBatch) -> Iterator[tuple[Tensor, Tensor]]:
+def target_logits(model: Model, batch: TextBatch | Seq2SeqBatch) -> Iterator[tuple[Tensor, Tensor]]:
     """Logits (C, V) in float32 and targets (C,) of a batch's real targets, a few rows at a time, in reading order."""
     hidden_BTD = model(batch).hidden
-    keep_BT = batch.targets_BT != IGNORE
-    hidden_RD, targets_R = hidden_BTD[keep_BT], batch.targets_BT[keep_BT]
+    targets_BT = batch.target.targets_BT if isinstance(batch, Seq2SeqBatch) else batch.targets_BT
+    keep_BT = targets_BT != IGNORE
+    hidden_RD, targets_R = hidden_BTD[keep_BT], targets_BT[keep_BT]
     rows = max(1, CHUNK_LOGITS // int(model.head.weight.shape[0]))
     for hidden_CD, targets_C in zip(hidden_RD.split(rows), targets_R.split(rows), strict=True):
         yield model.head(hidden_CD).float(), targets_C

@@ -1,34 +1,41 @@
 """The likelihood of chosen tokens behind their contexts: what rolling perplexity, last words and lm-eval all ask for.
 
-A text is read behind the separator, as documents are while training. Rows that are too long keep their *last* tokens.
-Where the vocabulary is padded, the padding counts in the softmax: that is the probability the model really gives.
+Rows that are too long keep their *last* tokens. Where the vocabulary is padded, the padding counts in the softmax: that
+is the probability the model really gives.
 
-Shape letters: B batch, T tokens, V vocabulary, C rows of a chunk.
+Shape letters: B batch, T tokens, S source, V vocabulary, C rows of a chunk.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
-from corestone.core.batch import IGNORE, TextBatch, plain_batch
+from corestone.core.batch import IGNORE, Seq2SeqBatch, TextBatch, plain_batch
 from corestone.core.errors import DataError
+from corestone.core.mask import Mask
 from corestone.core.protocols import Model
 from corestone.data.tokenizer import Tokenizer
 from corestone.evaluate.perplexity import Scorer, evaluation_mode, target_logits
+from corestone.generate.source import TEXT_SEGMENT, source_batch
 
 
 @dataclass(frozen=True)
 class Row:
-    """Tokens of which the last `scored` are predicted, each from all that stand before it; `scored` < len(tokens)."""
+    """Tokens of which the last `scored` are predicted, each from all that stand before it; `scored` < len(tokens).
+
+    Attributes:
+        source: what an encoder reads beside them, its end included; in a batch all rows have one or none has.
+    """
 
     tokens: NDArray[np.int64]
     scored: int
+    source: NDArray[np.int64] | None = None
 
 
 @dataclass(frozen=True)
@@ -51,8 +58,8 @@ def score_rows(model: Model, rows: Sequence[Row], batch_size: int) -> list[Score
     with evaluation_mode(model), torch.inference_mode():
         for first in range(0, len(order), batch_size):
             numbers = order[first : first + batch_size]
-            batch = _filled_up([rows[number] for number in numbers])
-            nats, likeliest = _scores(model, batch.to(device))
+            some = [rows[number] for number in numbers]
+            nats, likeliest = _scores(model, _with_sources(some, _filled_up(some)).to(device))
             ends = np.cumsum([rows[number].scored for number in numbers])[:-1]
             parts = zip(numbers, np.split(nats, ends), np.split(likeliest, ends), strict=True)
             for number, own_nats, own_hits in parts:
@@ -86,18 +93,24 @@ def windows(tokens: NDArray[np.int64], scored: int, context_length: int, stride:
         begin, end = end, min(total, end + stride)
 
 
-def pair_tokens(tokenizer: Tokenizer, context: str, continuation: str) -> tuple[NDArray[np.int64], int]:
+def pair_tokens(
+    tokenizer: Tokenizer, context: str, continuation: str, begin: bool = True
+) -> tuple[NDArray[np.int64], int]:
     """The separator, a context and its continuation as tokens, and how many of the last ones are the continuation's.
 
     Spaces at the end of the context count to the continuation, as lm-eval has it. Where a token would reach across
     the border, the two are encoded apart, so that a context's tokens never depend on what follows.
+
+    Args:
+        begin: put the separator before a context, as before documents while training; an empty one always has it.
     """
     kept = context.rstrip()
     continuation = context[len(kept) :] + continuation
     before, whole = list(tokenizer.encode(kept)), list(tokenizer.encode(kept + continuation))
     if len(whole) <= len(before) or whole[: len(before)] != before:
         whole = before + list(tokenizer.encode(continuation))
-    return np.array([tokenizer.manifest.separator, *whole], dtype=np.int64), len(whole) - len(before)
+    lead = [tokenizer.manifest.separator] if begin or not before else []
+    return np.array([*lead, *whole], dtype=np.int64), len(whole) - len(before)
 
 
 def _filled_up(rows: Sequence[Row]) -> TextBatch:
@@ -112,7 +125,18 @@ def _filled_up(rows: Sequence[Row]) -> TextBatch:
     return plain_batch(tokens_BT, targets_BT)
 
 
-def _scores(model: Model, batch: TextBatch) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+def _with_sources(rows: Sequence[Row], batch: TextBatch) -> TextBatch | Seq2SeqBatch:
+    """The batch beside what the rows' encoder reads, if anything."""
+    sources = [row.source for row in rows if row.source is not None]
+    if not sources:
+        return batch
+    read = source_batch(sources)
+    segments_BT = torch.full_like(batch.tokens_BT, TEXT_SEGMENT, dtype=torch.int32)
+    mask = Mask(segments_BT=segments_BT, sources_BS=read.mask.segments_BT)
+    return Seq2SeqBatch(read, replace(batch, mask=mask))
+
+
+def _scores(model: Model, batch: TextBatch | Seq2SeqBatch) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
     """Losses and hits of a batch's real targets, in reading order."""
     nats, likeliest = [], []
     for logits_CV, targets_C in target_logits(model, batch):

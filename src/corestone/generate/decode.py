@@ -1,9 +1,9 @@
 """Decoding token by token with a cache of keys and values.
 
-Each row begins with the separator, as documents do, and ends at the next one. A batch of unequal prompts is padded on
-the left; pads are a segment of their own and positions count from each row's first real token. A row that fills the
-model's context goes on from its last half: those tokens are read again from position 0, so every token still sees
-between half and all of a context. Which tokens a row sees never depends on its neighbours.
+Each row begins with the separator, as documents do, unless asked otherwise, and ends at the next one. A batch of
+unequal prompts is padded on the left; pads are a segment of their own and positions count from each row's first real
+token. A row that fills the model's context goes on from its last half: those tokens are read again from position 0, so
+every token still sees between half and all of a context. Which tokens a row sees never depends on its neighbours.
 
 Shape letters: B batch (rows still being written), T tokens, V vocabulary.
 """
@@ -61,6 +61,7 @@ def generate(
     prompts: Sequence[Sequence[int]],
     sampling: Sampling,
     on_token: OnToken | None = None,
+    begin: bool = True,
 ) -> list[list[int]]:
     """Continue each prompt; an encoder-decoder reads it and writes an answer.
 
@@ -70,6 +71,7 @@ def generate(
             encoder-decoder reads ends with the separator, what it writes begins with the padding token if there is one.
         prompts: ids without the separator; empty ones give text from nothing.
         on_token: sees each new token at once and may end its row.
+        begin: put the separator before each prompt that is continued; an empty one always has it.
 
     Returns:
         New tokens per prompt, at most `sampling.max_tokens`, without the separator that ended a row.
@@ -94,10 +96,11 @@ def generate(
         with torch.inference_mode():
             packed = decoding_weights(model)
             if model.generates == "continuations":
-                return _Decoding(packed, vocabulary, prompts, sampling, on_token).run()
+                rows = [[vocabulary.separator, *prompt] if begin or not prompt else list(prompt) for prompt in prompts]
+                return _Decoding(packed, vocabulary, rows, sampling, on_token).run()
             sources = [[*prompt, vocabulary.separator] for prompt in prompts]
             reader = SourceReader(packed, sources, _room(model, sampling))
-            return _Decoding(reader, vocabulary, [[]] * len(prompts), sampling, on_token, vocabulary.start).run()
+            return _Decoding(reader, vocabulary, [[vocabulary.start] for _ in prompts], sampling, on_token).run()
     finally:
         model.train(training)
 
@@ -115,26 +118,25 @@ def _room(model: Any, sampling: Sampling) -> int:
 class _Decoding:
     """The state of one call: the tokens of every row, the rows still being written, and their cache.
 
-    `active[i]` is the row that stands at place i of the batch; `windows[i]` is how many of its last tokens the cache
-    holds, and `seen_BV` which tokens it has, for the repetition penalty.
+    `rows` begin as given, with one token at least. `active[i]` is the row that stands at place i of the batch;
+    `windows[i]` is how many of its last tokens the cache holds, and `seen_BV` which tokens it has, for the repetition
+    penalty.
     """
 
     def __init__(
         self,
         model: CachedModel,
         vocabulary: Vocabulary,
-        prompts: Sequence[Sequence[int]],
+        rows: list[list[int]],
         sampling: Sampling,
         on_token: OnToken | None,
-        begin: int | None = None,
     ) -> None:
         self.model, self.vocabulary, self.sampling, self.on_token = model, vocabulary, sampling, on_token
-        first_token = vocabulary.separator if begin is None else begin
-        self.rows = [[first_token, *prompt] for prompt in prompts]
-        self.prompt_lengths = [len(row) for row in self.rows]
-        self.active = list(range(len(prompts)))
-        self.windows = [len(row) for row in self.rows]
-        self.generators = streams(sampling.seed, len(prompts))
+        self.rows = rows
+        self.prompt_lengths = [len(row) for row in rows]
+        self.active = list(range(len(rows)))
+        self.windows = [len(row) for row in rows]
+        self.generators = streams(sampling.seed, len(rows))
         first = next(model.parameters())
         self.device = first.device
         # On CPU one query against float32 keys is up to 7 times faster than against bfloat16 ones (docs/LOG.md).
@@ -220,9 +222,9 @@ class _Decoding:
         return logits_BV[:, : self.vocabulary.size]
 
     def _seen(self) -> Tensor:
-        """Bool (B, V): the tokens of each row. The separator is not text, so it is not counted."""
+        """Bool (B, V): the tokens of each row. What begins and ends one is not text, so it is not counted."""
         seen_BV = torch.zeros(len(self.rows), self.vocabulary.size, dtype=torch.bool)
         for place, row in enumerate(self.rows):
-            seen_BV[place, row[1:]] = True
-        seen_BV[:, self.vocabulary.separator] = False
+            seen_BV[place, row] = True
+        seen_BV[:, [self.vocabulary.separator, self.vocabulary.start]] = False
         return seen_BV.to(self.device)

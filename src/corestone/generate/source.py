@@ -9,7 +9,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from corestone.core.batch import IGNORE, TextBatch
@@ -30,8 +32,8 @@ class SourceReader:
     """
 
     def __init__(self, model: Any, sources: Sequence[Sequence[int]], most: int) -> None:
-        self.model, self.head = model, model.head
-        self.sources, self.most = sources, most
+        self.model, self.head, self.most = model, model.head, most
+        self.texts = source_batch(sources)
 
     @property
     def context_length(self) -> int:
@@ -46,18 +48,14 @@ class SourceReader:
     def empty_cache(self, batch: int, capacity: int, dtype: torch.dtype) -> KVCache:
         """Room for the rows, and which of the sources' places are text where their lengths differ."""
         cache: KVCache = self.model.empty_cache(batch, capacity, dtype)
-        lengths = {len(source) for source in self.sources}
-        if len(lengths) > 1:
-            segments_BS = torch.full((batch, max(lengths)), PAD_SEGMENT, dtype=torch.int32)
-            for row, source in enumerate(self.sources):
-                segments_BS[row, : len(source)] = TEXT_SEGMENT
-            cache.sources_BS = segments_BS.to(next(self.parameters()).device)
+        segments_BS = self.texts.mask.segments_BT
+        cache.sources_BS = None if segments_BS is None else segments_BS.to(next(self.parameters()).device)
         return cache
 
     def __call__(self, batch: TextBatch, cache: KVCache | None = None) -> Output:
         """Read the sources before the first token; then the cache holds all that is needed of them."""
         assert cache is not None  # decoding always has one
-        hidden_BSD = None if cache.memory_BKSH else self._read(cache.sources_BS)
+        hidden_BSD = None if cache.memory_BKSH else self.model.encode(self.texts.to(batch.tokens_BT.device))
         mask = batch.mask
         if cache.sources_BS is not None:
             segments_BT = torch.full_like(batch.tokens_BT, TEXT_SEGMENT, dtype=torch.int32)
@@ -65,12 +63,16 @@ class SourceReader:
         out: Output = self.model.decode(replace(batch, mask=mask), hidden_BSD, cache)
         return out
 
-    def _read(self, segments_BS: Tensor | None) -> Tensor:
-        tokens_BS = torch.zeros(len(self.sources), max(map(len, self.sources)), dtype=torch.int64)
-        for row, source in enumerate(self.sources):
-            tokens_BS[row, : len(source)] = torch.tensor(source)
-        positions_BS = torch.arange(tokens_BS.shape[1]).expand_as(tokens_BS)
-        mask = Mask(causal=False, segments_BT=segments_BS)
-        texts = TextBatch(tokens_BS, torch.full_like(tokens_BS, IGNORE), positions_BS, mask)
-        hidden_BSD: Tensor = self.model.encode(texts.to(next(self.parameters()).device))
-        return hidden_BSD
+
+def source_batch(sources: Sequence[Sequence[int] | NDArray[np.int64]]) -> TextBatch:
+    """What an encoder reads, a row each, filled up to the longest; with segments where their lengths differ."""
+    lengths = set(map(len, sources))
+    shape = (len(sources), max(lengths))
+    tokens_BS = torch.zeros(shape, dtype=torch.int64)
+    segments_BS = torch.full(shape, PAD_SEGMENT, dtype=torch.int32)
+    for row, source in enumerate(sources):
+        tokens_BS[row, : len(source)] = torch.as_tensor(source)
+        segments_BS[row, : len(source)] = TEXT_SEGMENT
+    positions_BS = torch.arange(shape[1]).expand(shape)
+    mask = Mask(causal=False, segments_BT=segments_BS if len(lengths) > 1 else None)
+    return TextBatch(tokens_BS, torch.full_like(tokens_BS, IGNORE), positions_BS, mask)

@@ -78,7 +78,12 @@ class TextWriter:
 
 
 def generate_text(
-    model: Any, tokenizer: TextTokenizer, prompts: Sequence[str], sampling: Sampling, stream: Stream | None = None
+    model: Any,
+    tokenizer: TextTokenizer,
+    prompts: Sequence[str],
+    sampling: Sampling,
+    stream: Stream | None = None,
+    begin: bool = True,
 ) -> list[str]:
     """Continue each prompt; returns the new text only, cut before the first stop string.
 
@@ -86,6 +91,7 @@ def generate_text(
 
     Args:
         stream: sees each row's text as it is written, whole characters only.
+        begin: put the separator before each prompt that is continued.
     """
 
     def shower(row: int) -> Callable[[str], None] | None:
@@ -99,6 +105,7 @@ def generate_text(
         [list(tokenizer.encode(prompt)) for prompt in prompts],
         sampling,
         on_token=lambda row, token: writers[row].write(tokenizer.token_bytes(token)),
+        begin=begin,
     )
     return [writer.close() for writer in writers]
 

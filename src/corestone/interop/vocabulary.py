@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import tokenizers
-from tokenizers import decoders, models, normalizers, pre_tokenizers
+from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 
 from corestone.core.errors import DataError
 from corestone.data.spec import TokenizerFile
@@ -54,6 +54,9 @@ def read_tokenizer(folder: Path, family: Family, config: Mapping[str, Any]) -> t
         )
     separator, notes = _separator(folder, raw, config, settings)
     raw.add_special_tokens([separator])
+    if settings.get("add_bos_token") and _content(settings.get("bos_token")) == separator:  # OPT
+        ids = [(separator, raw.token_to_id(separator))]
+        raw.post_processor = processors.TemplateProcessing(single=f"{separator} $A", special_tokens=ids)
     with tempfile.TemporaryDirectory() as scratch:
         made = Path(scratch) / TOKENIZER
         raw.save(str(made))

@@ -46,7 +46,7 @@ def evaluate_lm_eval(
     manager = _tasks(name, asked.data)
     keep_freed_memory()
     model, tokenizer = load_model(path, precision)
-    subject = subject_of(path, model, tokenizer, asked)
+    subject = subject_of(path, model, tokenizer, asked, longest_default=int(model.context_length), answers=True)
     lm = CorestoneLM(model, tokenizer, subject.context, subject.batch_size)
     try:
         with contextlib.redirect_stdout(sys.stderr):  # it prints remarks where --json is to be read

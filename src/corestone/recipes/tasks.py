@@ -222,19 +222,31 @@ def find_task(name: str, asked: Asked) -> Task:
     return task
 
 
-def subject_of(path: Path, model: Any, tokenizer: Tokenizer, asked: Asked) -> Subject:
+def subject_of(
+    path: Path,
+    model: Any,
+    tokenizer: Tokenizer,
+    asked: Asked,
+    longest_default: int = DEFAULT_CONTEXT,
+    answers: bool = False,
+) -> Subject:
     """The rows of a task: as long as the run's own, unless asked otherwise and within the model's context.
 
-    Raises SpecError for a model that was not trained to predict next tokens, which every task scores.
+    Args:
+        longest_default: the most tokens of a row where there is no run.
+        answers: an encoder-decoder will do, whose answers the task scores.
+
+    Raises:
+        SpecError: the model was not trained to predict next tokens, which every task scores.
     """
     run = open_run(path) if (path / "recipe.yaml").is_file() else None
     objective = run.objective if run else learnt(model)
     asks = OBJECTIVES.build(objective, tokenizer.vocabulary).asks if run else not isinstance(objective, NextToken)
-    if asks and not isinstance(model, DecoderModel):
+    if asks and not isinstance(model, DecoderModel) and not (answers and model.generates == "answers"):
         kind = objective.model_dump()["kind"]
         raise SpecError(f"{path}: learnt {kind}, and a task scores next tokens; give a model that predicts those")
     longest = int(model.context_length)
-    context = asked.context or min(longest, run.data.context_length if run else DEFAULT_CONTEXT)
+    context = asked.context or min(longest, run.data.context_length if run else longest_default)
     if context > longest:
         raise SpecError(f"--context: the model reads at most {longest:,} tokens, not {context:,}")
     size = asked.batch_size or (run.evaluation if run else Evaluation()).batch_size
