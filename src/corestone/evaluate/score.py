@@ -131,9 +131,10 @@ def _with_sources(rows: Sequence[Row], batch: TextBatch) -> TextBatch | Seq2SeqB
     if not sources:
         return batch
     read = source_batch(sources)
-    segments_BT = torch.full_like(batch.tokens_BT, TEXT_SEGMENT, dtype=torch.int32)
-    mask = Mask(segments_BT=segments_BT, sources_BS=read.mask.segments_BT)
-    return Seq2SeqBatch(read, replace(batch, mask=mask))
+    if read.mask.segments_BT is not None:
+        segments_BT = torch.full_like(batch.tokens_BT, TEXT_SEGMENT, dtype=torch.int32)
+        batch = replace(batch, mask=Mask(segments_BT=segments_BT, sources_BS=read.mask.segments_BT))
+    return Seq2SeqBatch(read, batch)
 
 
 def _scores(model: Model, batch: TextBatch | Seq2SeqBatch) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
