@@ -1,4 +1,4 @@
-"""Every objective teaches: two minutes of a small recipe beat what guessing reaches on the same questions.
+"""Objectives teach: two minutes of a small recipe beat what guessing reaches on the same questions.
 
 The vocabulary is cut to 320 pieces, so that two minutes hold many examples of each, and encoders get layers that learn
 sooner than BERT's: norms before the branches, positions turned into queries and keys. Recipes as they ship are larger
@@ -8,7 +8,6 @@ and take longer. Seen figures are of one seed.
 from __future__ import annotations
 
 import json
-import math
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +22,9 @@ from corestone.recipes.spec import Run
 PIECES = 320
 CHANGES = [
     f"data.tokenizer.vocab_size={PIECES}",
-    "training.length=1500 steps",
+    "training.length=1000 steps",
     "training.batch_tokens=1024",
-    "optimiser.learning_rate=2e-3",
+    "optimiser.learning_rate=1e-3",
     "rhythm.evaluate=10000 steps",
     "rhythm.checkpoint=10000 steps",
     "samples.prompts=[]",
@@ -66,19 +65,6 @@ def test_hidden_tokens_are_guessed_better_than_from_their_true_left_neighbour(tm
     found = figures(shorter("shakespeare-bert", model=changed(run.model)), tmp_path / "run")
     assert found["nats_per_target"] < found["bigram_nats_per_target"] - 0.2
     assert found["bigram_nats_per_target"] < found["unigram_nats_per_target"] - 1.0
-
-
-@pytest.mark.slow
-def test_replaced_tokens_are_found(tmp_path):
-    """More often right than "never replaced", and surer than the share of replaced tokens says."""
-    run = find_recipe("shakespeare-electra", [])
-    parts = {part: changed(getattr(run.model, part)) for part in ("generator", "discriminator")}
-    found = figures(shorter("shakespeare-electra", model=run.model.model_copy(update=parts)), tmp_path / "run")
-    kept = found["never_replaced_accuracy"]
-    constant = -(kept * math.log(kept) + (1 - kept) * math.log(1 - kept))
-    print(f"always the same answer: {constant:.3f} nats")
-    assert found["detection_accuracy"] > kept + 0.01
-    assert found["detection_nats"] < constant - 0.03
 
 
 @pytest.mark.slow
