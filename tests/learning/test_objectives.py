@@ -70,7 +70,7 @@ def test_hidden_tokens_are_guessed_better_than_from_their_true_left_neighbour(tm
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["shakespeare-t5", "shakespeare-alexatm"])
 def test_answers_beat_frequencies(name, tmp_path):
-    """Corrupted spans; and a mixture of texts to be denoised and continued."""
+    """Corrupted spans; and a mixture of texts to be denoised and continued. Seen: T5 5.272 nats, by frequency 6.159."""
     run = override(find_recipe(name, []), [change for change in CHANGES if not change.startswith("data")])
     found = figures(run, tmp_path / "run")
     assert found["nats_per_target"] < found["unigram_nats_per_target"] - 0.2
