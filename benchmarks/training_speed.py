@@ -48,6 +48,10 @@ class NextTokenSide(Corestone):
                 parameter.copy_(weights[name])
         super().__init__(model, NextTokenObjective(NextToken()), dtype, learning_rate)
 
+    def in_micro_batches(self, rows: int) -> None:
+        """Take a batch in parts, whose gradients are summed: the same gradient from fewer activations at a time."""
+        self.trainer.spec = self.trainer.spec.model_copy(update={"micro_batch": rows})
+
     def times(self, batches) -> tuple[list[float], list[float]]:
         return super().times([plain_batch(*batch) for batch in batches])
 
@@ -90,13 +94,15 @@ MAKERS = {
 SIDES = ["corestone", "hand", "hand+allocator", "hand-compiled", "hand-compiled+allocator", "hf", "hf+allocator"]
 
 
-def worker(pipe: Connection, side: str, size: str, dtype: torch.dtype) -> None:
+def worker(pipe: Connection, side: str, size: str, dtype: torch.dtype, micro_batch: int | None) -> None:
     """Train as many steps as asked, until told None: seconds and losses of the steps, peak bytes so far."""
     name, _, allocator = side.partition("+")
     if allocator or name == "corestone":
         keep_freed_memory()
     spec, rows, length = SIZES[size]
     runner = MAKERS[name](spec, start_weights(spec), dtype)
+    if name == "corestone" and micro_batch is not None:
+        runner.in_micro_batches(micro_batch)
     while (steps := pipe.recv()) is not None:
         pipe.send((*runner.times(data(spec, rows, length, steps)), peak_memory(CPU)))
 
@@ -121,6 +127,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("--steps", type=int, default=4, help="steps per side and round; the first is not counted")
     parser.add_argument("--precision", choices=["auto", "bfloat16", "float32"], default="auto")
+    parser.add_argument("--micro-batch", type=int, help="rows at a time on Corestone's side (training.micro_batch)")
     given = parser.parse_args()
     spec, rows, length = SIZES[given.model]
     dtype = compute_dtype(given.precision, CPU)
@@ -133,7 +140,7 @@ def main() -> None:
     for _ in range(given.rounds):
         for side in given.sides:
             if side not in sides:
-                sides[side] = start(worker, side, given.model, dtype)
+                sides[side] = start(worker, side, given.model, dtype, given.micro_batch)
             sides[side].send(given.steps)
             took, losses, memory[side] = sides[side].recv()
             seconds[side] += took[1:]

@@ -26,6 +26,7 @@ N = sum(map(len, HELD_OUT))
     [("gzip -9", ["gzip", "-9", "-n"]), ("xz -9e", ["xz", "-9e"]), ("zstd -19", ["zstd", "-19", "-q"])],
 )
 def test_compressors_equal_the_command_line_tools(name: str, command: list[str]) -> None:
+    """The tools belong to the system, not to Python: no index installs them, so a machine without one compares less."""
     if shutil.which(command[0]) is None:
         pytest.skip(f"{command[0]}, the independent side of this comparison, is not on this machine")
     metric = {m.name: m for m in floors(HELD_OUT, TRAIN)}[name]

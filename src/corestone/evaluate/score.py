@@ -9,7 +9,7 @@ Shape letters: B batch, T tokens, S source, V vocabulary, C rows of a chunk.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -18,11 +18,10 @@ from numpy.typing import NDArray
 
 from corestone.core.batch import IGNORE, Seq2SeqBatch, TextBatch, plain_batch
 from corestone.core.errors import DataError
-from corestone.core.mask import Mask
 from corestone.core.protocols import Model
 from corestone.data.tokenizer import Tokenizer
 from corestone.evaluate.perplexity import Scorer, evaluation_mode, target_logits
-from corestone.generate.source import TEXT_SEGMENT, source_batch
+from corestone.generate.source import beside, source_batch
 
 
 @dataclass(frozen=True)
@@ -131,10 +130,7 @@ def _with_sources(rows: Sequence[Row], batch: TextBatch) -> TextBatch | Seq2SeqB
     if not sources:
         return batch
     read = source_batch(sources)
-    if read.mask.segments_BT is not None:
-        segments_BT = torch.full_like(batch.tokens_BT, TEXT_SEGMENT, dtype=torch.int32)
-        batch = replace(batch, mask=Mask(segments_BT=segments_BT, sources_BS=read.mask.segments_BT))
-    return Seq2SeqBatch(read, batch)
+    return Seq2SeqBatch(read, beside(batch, read.mask.segments_BT))
 
 
 def _scores(model: Model, batch: TextBatch | Seq2SeqBatch) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:

@@ -56,12 +56,16 @@ class SourceReader:
         """Read the sources before the first token; then the cache holds all that is needed of them."""
         assert cache is not None  # decoding always has one
         hidden_BSD = None if cache.memory_BKSH else self.model.encode(self.texts.to(batch.tokens_BT.device))
-        mask = batch.mask
-        if cache.sources_BS is not None:
-            segments_BT = torch.full_like(batch.tokens_BT, TEXT_SEGMENT, dtype=torch.int32)
-            mask = replace(mask, segments_BT=segments_BT, sources_BS=cache.sources_BS)
-        out: Output = self.model.decode(replace(batch, mask=mask), hidden_BSD, cache)
+        out: Output = self.model.decode(beside(batch, cache.sources_BS), hidden_BSD, cache)
         return out
+
+
+def beside(batch: TextBatch, sources_BS: Tensor | None) -> TextBatch:
+    """A batch whose tokens look at their sources' text, not at what fills the sources up."""
+    if sources_BS is None:
+        return batch
+    segments_BT = torch.full_like(batch.tokens_BT, TEXT_SEGMENT, dtype=torch.int32)
+    return replace(batch, mask=replace(batch.mask, segments_BT=segments_BT, sources_BS=sources_BS))
 
 
 def source_batch(sources: Sequence[Sequence[int] | NDArray[np.int64]]) -> TextBatch:

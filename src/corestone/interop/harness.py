@@ -27,7 +27,6 @@ from corestone.evaluate.score import Row, Score, pair_tokens, score_rows, window
 from corestone.generate.decode import check_writes
 from corestone.generate.spec import Sampling
 from corestone.generate.text import generate_text
-from corestone.models.encoder import EncoderModel, GeneratorDiscriminatorModel
 
 DEFAULT_TOKENS = 256
 """New tokens where a task names no limit, as lm-eval's own models have it."""
@@ -56,8 +55,7 @@ class CorestoneLM(LM):  # type: ignore[misc]  # the library has no types
         self, model: Any, tokenizer: Tokenizer, context_length: int, batch_size: int, add_bos_token: bool | None = None
     ) -> None:
         super().__init__()
-        if isinstance(model, (EncoderModel, GeneratorDiscriminatorModel)):
-            check_writes(model)
+        check_writes(model)
         self.model, self.tokenizer, self.context_length, self.rows = model, tokenizer, context_length, batch_size
         self.begin = tokenizer.begins_texts if add_bos_token is None else add_bos_token
         self.reads = model.generates == "answers"
