@@ -88,7 +88,7 @@ def test_replaced_letters_are_found(tmp_path):
         [
             f"data.tokenizer={{kind: byte_pair, vocab_size: {size}, special: [mask]}}",
             "objective.weight=10",
-            "training.length=2500 steps",
+            "training.length=4000 steps",
             "optimiser.learning_rate=2e-3",
         ],
     )

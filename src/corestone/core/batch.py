@@ -1,6 +1,6 @@
 """What the loader gives and models and objectives take.
 
-Shape letters: B batch, T tokens.
+Shape letters: B batch, T tokens, C channels, H height, W width, K classes.
 """
 
 from __future__ import annotations
@@ -79,5 +79,30 @@ class Seq2SeqBatch:
         return each_tensor(self, lambda tensor: tensor[start:stop])
 
     def to(self, device: torch.device) -> Seq2SeqBatch:
+        """The batch on a device."""
+        return moved(self, device)
+
+
+@dataclass(frozen=True)
+class ImageBatch:
+    """Pictures with what is to be said of them.
+
+    Attributes:
+        images_BCHW: float32, normalised as the run's data record says.
+        targets_BK: float32 share of each class: one 1 a row, shares of mixed pictures, or a mark for each class that
+            applies; None: nothing is known.
+    """
+
+    images_BCHW: Tensor
+    targets_BK: Tensor | None = None
+
+    def __len__(self) -> int:
+        return self.images_BCHW.shape[0]
+
+    def rows(self, start: int, stop: int) -> ImageBatch:
+        """Some rows of the batch, as a batch."""
+        return each_tensor(self, lambda tensor: tensor[start:stop])
+
+    def to(self, device: torch.device) -> ImageBatch:
         """The batch on a device."""
         return moved(self, device)
