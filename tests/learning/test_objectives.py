@@ -106,7 +106,7 @@ def plays_and_docstrings(path: Path, each: int = 800, length: int = 3000) -> Pat
         texts = [found.text for found in read_embedded(entry(name)) if isinstance(found, Document)]
         pieces = [text[start : start + length] for text in texts for start in range(0, len(text), length)]
         kinds.append([piece for piece in pieces if len(piece) > length // 2][:each])
-    lines = [json.dumps({"text": piece}) for pair in zip(*kinds, strict=True) for piece in pair]
+    lines = [json.dumps({"text": piece}) for pair in zip(*kinds, strict=False) for piece in pair]
     path.write_text("\n".join(lines), encoding="utf-8")
     return path
 
