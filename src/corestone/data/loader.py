@@ -50,7 +50,7 @@ class TextLoader:
         DataError: a set shorter than one sample, or a batch size that the ranks cannot share evenly.
 
     Attributes:
-        epoch_tokens: tokens of one pass over all samples of all sets.
+        epoch_units: tokens of one pass over all samples of all sets.
         unused_tokens: per set, tokens at the end of its stream that fill no sample and so are never trained on.
     """
 
@@ -70,7 +70,7 @@ class TextLoader:
         self._rows = slice(rank * batch_size // world_size, (rank + 1) * batch_size // world_size)
         self._depth = spec.prefetch
         self._ahead: _Ahead | None = None
-        self.epoch_tokens = sum(self._maker.mixture.sizes) * spec.context_length
+        self.epoch_units = sum(self._maker.mixture.sizes) * spec.context_length
         self.unused_tokens = tuple(unused_tokens(token_set, spec.context_length) for token_set in token_sets)
 
     def batch(self, step: int) -> TextBatch:
