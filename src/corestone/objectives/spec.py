@@ -143,3 +143,17 @@ class Mixture(Spec):
 
     kind: Literal["mixture"] = "mixture"
     parts: tuple[Share, ...] = Field(min_length=1)
+
+
+class Classification(Spec):
+    """Name what a picture shows.
+
+    Attributes:
+        loss: softmax: one class is right, or shares of several that sum to one; sigmoid: each class is a question of
+            its own (Dai et al. 2021, ImageNet-21k).
+        smoothing: share of each target that a uniform guess takes (Szegedy et al. 2016, section 7).
+    """
+
+    kind: Literal["classification"] = "classification"
+    loss: Literal["softmax", "sigmoid"] = "softmax"
+    smoothing: float = Field(default=0.0, ge=0, lt=1)
