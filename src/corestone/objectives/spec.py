@@ -157,3 +157,15 @@ class Classification(Spec):
     kind: Literal["classification"] = "classification"
     loss: Literal["softmax", "sigmoid"] = "softmax"
     smoothing: float = Field(default=0.0, ge=0, lt=1)
+
+
+class Contrastive(Spec):
+    """Tell which text goes with which picture, among all pairs of a step.
+
+    Attributes:
+        loss: softmax: find each picture's text and each text's picture among all (Radford et al. 2021); sigmoid: for
+            every picture and every text, are they a pair? (Zhai et al. 2023).
+    """
+
+    kind: Literal["contrastive"] = "contrastive"
+    loss: Literal["softmax", "sigmoid"] = "softmax"
