@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from corestone.models.spec import Decoder, Encoder, EncoderDecoder
+from corestone.models.spec import Decoder, Encoder, EncoderDecoder, ImageEncoder
 from corestone.nn.spec import Stack
 
 Tree = dict[str, Any]
@@ -18,7 +18,11 @@ Exchanged = Decoder | Encoder | EncoderDecoder
 """The shapes of computation that model classes of the library have."""
 
 
-def stacks_of(spec: Exchanged) -> dict[str, Stack]:
+Mapped = Exchanged | ImageEncoder
+"""The shapes whose parameters another library has under names of its own."""
+
+
+def stacks_of(spec: Mapped) -> dict[str, Stack]:
     """A record's stacks by their names in it."""
     if isinstance(spec, EncoderDecoder):
         return {"encoder": spec.encoder, "decoder": spec.decoder}
@@ -32,13 +36,15 @@ class Name:
     Attributes:
         theirs: several names are parts of one parameter here, one above the other.
         layout: how the library keeps it: "plain" as here; "transposed" as (in, out) where a linear map has (out, in);
-            "by_head" with the queries', keys' and values' rows of one head together, here all queries come first.
+            "by_head" with the queries', keys' and values' rows of one head together, here all queries come first;
+            "batched" with an axis of length 1 in front; "kernel" as a convolution's (out, channels, height, width)
+            where the linear map of a patch has (out, channels * height * width).
         gated: the name goes with feed-forwards that are gated, or that are not; None: with both.
     """
 
     ours: str
     theirs: str | tuple[str, ...]
-    layout: Literal["plain", "transposed", "by_head"] = "plain"
+    layout: Literal["plain", "transposed", "by_head", "batched", "kernel"] = "plain"
     gated: bool | None = None
 
     @property
@@ -104,13 +110,24 @@ class Settings:
 
 
 @dataclass(frozen=True)
-class Family:
+class Named:
+    """A model class of another library.
+
+    Attributes:
+        architecture: the class. Classes of one shape differ in their heads, and a folder's tensors tell which.
+    """
+
+    architecture: str
+    tensors: Tensors
+
+
+@dataclass(frozen=True)
+class Family(Named):
     """A model class of the `transformers` library and how a record says the same.
 
     Attributes:
         record: the shape of computation that it is here.
         model_type: its name in config.json.
-        architecture: the class. Classes of one model_type differ in their heads, and a folder's tensors tell which.
         loader: the class whose `from_pretrained` loads it,
         loader_options: and what must be given beside the folder.
         outputs: what it computes, by our names (see `agreement.outputs_of`) and by the library's.
@@ -118,10 +135,8 @@ class Family:
 
     record: type[Exchanged]
     model_type: str
-    architecture: str
     loader: str
     outputs: Mapping[str, str]
-    tensors: Tensors
     settings: Settings
     loader_options: Mapping[str, Any] = field(default_factory=dict)
 

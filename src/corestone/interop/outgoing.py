@@ -27,12 +27,15 @@ from corestone.interop.files import WEIGHTS
 from corestone.interop.incoming import CONFIG, GENERATION, check_vocabulary, read_huggingface, refuse_existing
 from corestone.interop.settings import family_of_spec, to_config
 from corestone.interop.vocabulary import tokenizer_texts
-from corestone.interop.weights import BUILDERS, BY_TOKEN, Record, build_with, to_theirs
-from corestone.models.spec import Decoder, EncoderDecoder, GeneratorDiscriminator
+from corestone.interop.weights import BY_TOKEN, Record, build_with, to_theirs
+from corestone.models.spec import Decoder, Encoder, EncoderDecoder, GeneratorDiscriminator
 from corestone.train.archive import MODEL, read_model_files
 
 Part = Literal["generator", "discriminator"]
 """Which of a pair of encoders."""
+
+EXPORTED: tuple[type[Record], ...] = (Decoder, Encoder, EncoderDecoder, GeneratorDiscriminator)
+"""Records of models that a folder can be written of."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +101,7 @@ def export_huggingface(source: Path, out: Path, part: Part | None = None) -> Exp
 
 
 def _read_spec(text: str, where: str) -> Record:
-    records: dict[str, type[Record]] = {record.model_fields["kind"].default: record for record in BUILDERS}
+    records: dict[str, type[Record]] = {record.model_fields["kind"].default: record for record in EXPORTED}
     try:
         kind = yaml.safe_load(text)["kind"]
     except (yaml.YAMLError, KeyError, TypeError):

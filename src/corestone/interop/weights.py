@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from corestone.core.errors import CheckpointError
-from corestone.interop.family import Exchanged, Family, Name, Tensors, stacks_of
+from corestone.interop.family import Exchanged, Family, Mapped, Name, Named, Tensors, stacks_of
 from corestone.models.decoder import DecoderModel, build_decoder
 from corestone.models.encoder import (
     EncoderModel,
@@ -22,16 +22,20 @@ from corestone.models.encoder import (
     build_generator_discriminator,
 )
 from corestone.models.encoder_decoder import EncoderDecoderModel, build_encoder_decoder
-from corestone.models.spec import Decoder, Encoder, EncoderDecoder, GeneratorDiscriminator
+from corestone.models.image_encoder import ImageEncoderModel, build_image_encoder
+from corestone.models.spec import Decoder, Encoder, EncoderDecoder, GeneratorDiscriminator, ImageEncoder
 
 Record = Exchanged | GeneratorDiscriminator
-Model = DecoderModel | EncoderModel | EncoderDecoderModel | GeneratorDiscriminatorModel
+"""What the export verb takes."""
 
-BUILDERS: Mapping[type[Record], Callable[..., Model]] = {
+Model = DecoderModel | EncoderModel | EncoderDecoderModel | GeneratorDiscriminatorModel | ImageEncoderModel
+
+BUILDERS: Mapping[type[Record | ImageEncoder], Callable[..., Model]] = {
     Decoder: build_decoder,
     Encoder: build_encoder,
     EncoderDecoder: build_encoder_decoder,
     GeneratorDiscriminator: build_generator_discriminator,
+    ImageEncoder: build_image_encoder,
 }
 
 BY_TOKEN = ("embedding.token.weight", "head.weight", "head.bias")
@@ -52,7 +56,7 @@ def nearest(families: Sequence[Family], theirs: Iterable[str]) -> Family:
     return min(families, key=strange)
 
 
-def to_ours(family: Family, spec: Exchanged, theirs: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
+def to_ours(family: Named, spec: Mapped, theirs: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
     """Rename, rearrange and widen to float32 (which is exact from bfloat16 and float16).
 
     Args:
@@ -68,15 +72,28 @@ def to_ours(family: Family, spec: Exchanged, theirs: Mapping[str, Tensor], where
     ours: dict[str, Tensor] = {}
     for name in renamed(family, spec):
         shape = shapes[name.ours]
-        wanted = shape[::-1] if name.layout == "transposed" else (shape[0] // len(name.parts), *shape[1:])
+        wanted = _their_shape(name, (shape[0] // len(name.parts), *shape[1:]), spec)
         parts = [_checked(body[part], part, wanted, where) for part in name.parts]
         tensor = parts[0] if len(parts) == 1 else torch.cat(parts)
         if name.layout == "transposed":
             tensor = tensor.T
         elif name.layout == "by_head":
             tensor = tensor.unflatten(0, (heads, 3, -1)).transpose(0, 1).flatten(0, 2)
+        elif name.layout in ("batched", "kernel"):
+            tensor = tensor.reshape(shape)
         ours[name.ours] = tensor.to(torch.float32).contiguous()
     return ours
+
+
+def _their_shape(name: Name, shape: tuple[int, ...], spec: Mapped) -> tuple[int, ...]:
+    """The shape that one of their tensors has for a part of a parameter of ours."""
+    if name.layout == "transposed":
+        return shape[::-1]
+    if name.layout == "batched":
+        return (1, *shape)
+    if name.layout == "kernel" and isinstance(spec, ImageEncoder):
+        return (shape[0], spec.embedding.channels, spec.embedding.patch_size, spec.embedding.patch_size)
+    return shape
 
 
 def _checked(tensor: Tensor, name: str, wanted: tuple[int, ...], where: str) -> Tensor:
@@ -95,7 +112,7 @@ def _checked(tensor: Tensor, name: str, wanted: tuple[int, ...], where: str) -> 
     return tensor
 
 
-def to_theirs(family: Family, spec: Exchanged, ours: Mapping[str, Tensor], rows: int) -> dict[str, Tensor]:
+def to_theirs(family: Named, spec: Mapped, ours: Mapping[str, Tensor], rows: int) -> dict[str, Tensor]:
     """Rename and rearrange, with the family's prefix, a tied head once, and tables by token cut to `rows` rows."""
     theirs: dict[str, Tensor] = {}
     heads = _heads(spec)
@@ -105,13 +122,15 @@ def to_theirs(family: Family, spec: Exchanged, ours: Mapping[str, Tensor], rows:
             tensor = tensor.T
         elif name.layout == "by_head":
             tensor = tensor.unflatten(0, (3, heads, -1)).transpose(0, 1).flatten(0, 2)
+        elif name.layout in ("batched", "kernel"):
+            tensor = tensor.reshape(_their_shape(name, tuple(tensor.shape), spec))
         for part, value in zip(name.parts, tensor.chunk(len(name.parts)), strict=True):
             whole = part if part.startswith(family.tensors.heads) else family.tensors.prefixes[0] + part
             theirs[whole] = value.contiguous()
     return theirs
 
 
-def renamed(family: Family, spec: Exchanged) -> Iterator[Name]:
+def renamed(family: Named, spec: Mapped) -> Iterator[Name]:
     """Every parameter of a model under both names, the layers' numbers filled in."""
     present, gated = parameter_shapes(spec).keys(), _gated(spec)
     for name in family.tensors.names:
@@ -121,26 +140,26 @@ def renamed(family: Family, spec: Exchanged) -> Iterator[Name]:
                 yield replace(name, ours=ours, theirs=tuple(part.format(layer=layer) for part in name.parts))
 
 
-def _layers(spec: Exchanged) -> int:
+def _layers(spec: Mapped) -> int:
     """Of the deepest stack."""
     return max(len(stack.blocks) for stack in stacks_of(spec).values())
 
 
-def _heads(spec: Exchanged) -> int:
+def _heads(spec: Mapped) -> int:
     return next(iter(stacks_of(spec).values())).attention[0].num_heads
 
 
-def _gated(spec: Exchanged) -> bool:
+def _gated(spec: Mapped) -> bool:
     return next(iter(stacks_of(spec).values())).blocks[0].feedforward.gated
 
 
-def parameter_shapes(spec: Record) -> dict[str, tuple[int, ...]]:
+def parameter_shapes(spec: Record | ImageEncoder) -> dict[str, tuple[int, ...]]:
     """Shapes by name of everything a model learns, found without allocating it."""
     model = BUILDERS[type(spec)](spec, device="meta")
     return {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
 
 
-def build_with(spec: Record, tensors: Mapping[str, Tensor], where: str) -> Any:
+def build_with(spec: Record | ImageEncoder, tensors: Mapping[str, Tensor], where: str) -> Any:
     """A model in evaluation mode that holds exactly these weights, without copying them.
 
     Raises CheckpointError naming what is missing, unexpected or misshaped.
@@ -177,7 +196,7 @@ def _short_names(table: Tensors, theirs: Iterable[str]) -> dict[str, str]:
     return short
 
 
-def _body(family: Family, spec: Exchanged, theirs: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
+def _body(family: Named, spec: Mapped, theirs: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
     """Their tensors without prefix, buffers and repeated ones, of exactly the expected names."""
     table, layers = family.tensors, range(_layers(spec))
     expected = {part for name in renamed(family, spec) for part in name.parts}

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 
-from corestone.nn.spec import Attention, Stack
+from corestone.nn.spec import Attention, AttentionPool, FeedForward, Pool, Stack
 
 
 def stack_flops(stack: Stack, tokens: int, causal: bool, sources: int = 0) -> float:
@@ -22,17 +22,30 @@ def stack_flops(stack: Stack, tokens: int, causal: bool, sources: int = 0) -> fl
     """
     total = 0.0
     for block in stack.blocks:
-        total += 6 * (3 if block.feedforward.gated else 2) * stack.width * block.feedforward.hidden_dim
+        total += _feedforward(block.feedforward, stack.width)
         if isinstance(block.mixer, Attention):
             total += _attention(block.mixer, stack.width, tokens, causal)
         else:
             total += _h3(stack.width, tokens)
         if block.cross is not None:
-            cross = block.cross
-            total += 6 * stack.width * cross.head_dim * 2 * cross.num_heads
-            total += 6 * stack.width * cross.head_dim * 2 * cross.kv_heads * sources / tokens
-            total += 12 * cross.num_heads * cross.head_dim * sources
+            total += _cross(block.cross, stack.width, tokens, sources)
     return total
+
+
+def pool_flops(pool: Pool, width: int, patches: int) -> float:
+    """Floating-point operations per picture of forward and backward, counted as in `stack_flops`."""
+    if not isinstance(pool, AttentionPool):
+        return 0.0
+    return _cross(pool.attention, width, 1, patches) + _feedforward(pool.feedforward, width)
+
+
+def _feedforward(feedforward: FeedForward, width: int) -> float:
+    return 6.0 * (3 if feedforward.gated else 2) * width * feedforward.hidden_dim
+
+
+def _cross(cross: Attention, width: int, tokens: int, sources: int) -> float:
+    maps = 6 * width * cross.head_dim * (2 * cross.num_heads + 2 * cross.kv_heads * sources / tokens)
+    return maps + 12 * cross.num_heads * cross.head_dim * sources
 
 
 def _attention(mixer: Attention, width: int, tokens: int, causal: bool) -> float:

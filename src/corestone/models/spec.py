@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from corestone.core.spec import Spec
-from corestone.nn.spec import LSTM, Attention, Init, Norm, Stack, TokenEmbedding
+from corestone.nn.spec import LSTM, Attention, ClassTokenPool, Init, Norm, PatchEmbedding, Pool, Stack, TokenEmbedding
 
 
 class Head(Spec):
@@ -150,6 +150,41 @@ def _tables(encoder: Encoder) -> dict[str, object]:
     table = encoder.embedding
     shared = {name: getattr(table, name) for name in ("vocab_size", "context_length", "position", "types", "norm")}
     return shared | {"width": table.width or encoder.stack.width}
+
+
+class ClassHead(Spec):
+    """The map from one vector to a logit per class.
+
+    Attributes:
+        hidden: a dense map and tanh stand before it (Dosovitskiy et al. 2021, section 3.1: while pretraining).
+    """
+
+    classes: int = Field(ge=1)
+    hidden: bool = False
+
+
+class ImageEncoder(Spec):
+    """A transformer that sees whole pictures: patches, stack, one vector, logits (Dosovitskiy et al. 2021).
+
+    Attributes:
+        head: None: the vector alone.
+    """
+
+    kind: Literal["image_encoder"] = "image_encoder"
+    embedding: PatchEmbedding
+    stack: Stack
+    pool: Pool = ClassTokenPool()
+    head: ClassHead | None = None
+    init: Init = Init()
+
+    @model_validator(mode="after")
+    def _fits(self) -> ImageEncoder:
+        _check_both_ways(self.stack, "stack")
+        if any(block.cross is not None for block in self.stack.blocks):
+            raise ValueError("stack.blocks: an encoder has nothing to cross to; set cross=null")
+        if isinstance(self.pool, ClassTokenPool) and not self.embedding.class_token:
+            raise ValueError("pool.kind=class_token needs embedding.class_token=true; or set pool.kind=mean")
+        return self
 
 
 class Dropout(Spec):

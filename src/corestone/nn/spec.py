@@ -179,10 +179,16 @@ class Block(Spec):
             raise ValueError("residual=parallel goes with norm_at=in: its branches share the norm in front of them")
         if self.residual == "parallel" and self.cross is not None:
             raise ValueError("residual=parallel has no cross: it adds two branches at once")
-        for name in ("shared_qk", "conv_width", "window", "position"):
-            if self.cross is not None and getattr(self.cross, name):
-                raise ValueError(f"cross.{name}: cross-attention looks at another text, which has no such order")
+        if self.cross is not None:
+            _check_looks_elsewhere(self.cross, "cross")
         return self
+
+
+def _check_looks_elsewhere(attention: Attention, where: str) -> None:
+    """Refuse what has a meaning only among the tokens of one row."""
+    for name in ("shared_qk", "conv_width", "window", "position"):
+        if getattr(attention, name):
+            raise ValueError(f"{where}.{name}: cross-attention looks at another text, which has no such order")
 
 
 class Stack(Spec):
@@ -242,6 +248,88 @@ class TokenEmbedding(Spec):
     project: Literal["token", "sum"] = "token"
     norm: Norm | None = None
     dropout: float = Field(default=0.0, ge=0, lt=1)
+
+
+class LearnedGrid(Spec):
+    """A table of position vectors, one per patch and one for a class token (Dosovitskiy et al. 2021, section 3.1)."""
+
+    kind: Literal["learned_grid"] = "learned_grid"
+
+
+class PatchEmbedding(Spec):
+    """A picture as a row of tokens: its squares of pixels, each mapped linearly (Dosovitskiy et al. 2021, section 3.1).
+
+    Attributes:
+        image_size: height and width in pixels; those beyond the last whole patch go unused.
+        class_token: whether a learned token stands before the patches.
+        position: None where the model does not know where a patch was.
+    """
+
+    image_size: tuple[int, int]
+    channels: int = Field(default=3, ge=1)
+    patch_size: int = Field(ge=1)
+    bias: bool = True
+    class_token: bool = True
+    position: LearnedGrid | None = LearnedGrid()
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Patches from top to bottom and from left to right."""
+        return self.image_size[0] // self.patch_size, self.image_size[1] // self.patch_size
+
+    @property
+    def patches(self) -> int:
+        """Patches of a picture."""
+        return self.grid[0] * self.grid[1]
+
+    @property
+    def tokens(self) -> int:
+        """Patches, and the class token where there is one."""
+        return self.patches + self.class_token
+
+    @property
+    def patch_values(self) -> int:
+        """Numbers in a patch."""
+        return self.channels * self.patch_size**2
+
+    @model_validator(mode="after")
+    def _fits(self) -> PatchEmbedding:
+        if min(self.image_size) < self.patch_size:
+            height, width = self.image_size
+            raise ValueError(f"image_size={height}x{width} has no room for a patch of patch_size={self.patch_size}")
+        return self
+
+
+class ClassTokenPool(Spec):
+    """A picture as its class token (Dosovitskiy et al. 2021, section 3.1)."""
+
+    kind: Literal["class_token"] = "class_token"
+
+
+class MeanPool(Spec):
+    """A picture as the mean of its patches (Dosovitskiy et al. 2021, appendix D.3)."""
+
+    kind: Literal["mean"] = "mean"
+
+
+class AttentionPool(Spec):
+    """A picture as what a learned query finds among its patches, then `y = x + feedforward(norm(x))` (Zhai et al.
+    2022)."""
+
+    kind: Literal["attention"] = "attention"
+    attention: Attention
+    norm: Norm = Norm()
+    feedforward: FeedForward
+
+    @model_validator(mode="after")
+    def _fits(self) -> AttentionPool:
+        _check_looks_elsewhere(self.attention, "attention")
+        return self
+
+
+Pool = Annotated[ClassTokenPool | MeanPool | AttentionPool, Field(discriminator="kind")]
+"""How hidden values of a picture's tokens become one vector."""
 
 
 class Init(Spec):
