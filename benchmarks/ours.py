@@ -53,6 +53,7 @@ class Corestone:
             world=World(rank=0, size=1, device=CPU),
             meter=Meter(1.0, 1.0, CPU),
             hooks=[],
+            updated=lambda: None,
             save=lambda state: None,
             roll_back=lambda: None,
             log_anomaly=lambda *given: None,

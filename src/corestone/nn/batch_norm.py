@@ -5,11 +5,14 @@ Shape letters: B batch, C channels, H height, W width.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from corestone.core.errors import SpecError
+from corestone.core.errors import DataError, SpecError
 from corestone.nn.exact import Exact
 
 EPS = 1e-5
@@ -35,6 +38,7 @@ class BatchNorm(Exact):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
+        self.newest = MOMENTUM
         self.weight = nn.Parameter(torch.empty(channels))
         self.bias = nn.Parameter(torch.empty(channels))
         self.register_buffer("mean", torch.empty(channels))
@@ -51,4 +55,36 @@ class BatchNorm(Exact):
                 "batch norm: one row with one value per channel has no deviation; train with two rows or more in each "
                 "micro-batch"
             )
-        return F.batch_norm(x, self.mean, self.variance, self.weight, self.bias, self.training, MOMENTUM, EPS)
+        return F.batch_norm(x, self.mean, self.variance, self.weight, self.bias, self.training, self.newest, EPS)
+
+
+@torch.no_grad()
+def recompute_statistics(model: nn.Module, batches: Iterable[Any]) -> None:
+    """Give batch norms the statistics of the weights that the model now has: the mean over these training batches.
+
+    For averaged weights: the running ones are of other weights. The code published with An et al. 2020 (MNIST) averages
+    parameters alone and tests them with the running statistics of the weights in training.
+
+    Args:
+        model: on the batches' device; without batch norms nothing happens, and no batch is made.
+
+    Raises:
+        DataError: there is no batch.
+    """
+    norms = [module for module in model.modules() if isinstance(module, BatchNorm)]
+    if not norms:
+        return
+    training, count = model.training, 0
+    model.train()
+    try:
+        for batch in batches:
+            count += 1
+            for norm in norms:
+                norm.newest = 1 / count
+            model(batch)
+    finally:
+        model.train(training)
+        for norm in norms:
+            norm.newest = MOMENTUM
+    if count == 0:
+        raise DataError("statistics of batch norm: no batch to take them from; give at least one")

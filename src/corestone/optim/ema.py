@@ -3,16 +3,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from itertools import chain
-from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import update_bn
 
-from corestone.core.errors import CheckpointError, DataError, SpecError
+from corestone.core.errors import CheckpointError, SpecError
 
 UPDATES = "/updates"
 """Name of the number of updates in a checkpoint; no parameter's name has a slash."""
@@ -22,7 +19,7 @@ class ExponentialAverage:
     """Averages of float32 parameters; at first the parameters as they are.
 
     Buffers are not averaged: running statistics of batch norm belong to the weights that made them
-    (`recompute_statistics`).
+    (`nn.batch_norm.recompute_statistics`).
 
     Args:
         parameters: by name, as the optimiser changes them in place.
@@ -81,25 +78,3 @@ class ExponentialAverage:
         finally:
             with torch.no_grad():
                 torch._foreach_copy_(held, kept)
-
-
-def recompute_statistics(model: nn.Module, batches: Iterable[Any]) -> None:
-    """Give batch norm the statistics of the weights it now has: the mean over one pass of training batches.
-
-    For averaged weights (`applied`, which takes the statistics back afterwards): the running ones are of other weights.
-    The code published with An et al. 2020 (MNIST) averages parameters only and tests them with the running statistics
-    of the weights in training; without a call of this function, `applied` does the same.
-
-    Args:
-        model: without batch norm nothing happens.
-        batches: on the model's device, equally large.
-
-    Raises:
-        DataError: there is no batch.
-    """
-    iterator = iter(batches)
-    try:
-        first = next(iterator)
-    except StopIteration:
-        raise DataError("statistics of batch norm: no batch to take them from; give at least one") from None
-    update_bn(chain([first], iterator), model)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +14,18 @@ import yaml
 from corestone.core.errors import CheckpointError, SpecError
 from corestone.core.spec import Spec, parse, to_yaml
 from corestone.core.units import Duration
+from corestone.nn.batch_norm import recompute_statistics
 from corestone.nn.recurrent import RecurrentStack
 from corestone.nn.stack import StackLayer
 from corestone.optim.build import build_optimiser, load_optimiser_tensors, optimiser_tensors
+from corestone.optim.ema import ExponentialAverage
 from corestone.optim.schedule import build_schedule
 from corestone.parallel.collectives import World
 from corestone.parallel.precision import MasterWeights
 from corestone.recipes.registry import MODELS, OBJECTIVES
 from corestone.recipes.run_data import RunData
 from corestone.recipes.spec import ModelFile, Run
+from corestone.train.archive import AVERAGE
 from corestone.train.checkpoint import read_tensors, write_checkpoint
 from corestone.train.state import State
 
@@ -28,6 +33,10 @@ from corestone.train.state import State
 def build_model(spec: Spec, seed: int, device: torch.device) -> Any:
     """The model of a record, in float32, with its initial values."""
     return MODELS.build(spec, seed=seed, device=device)
+
+
+STATISTICS_ROWS = 10_000
+"""Training rows over which batch norms of averaged weights take their statistics."""
 
 
 class Built:
@@ -44,6 +53,8 @@ class Built:
         self.examples, self.step_units = data.batch(run)
         self.loader = data.loader(run, self.examples, world)
         self.total_steps = self.steps(run.training.length)
+        average = run.training.average
+        self.average = ExponentialAverage(self.weights.masters, average.decay, average.ramp) if average else None
         self.factor = build_schedule(run.schedule, self.total_steps, self.steps)
         if run.training.recompute:
             for module in self.model.modules():
@@ -67,13 +78,37 @@ class Built:
     def learning_rate(self, step: int) -> float:
         return self.run.optimiser.learning_rate * self.factor(step)
 
+    def updated(self) -> None:
+        """After each update of the weights."""
+        if self.average is not None:
+            self.average.update()
+
+    @contextmanager
+    def given_away(self) -> Iterator[Any]:
+        """The model as the run gives it away: with averaged weights, where it averages them, and the statistics of
+        batch norms over the first training batches that belong to these."""
+        if self.average is None:
+            yield self.model
+            return
+        with self.average.applied(self.model):
+            steps = max(1, min(STATISTICS_ROWS * self.data.row_units(), self.loader.epoch_units) // self.step_units)
+            batches = (self.loader.batch(step).to(self.world.device) for step in range(steps))
+            recompute_statistics(self.model, batches)
+            yield self.model
+
     def save(self, folder: Path, state: State) -> None:
         """Write a checkpoint."""
+        averages: dict[str, dict[str, torch.Tensor]] = {}
+        if self.average is not None:
+            with self.given_away() as model:
+                buffers = {name: buffer.clone() for name, buffer in kept_buffers(model).items()}
+            averages = {AVERAGE: {**self.average.tensors(), **buffers}}
         write_checkpoint(
             folder,
             {
                 "model.safetensors": {**self.weights.masters, **kept_buffers(self.model)},
                 "optimizer.safetensors": optimiser_tensors(self.optimiser),
+                **averages,
             },
             {
                 "model.yaml": to_yaml(self.run.model),
@@ -90,6 +125,9 @@ class Built:
         self.weights.publish()
         self.weights.clear()
         load_optimiser_tensors(self.optimiser, read_tensors(folder / "optimizer.safetensors", self.world.device))
+        if self.average is not None:
+            averages, buffers = read_tensors(folder / AVERAGE, self.world.device), kept_buffers(self.model)
+            self.average.load({name: tensor for name, tensor in averages.items() if name not in buffers})
         state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
         return State.from_json(state, str(folder / "state.json"))
 

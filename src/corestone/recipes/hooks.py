@@ -28,7 +28,7 @@ class Watch:
     log: RunLog | None
     meter: Meter
     console: Console
-    held_out_text: Evaluator
+    held_out: Evaluator
 
     def hooks(self) -> list[Hook]:
         """In the order in which they act at one step: a checkpoint knows the loss measured just before it."""
@@ -74,8 +74,8 @@ class Watch:
     def score(self, state: State, result: StepResult | None) -> None:
         """The loss on the beginning of the held-out text; the lowest one marks the best checkpoint."""
         if self.built.world.is_main:
-            with self.meter.paused():
-                metrics = list(self.held_out_text.run(self.built.model))
+            with self.meter.paused(), self.built.given_away() as model:
+                metrics = list(self.held_out.run(model))
             loss = metrics[0]
             state.held_out, state.held_out_step = loss.value, state.step
             if state.best is None or loss.value < state.best:
@@ -91,8 +91,8 @@ class Watch:
     def sample(self, state: State, result: StepResult | None) -> None:
         """The model continues the recipe's prompts."""
         if self.built.world.is_main:
-            with self.meter.paused():
-                pairs = self.built.data.samples(self.built.run, self.built.model)
+            with self.meter.paused(), self.built.given_away() as model:
+                pairs = self.built.data.samples(self.built.run, model)
         if self.built.world.is_main and pairs:
             self.write("sample", state, samples=[{"prompt": prompt, "text": text} for prompt, text in pairs])
             shown = " ".join("".join(pairs[0]).split())[:160]

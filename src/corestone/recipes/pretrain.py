@@ -189,6 +189,7 @@ def train(built: Built, watch: Watch, state: State) -> State:
         world=built.world,
         meter=watch.meter,
         hooks=watch.hooks(),
+        updated=built.updated,
         save=watch.checkpoint,
         roll_back=roll_back,
         log_anomaly=watch.anomaly,

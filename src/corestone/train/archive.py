@@ -15,6 +15,9 @@ from corestone.train.checkpoint import MANIFEST, checkpoints, damage, newest_who
 
 MODEL = "model.yaml"
 WEIGHTS = "model.safetensors"
+AVERAGE = "average.safetensors"
+UPDATES = "/updates"
+"""What an average of the weights is called, and in it the number of updates that made it."""
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer-manifest.json")
 PICTURES = "pictures.json"
 
@@ -26,7 +29,8 @@ class ModelFiles(NamedTuple):
 
     Attributes:
         model_yaml: the model's record as YAML.
-        tensors: float32 weights by parameter name; a tied head stands once, under the token table's name.
+        tensors: float32 weights by parameter name, averaged where the run averages them; a tied head stands once, under
+            the token table's name.
         tokenizer_folder: where tokenizer.json and its manifest lie; the checkpoint's own folder.
     """
 
@@ -76,9 +80,10 @@ def read_model_files(path: Path, companions: Sequence[str] = TOKENIZER_FILES) ->
     for name in (MODEL, WEIGHTS, *companions):
         if not (folder / name).is_file():
             raise CheckpointError(f"{folder}: holds no {name}, so it is not a whole model checkpoint")
+    tensors = read_tensors(folder / (AVERAGE if (folder / AVERAGE).is_file() else WEIGHTS))
     return ModelFiles(
         model_yaml=(folder / MODEL).read_text(encoding="utf-8"),
-        tensors=read_tensors(folder / WEIGHTS),
+        tensors={name: tensor for name, tensor in tensors.items() if name != UPDATES},
         tokenizer_folder=folder,
     )
 

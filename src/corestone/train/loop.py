@@ -53,6 +53,7 @@ class Trainer:
         step_units: tokens or pictures of a step over all ranks, for the meter.
         model: what the objective is applied to (compiled or not), holding `weights`' compute copy.
         learning_rate: of a step.
+        updated: called when the weights have changed.
         save: writes a checkpoint of the state now.
         roll_back: restores weights, optimiser and state of the last checkpoint and returns that state.
         log_anomaly: tells of an anomaly: state, what, documents.
@@ -71,6 +72,7 @@ class Trainer:
     world: World
     meter: Meter
     hooks: Sequence[Hook]
+    updated: Callable[[], None]
     save: Callable[[State], None]
     roll_back: Callable[[], State]
     log_anomaly: Callable[[State, str, Sequence[str]], None]
@@ -142,6 +144,7 @@ class Trainer:
         self.optimiser.step()
         self.weights.publish()
         self.weights.clear()
+        self.updated()
 
     def _anomaly(self, state: State, problem: str) -> State:
         """Follow the policy; the documents of the batch are named in any case."""

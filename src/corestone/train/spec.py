@@ -29,6 +29,18 @@ class Anomaly(Spec):
     most: int = Field(default=10, ge=1)
 
 
+class Average(Spec):
+    """An exponential average of the weights, which is what the run is scored by and gives away.
+
+    Attributes:
+        decay: weight of the average in a step's update.
+        ramp: step n decays by (1 + n) / (10 + n) where that is less, so that a short run forgets its start.
+    """
+
+    decay: float = Field(default=0.9999, ge=0, lt=1)
+    ramp: bool = False
+
+
 class Training(Spec):
     """The loop's own settings.
 
@@ -43,6 +55,7 @@ class Training(Spec):
         compile: torch.compile the model; off by default, since it gains little on CPU and costs start-up time.
         clip_norm: largest global gradient norm; None does not clip.
         anomaly: what to do about losses that are not finite or leap.
+        average: of the weights; None: the run gives the last ones.
     """
 
     length: Duration
@@ -54,6 +67,7 @@ class Training(Spec):
     compile: bool = False
     clip_norm: float | None = Field(default=1.0, gt=0)
     anomaly: Anomaly = Anomaly()
+    average: Average | None = None
 
     @model_validator(mode="after")
     def _one_size(self) -> Training:
