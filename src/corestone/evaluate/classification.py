@@ -189,7 +189,8 @@ def _bins(confidence_N: Numbers) -> Ids:
 
 
 def calibration_metric(confidence_N: Numbers, right_N: NDArray[np.bool_], reading: str = "") -> Metric:
-    """`calibration_error` of the softmax's probability."""
+    """`calibration_error` of the softmax's probability. A sample's error is never nought, so near that both the value
+    and its interval are too high."""
     bins_N, gaps_N, n = _bins(confidence_N), confidence_N - right_N, len(right_N)
 
     def resampled(picks: Ids) -> float:
