@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from corestone.core.errors import SpecError
-from corestone.nn.batch_norm import BatchNorm
+from corestone.core.errors import DataError, SpecError
+from corestone.nn.batch_norm import BatchNorm, recompute_statistics
 
 
 def pair(channels: int, dtype: torch.dtype = torch.float64) -> tuple[BatchNorm, nn.BatchNorm2d]:
@@ -95,3 +95,26 @@ def test_one_value_per_channel_is_refused_in_training_alone():
     with pytest.raises(SpecError, match="two rows or more"):
         ours(lone)
     assert torch.isfinite(ours.eval()(lone)).all()
+
+
+def test_recomputed_statistics_are_the_mean_over_the_batches():
+    norm, _ = pair(3)
+    model = nn.Sequential(norm).eval()
+    batches = [pictures() * (1 + number) for number in range(4)]
+    recompute_statistics(model, iter(batches))
+    assert torch.allclose(norm.mean, torch.stack([x.mean((0, 2, 3)) for x in batches]).mean(0), rtol=1e-12)
+    assert torch.allclose(norm.variance, torch.stack([x.var((0, 2, 3)) for x in batches]).mean(0), rtol=1e-12)
+    assert not model.training
+    norm.train()(batches[0])  # the newest batch weighs a tenth again
+    wanted = 0.9 * torch.stack([x.mean((0, 2, 3)) for x in batches]).mean(0) + 0.1 * batches[0].mean((0, 2, 3))
+    assert torch.allclose(norm.mean, wanted, rtol=1e-12)
+    with pytest.raises(DataError, match="no batch"):
+        recompute_statistics(model, [])
+
+
+def test_without_batch_norms_no_batch_is_made():
+    def batches():
+        raise AssertionError("a batch was asked for")
+        yield
+
+    recompute_statistics(nn.Linear(2, 2), batches())

@@ -35,7 +35,7 @@ def build_model(spec: Spec, seed: int, device: torch.device) -> Any:
     return MODELS.build(spec, seed=seed, device=device)
 
 
-STATISTICS_ROWS = 10_000
+STATISTICS_ROWS = 2_000
 """Training rows over which batch norms of averaged weights take their statistics."""
 
 
