@@ -19,8 +19,8 @@ from corestone.data.packing import evaluation_batches
 from corestone.models.decoder import build_decoder
 from corestone.parallel.allocator import keep_freed_memory
 from corestone.parallel.collectives import World
-from corestone.recipes.build import batch_examples, open_data
 from corestone.recipes.language.shakespeare import shakespeare
+from corestone.recipes.text import batch_examples, open_text
 from ours import CPU
 from peers import HandWritten
 from training_speed import NextTokenSide
@@ -36,7 +36,7 @@ def main() -> None:
     given = parser.parse_args()
     keep_freed_memory()
     run = override(shakespeare(), ["data.keep_documents_apart=false", "data.prefetch=0"])
-    data = open_data(run, World(rank=0, size=1, device=CPU))
+    data = open_text(run, World(rank=0, size=1, device=CPU))
     held_out = list(evaluation_batches(data.validation[0], run.data.context_length, 8, False))[:HELD_OUT_BATCHES]
     results: dict[str, list[float]] = {}
     for seed in range(given.seeds):

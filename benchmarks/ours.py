@@ -43,6 +43,7 @@ class Corestone:
             spec=Training(length=duration("1 steps"), batch_tokens=1),
             seed=0,
             total_steps=1,
+            step_units=1,
             model=model,
             objective=objective,
             loader=self.loader,

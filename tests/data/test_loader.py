@@ -205,7 +205,7 @@ def test_names_lists_each_document_of_the_step_over_all_ranks() -> None:
     inside = [f"doc-{i}" for i in range(stream.n_documents) if stream.starts[i] < used]
     one_epoch = TextLoader([stream], data(16), 0, used // 16).names(0)
     assert sorted(one_epoch) == sorted(inside)
-    assert loader.epoch_tokens == used
+    assert loader.epoch_units == used
     assert loader.unused_tokens == (stream.n_tokens - 1 - used,)
     half = TextLoader([stream], data(16), 0, 4, rank=1, world_size=2)
     assert half.names(3) == TextLoader([stream], data(16), 0, 4).names(3)

@@ -11,11 +11,12 @@ from rich.console import Console
 from corestone.core.spec import override, to_yaml
 from corestone.optim.build import rules_of
 from corestone.parallel.collectives import World
-from corestone.recipes.build import Built, open_data
+from corestone.recipes.build import Built
 from corestone.recipes.catalogue import SMALL
 from corestone.recipes.hooks import Watch
 from corestone.recipes.language.shakespeare import shakespeare
-from corestone.recipes.pretrain import beginning_of_held_out, train
+from corestone.recipes.load import open_data
+from corestone.recipes.pretrain import train
 from corestone.recipes.registry import MODELS
 from corestone.train.loop import Hook
 from corestone.train.meter import Meter
@@ -53,7 +54,7 @@ def first_losses() -> list[float]:
     world = World(rank=0, size=1, device=torch.device("cpu"))
     built = Built(run, open_data(run, world), world, torch.float32)
     meter = Meter(1.0, 1.0, world.device)
-    watch = OnlyLosses(built, HERE, None, meter, Console(quiet=True), beginning_of_held_out(built))
+    watch = OnlyLosses(built, HERE, None, meter, Console(quiet=True), built.data.held_out(run, built.objective))
     try:
         train(built, watch, State())
     finally:

@@ -13,9 +13,9 @@ from corestone.evaluate.perplexity import Scorer
 from corestone.evaluate.spec import RMS, SGD
 from corestone.optim.build import set_learning_rate
 from corestone.parallel.collectives import World
-from corestone.recipes.build import Built, open_data
+from corestone.recipes.build import Built
 from corestone.recipes.catalogue import find_recipe
-from corestone.recipes.evaluate import Reading, scorer
+from corestone.recipes.text import Reading, open_text, scorer
 from corestone.zoo.mogrifier import lstm, mogrifier
 
 SEEDS, STEPS, CONTEXT_LENGTH, LEARNING_RATE = (0, 1, 2), 100, 64, 8e-3
@@ -34,7 +34,7 @@ def trained(recipe: str, model=None, seed: int = 0, steps: int = STEPS, learning
     run = find_recipe(recipe, changes)
     run = run if model is None else run.model_copy(update={"model": model})
     world = World(rank=0, size=1, device=torch.device("cpu"))
-    built = Built(run, open_data(run, world), world, torch.float32)
+    built = Built(run, open_text(run, world), world, torch.float32)
     with built.loader as loader:
         for step in range(steps):
             loss = built.objective.loss(built.model, loader.batch(step))

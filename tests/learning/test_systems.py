@@ -11,9 +11,9 @@ import torch
 
 from corestone.core.spec import override
 from corestone.parallel.collectives import World
-from corestone.recipes.build import open_data
 from corestone.recipes.catalogue import SMALL, find_recipe
 from corestone.recipes.pretrain import pretrain
+from corestone.recipes.text import open_text
 
 SHORT = ["training.length=150 steps", "schedule.warmup=20 steps", "samples.prompts=[]"]
 
@@ -35,7 +35,7 @@ def test_a_minute_beats_the_unigram_by_half_a_nat(name, tmp_path):
     pretrain(run, tmp_path / "run")
     found = json.loads((tmp_path / "run" / "evaluation.json").read_text())
     nats = next(metric["value"] for metric in found["model"] if metric["name"] == "nats_per_token")
-    data = open_data(run, World(rank=0, size=1, device=torch.device("cpu")))
+    data = open_text(run, World(rank=0, size=1, device=torch.device("cpu")))
     floor = unigram_nats(data.train[0], data.validation[0], data.tokenizer.manifest.vocab_size)
     print(f"{name}: {nats:.3f} nats/token, unigram {floor:.3f}")
     assert nats < floor - 0.5

@@ -8,10 +8,10 @@ from corestone.core.spec import from_yaml, to_yaml
 from corestone.core.units import Duration
 from corestone.optim.build import rules_of
 from corestone.optim.schedule import build_schedule
-from corestone.recipes.build import batch_examples
 from corestone.recipes.catalogue import PUBLISHED, find_recipe
 from corestone.recipes.registry import MODELS
 from corestone.recipes.spec import Run
+from corestone.recipes.text import batch_examples
 from corestone.zoo.catalogue import find
 
 NAMES = [name.removeprefix("language/") for name in PUBLISHED if name != "language/gpt2-124m"]

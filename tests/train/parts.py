@@ -66,6 +66,7 @@ def trainer(training: Training, *, hooks=(), objective=None, dtype=torch.float32
         spec=training,
         seed=0,
         total_steps=steps,
+        step_units=training.batch_tokens,
         model=model,
         objective=objective or NextTokenObjective(NextToken()),
         loader=given.get("loader") or CountingLoader(world=world),

@@ -106,3 +106,27 @@ class ImageBatch:
     def to(self, device: torch.device) -> ImageBatch:
         """The batch on a device."""
         return moved(self, device)
+
+
+@dataclass(frozen=True)
+class ImageTextBatch:
+    """Pictures and a text of each, row by row.
+
+    Attributes:
+        images: the pictures; they need no targets.
+        texts: their captions, filled up to as many tokens as the longest has; the mask tells text from filling.
+    """
+
+    images: ImageBatch
+    texts: TextBatch
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def rows(self, start: int, stop: int) -> ImageTextBatch:
+        """Some rows of the batch, as a batch."""
+        return each_tensor(self, lambda tensor: tensor[start:stop])
+
+    def to(self, device: torch.device) -> ImageTextBatch:
+        """The batch on a device."""
+        return moved(self, device)

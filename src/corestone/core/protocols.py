@@ -127,6 +127,21 @@ class AskingObjective(Objective, Protocol):
         ...
 
 
+class Ranks(Protocol):
+    """The processes of a run, of which this is number `rank`."""
+
+    @property
+    def rank(self) -> int: ...
+
+    def sum_(self, tensors: Sequence[Tensor]) -> None:
+        """Add the tensors of all ranks, in place."""
+        ...
+
+    def gather(self, rows: Tensor) -> Tensor:
+        """The rows of all ranks, in their order; all have as many."""
+        ...
+
+
 class Loader(Protocol):
     """Batches as a pure function of the step."""
 

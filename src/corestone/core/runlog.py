@@ -1,8 +1,9 @@
 """The run log: what happened in a run, one JSON object per line of `metrics.jsonl`, mirrored to trackers.
 
-Every event has "event" (train, evaluate, sample, checkpoint, anomaly or end), "step", "tokens" and "time" (unix
-seconds); further keys by kind. A number that is not finite is written as the text `nan`, `inf` or `-inf`, because
-JSON has no such numbers and a log that only Python can read is half a log; `number` reads them back.
+Every event has "event" (train, evaluate, sample, checkpoint, anomaly or end), "step", "time" (unix seconds) and what
+was seen so far ("tokens" or "pictures"); further keys by kind. A number that is not finite is written as the text `nan`,
+`inf` or `-inf`, because JSON has no such numbers and a log that only Python can read is half a log; `number` reads them
+back.
 """
 
 from __future__ import annotations
@@ -108,19 +109,19 @@ class RunLog:
         except OSError as error:
             raise _unwritable(self.path, error) from None
 
-    def log(self, event: str, *, step: int, tokens: int, **fields: Any) -> None:
+    def log(self, event: str, *, step: int, **fields: Any) -> None:
         """Write one event.
 
         Args:
             event: train, evaluate, sample, checkpoint, anomaly or end.
             step: optimiser steps done.
-            tokens: training tokens seen.
-            fields: JSON values; numbers may be nan or infinite.
+            fields: JSON values; numbers may be nan or infinite. Among them is what was seen so far, under the name of
+                the run's unit (`tokens`, `pictures`).
 
         Raises:
             CheckpointError: the disk is full or the file cannot be written; the log then still ends in a whole line.
         """
-        row = {"event": event, "step": step, "tokens": tokens, "time": round(time.time(), 3), **spelled(fields)}
+        row = {"event": event, "step": step, "time": round(time.time(), 3), **spelled(fields)}
         line = (json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n").encode("utf-8", "backslashreplace")
         try:
             _append(self._file, line)

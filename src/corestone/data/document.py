@@ -68,11 +68,14 @@ class Counts:
 
 
 def side(group: str, validation_percent: float) -> str:
-    """Say on which side of the split a group stands: `validation` where sha256(group) % 100 is below the percentage.
+    """Say on which side of the split a group stands: `validation` where its position is below the percentage."""
+    return "validation" if position(group) < validation_percent else "train"
 
-    Percentages between whole numbers count to hundredths. The answer depends on nothing but the group's name, so
-    adding, removing or reordering documents moves none across.
+
+def position(group: str) -> float:
+    """The place of a group between 0 and 100: sha256(group) % 100, and the next two digits behind the point.
+
+    It depends on nothing but the group's name, so adding, removing or reordering documents moves none across.
     """
     number = int.from_bytes(hashlib.sha256(group.encode("utf-8", "surrogateescape")).digest(), "big")
-    position = number % 100 + number // 100 % 100 / 100
-    return "validation" if position < validation_percent else "train"
+    return number % 100 + number // 100 % 100 / 100

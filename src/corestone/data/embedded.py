@@ -14,11 +14,19 @@ from pathlib import Path, PurePosixPath
 from pydoc_data.topics import topics
 
 from corestone.core.errors import DataError
-from corestone.data.catalogue import CatalogueEntry, fetch
+from corestone.data.catalogue import CatalogueEntry, entry, fetch
 from corestone.data.document import Document, Problem, side
 
 READER_VERSION = 1
 """Part of every fingerprint; raise it when a reader gives other text for the same input."""
+
+
+def text_entry(name: str) -> CatalogueEntry:
+    """The text of this name in the catalogue. Raises DataError where there is none, or it holds pictures."""
+    item = entry(name)
+    if item.content != "text":
+        raise DataError(f"data set '{name}' holds {item.content}, and text is wanted here; choose another data set")
+    return item
 
 
 def read_embedded(item: CatalogueEntry) -> Iterator[Document | Problem]:

@@ -6,9 +6,7 @@ step * batch_size + row says which sample a row of the global batch holds; a ran
 
 from __future__ import annotations
 
-import queue
-import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 
@@ -16,6 +14,7 @@ import numpy as np
 
 from corestone.core.batch import TextBatch
 from corestone.core.errors import DataError
+from corestone.data.ahead import Ahead
 from corestone.data.ledger import documents_of_step
 from corestone.data.mixture import Mixture
 from corestone.data.packing import (
@@ -50,7 +49,7 @@ class TextLoader:
         DataError: a set shorter than one sample, or a batch size that the ranks cannot share evenly.
 
     Attributes:
-        epoch_tokens: tokens of one pass over all samples of all sets.
+        epoch_units: tokens of one pass over all samples of all sets.
         unused_tokens: per set, tokens at the end of its stream that fill no sample and so are never trained on.
     """
 
@@ -69,8 +68,8 @@ class TextLoader:
         self._run = (token_sets, spec, seed, batch_size)
         self._rows = slice(rank * batch_size // world_size, (rank + 1) * batch_size // world_size)
         self._depth = spec.prefetch
-        self._ahead: _Ahead | None = None
-        self.epoch_tokens = sum(self._maker.mixture.sizes) * spec.context_length
+        self._ahead: Ahead[TextBatch] | None = None
+        self.epoch_units = sum(self._maker.mixture.sizes) * spec.context_length
         self.unused_tokens = tuple(unused_tokens(token_set, spec.context_length) for token_set in token_sets)
 
     def batch(self, step: int) -> TextBatch:
@@ -79,7 +78,7 @@ class TextLoader:
             return self._maker.batch(step, self._rows)
         if self._ahead is None or self._ahead.next_step != step:
             self.close()
-            self._ahead = _Ahead(partial(self._maker.batch, rows=self._rows), step, self._depth)
+            self._ahead = Ahead(partial(self._maker.batch, rows=self._rows), step, self._depth)
         try:
             return self._ahead.take()
         except BaseException:
@@ -185,43 +184,3 @@ class _Maker:
             mine = components == number
             low[mine], high[mine] = inner_starts(token_set, begins[mine], self._context_length)
         return _Located(components, begins, low, high)
-
-
-class _Ahead:
-    """A daemon thread that makes the batches of consecutive steps into a bounded queue."""
-
-    def __init__(self, make: Callable[[int], TextBatch], first: int, depth: int) -> None:
-        self.next_step = first
-        self._make = make
-        self._ready: queue.Queue[TextBatch | BaseException] = queue.Queue(maxsize=depth)
-        self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._work, args=(first,), name="corestone-loader", daemon=True)
-        self._thread.start()
-
-    def take(self) -> TextBatch:
-        """The batch of `next_step`; an exception of the thread is raised here instead."""
-        item = self._ready.get()
-        if isinstance(item, BaseException):
-            raise item
-        self.next_step += 1
-        return item
-
-    def stop(self) -> None:
-        self._stopped.set()
-        while True:  # room in the queue wakes a thread that waits to put
-            try:
-                self._ready.get_nowait()
-            except queue.Empty:
-                break
-        self._thread.join()
-
-    def _work(self, step: int) -> None:
-        while not self._stopped.is_set():
-            try:
-                item: TextBatch | BaseException = self._make(step)
-            except BaseException as error:
-                item = error
-            self._ready.put(item)
-            if isinstance(item, BaseException):
-                return
-            step += 1

@@ -14,9 +14,9 @@ from urllib.parse import parse_qsl, urlsplit
 
 from corestone.core.errors import DataError, nearest, unknown
 from corestone.core.spec import fingerprint, parse, plain
-from corestone.data.catalogue import CatalogueEntry, catalogue, entry
+from corestone.data.catalogue import CatalogueEntry, catalogue
 from corestone.data.document import Counts, Document, Problem, side
-from corestone.data.embedded import READERS, corpus_sha256, embedded_fingerprint, read_embedded
+from corestone.data.embedded import READERS, corpus_sha256, embedded_fingerprint, read_embedded, text_entry
 from corestone.data.files import files_fingerprint, missing, name_text_key, read_files
 from corestone.data.spec import Embedded, Files, Hub, OnBad, Source
 
@@ -60,7 +60,7 @@ def documents(source: Source, on_bad: OnBad, counts: Counts) -> Iterator[Documen
 
 def _read(source: Source) -> Iterator[Document | Problem]:
     if isinstance(source, Embedded):
-        return read_embedded(entry(source.name))
+        return read_embedded(text_entry(source.name))
     if isinstance(source, Files):
         return read_files(source)
     return _read_hub(source)
@@ -73,7 +73,7 @@ def source_fingerprint(source: Source) -> str:
     set by the revision the hub names.
     """
     if isinstance(source, Embedded):
-        return fingerprint(embedded_fingerprint(entry(source.name)))
+        return fingerprint(embedded_fingerprint(text_entry(source.name)))
     if isinstance(source, Files):
         content: Any = files_fingerprint(source)
         return fingerprint([content, source.text_key, source.validation_percent])
@@ -83,7 +83,7 @@ def source_fingerprint(source: Source) -> str:
 def card(source: Source) -> dict[str, Any]:
     """What a report says about a source: what it is, its licence where known, its split and what that leaves open."""
     if isinstance(source, Embedded):
-        item = entry(source.name)
+        item = text_entry(source.name)
         facts = {**plain(item), "source": item.source, "split": item.split}
         return facts if item.wheel else {**facts, "corpus_sha256": corpus_sha256()}
     group = "file (text) or row (JSON lines, Parquet)" if isinstance(source, Files) else "row"
@@ -135,7 +135,7 @@ def parse_source(text: str) -> Source:
             raise DataError(f"'{text}': a Hugging Face data set is written hf://owner/name")
         return parse(Hub, {**dict(parse_qsl(parts.query)), "path": path.rstrip("/")}, text)
     if text in catalogue():
-        return Embedded(name=text)
+        return Embedded(name=text_entry(text).name)
     files = own_files(text)
     (path,) = files.paths
     if path != "-" and not glob.has_magic(path) and not os.path.exists(os.path.expanduser(path)):

@@ -165,7 +165,7 @@ class Component(Spec):
 
 
 class Data(Spec):
-    """The data axis of a run.
+    """The data axis of a run on text.
 
     Attributes:
         components: sources and their weights, applied when batches are drawn, never to the files.
@@ -176,6 +176,7 @@ class Data(Spec):
         prefetch: batches made ahead of the trainer by a background thread.
     """
 
+    kind: Literal["text"] = "text"
     components: tuple[Component, ...] = Field(min_length=1)
     tokenizer: Tokenizer
     prepare: Prepare = Prepare()

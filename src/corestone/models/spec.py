@@ -7,7 +7,18 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from corestone.core.spec import Spec
-from corestone.nn.spec import LSTM, Attention, ClassTokenPool, Init, Norm, PatchEmbedding, Pool, Stack, TokenEmbedding
+from corestone.nn.spec import (
+    LSTM,
+    Attention,
+    ClassTokenPool,
+    ConvLayer,
+    Init,
+    Norm,
+    PatchEmbedding,
+    Pool,
+    Stack,
+    TokenEmbedding,
+)
 
 
 class Head(Spec):
@@ -211,3 +222,36 @@ class Recurrent(Spec):
     skip: bool = False
     dropout: Dropout = Dropout()
     head: Head = Head()
+
+
+class ConvNet(Spec):
+    """A classifier of convolutions one after the other; every value of the last map goes to a linear map without bias,
+    whose outputs are batch-normed (An et al. 2020).
+
+    Attributes:
+        image_size: height and width of the pictures.
+        channels: of the pictures.
+    """
+
+    kind: Literal["convnet"] = "convnet"
+    image_size: tuple[int, int]
+    channels: int = Field(default=3, ge=1)
+    classes: int = Field(ge=2)
+    layers: tuple[ConvLayer, ...] = Field(min_length=1)
+    init: Init = Init(std=None)
+
+    @property
+    def maps(self) -> tuple[tuple[int, int], ...]:
+        """Height and width of what each layer makes."""
+        sizes = [self.image_size]
+        for layer in self.layers:
+            sizes.append(layer.outputs(sizes[-1]))
+        return tuple(sizes[1:])
+
+    @model_validator(mode="after")
+    def _fits(self) -> ConvNet:
+        for place, size in enumerate(self.maps):
+            if min(size) < 1:
+                before = self.maps[place - 1] if place else self.image_size
+                raise ValueError(f"layers.{place}: kernel={self.layers[place].kernel} exceeds its map of {before}")
+        return self

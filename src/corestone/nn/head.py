@@ -1,6 +1,6 @@
 """Maps from hidden values to logits.
 
-Shape letters: D width, E width of the token table, V vocabulary.
+Shape letters: B batch, D width, E width of the token table, V vocabulary or classes.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from corestone.nn.batch_norm import BatchNorm
 from corestone.nn.norm import build_norm
 from corestone.nn.spec import Norm
 
@@ -101,4 +102,17 @@ class Pooler(nn.Module):
     def forward(self, hidden_BTD: Tensor) -> Tensor:
         """(B, T, D) to (B, D)."""
         out: Tensor = self.dense(hidden_BTD[:, 0]).tanh()
+        return out
+
+
+class NormedHead(nn.Linear):
+    """Logits by a matrix of its own without bias, batch-normed (An et al. 2020, code)."""
+
+    def __init__(self, width: int, classes: int) -> None:
+        super().__init__(width, classes, bias=False)
+        self.norm = BatchNorm(classes)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """(B, D) to (B, V)."""
+        out: Tensor = self.norm(super().forward(hidden))
         return out

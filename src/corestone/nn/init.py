@@ -15,6 +15,7 @@ from torch import nn
 
 from corestone.core.rng import fold
 from corestone.nn.attention import AttentionLayer, CrossAttentionLayer
+from corestone.nn.batch_norm import BatchNorm
 from corestone.nn.spec import Init
 from corestone.nn.ssm import DiagonalSSM, ShiftSSM
 
@@ -31,6 +32,8 @@ def started(model: M, device: torch.device | str, spec: Init, branches: int, see
         for name, parameter in list(module.named_parameters(recurse=False)):
             new = made.setdefault(id(parameter), nn.Parameter(torch.empty_like(parameter, device=device)))
             module.register_parameter(name, new)
+        if isinstance(module, BatchNorm):
+            module.start(device)
     initialise(model, spec, branches, seed)
     return model
 
@@ -67,7 +70,8 @@ def initialise(model: nn.Module, spec: Init, branches: int, seed: int) -> None:
         branches: number of residual branches, two per layer.
     """
     for name, parameter in model.named_parameters():
-        std = init_std(name, spec, branches, parameter.shape[-1])
+        inputs = parameter.shape[-1] if parameter.ndim < 4 else parameter.shape[1:].numel()  # of a convolution
+        std = init_std(name, spec, branches, inputs)
         if std is None:
             parameter.fill_(0.0 if name.endswith("bias") else 1.0)
             if name.endswith("conv.weight"):  # half of the token itself, the rest from before (So et al. 2021, code)

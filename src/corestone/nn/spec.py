@@ -376,3 +376,26 @@ class LSTM(Spec):
     mogrifier: Mogrifier | None = None
     cap_input_gate: bool = False
     state_dropout: float = Field(default=0.0, ge=0, lt=1)
+
+
+class ConvLayer(Spec):
+    """A convolution over pictures, without bias, then its norm and its activation.
+
+    Attributes:
+        kernel: height and width of the square that an output sees.
+        stride: inputs from one output to the next.
+        padding: zeros around the input, on each side.
+        norm: over the rows and places of a batch (Ioffe and Szegedy 2015); None: there is none.
+    """
+
+    channels: int = Field(ge=1)
+    kernel: int = Field(ge=1)
+    stride: int = Field(default=1, ge=1)
+    padding: int = Field(default=0, ge=0)
+    norm: Literal["batch"] | None = "batch"
+    activation: Literal["relu", "gelu"] | None = "relu"
+
+    def outputs(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Height and width of what it makes of a map of this size; 0 or less where the kernel does not fit."""
+        height, width = ((side + 2 * self.padding - self.kernel) // self.stride + 1 for side in size)
+        return height, width

@@ -22,6 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from corestone.nn.cache import H3State, KVCache
+from corestone.nn.exact import Exact
 from corestone.nn.lowered import Lowered
 from corestone.nn.norm import at_least_float32
 from corestone.nn.spec import H3
@@ -65,19 +66,7 @@ def _transform_length(least: int) -> int:
     return min(odd << max(0, math.ceil(math.log2(least / odd))) for odd in (1, 3, 5, 9, 15))
 
 
-class _Exact(nn.Module):
-    """A module whose parameters stay float32 when the model around it is converted to a lower precision."""
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> _Exact:
-        def convert(tensor: Tensor) -> Tensor:
-            made = fn(tensor)
-            return tensor.to(made.device) if torch.finfo(made.dtype).bits < 32 else made
-
-        super()._apply(convert, recurse)
-        return self
-
-
-class ShiftSSM(_Exact):
+class ShiftSSM(Exact):
     """The state is the last N inputs, each times an entry of B and the earlier ones moved on: A is a shift matrix.
 
     So y_t = sum over l < N of (sum over n of B_n C_(n+l)) u_(t-l) + D u_t (Fu et al. 2023, section 3.2).
@@ -117,7 +106,7 @@ class ShiftSSM(_Exact):
         return state_BDN, (state_BDN * self.output).sum(-1) + self.skip * u_BD
 
 
-class DiagonalSSM(_Exact):
+class DiagonalSSM(Exact):
     """S4D: A is diagonal and complex; each of its N entries stands for its conjugate too (Gu, Gupta et al. 2022).
 
     A continuous system of its own time step per channel, made discrete by the bilinear rule:

@@ -143,3 +143,29 @@ class Mixture(Spec):
 
     kind: Literal["mixture"] = "mixture"
     parts: tuple[Share, ...] = Field(min_length=1)
+
+
+class Classification(Spec):
+    """Name what a picture shows.
+
+    Attributes:
+        loss: softmax: one class is right, or shares of several that sum to one; sigmoid: each class is a question of
+            its own (Dai et al. 2021, ImageNet-21k).
+        smoothing: share of each target that a uniform guess takes (Szegedy et al. 2016, section 7).
+    """
+
+    kind: Literal["classification"] = "classification"
+    loss: Literal["softmax", "sigmoid"] = "softmax"
+    smoothing: float = Field(default=0.0, ge=0, lt=1)
+
+
+class Contrastive(Spec):
+    """Tell which text goes with which picture, among all pairs of a step.
+
+    Attributes:
+        loss: softmax: find each picture's text and each text's picture among all (Radford et al. 2021); sigmoid: for
+            every picture and every text, are they a pair? (Zhai et al. 2023).
+    """
+
+    kind: Literal["contrastive"] = "contrastive"
+    loss: Literal["softmax", "sigmoid"] = "softmax"

@@ -32,6 +32,14 @@ class World:
             if work is not None:
                 work.wait()
 
+    def gather(self, rows: Tensor) -> Tensor:
+        """The rows of all ranks, in their order; all have as many."""
+        if self.size == 1:
+            return rows
+        parts = [torch.empty_like(rows) for _ in range(self.size)]
+        dist.all_gather(parts, rows.contiguous())
+        return torch.cat(parts)
+
     def any(self, flag: bool) -> bool:
         """True on all ranks when true on one."""
         if self.size == 1:

@@ -17,8 +17,8 @@ from corestone.evaluate.dynamic import root_mean_squares
 from corestone.evaluate.spec import RMS, SGD
 from corestone.parallel.collectives import World
 from corestone.parallel.precision import Precision
-from corestone.recipes.build import open_data
 from corestone.recipes.spec import Run
+from corestone.recipes.text import open_text
 
 
 def precision_with(dynamic: SGD | RMS | None, asked: Precision) -> Precision:
@@ -52,10 +52,10 @@ def gradient_statistics(model: Any, path: Path, run: Run | None, dynamic: SGD | 
         raise CheckpointError(
             f"{path}: --dynamic rms needs the text of the training; give the run's folder, or use sgd"
         )
-    context = run.data.context_length
+    data = open_text(run, World(rank=0, size=1, device=torch.device("cpu")))
+    context = data.spec.context_length
     rows = max(1, round(dynamic.statistics_segments * dynamic.segment / context))
-    sets = open_data(run, World(rank=0, size=1, device=torch.device("cpu"))).train
-    loader = TextLoader(sets, run.data.model_copy(update={"prefetch": 0}), run.seed, rows)
-    tokens = min(loader.epoch_tokens, dynamic.statistics_tokens or loader.epoch_tokens)
+    loader = TextLoader(data.train, data.spec.model_copy(update={"prefetch": 0}), run.seed, rows)
+    tokens = min(loader.epoch_units, dynamic.statistics_tokens or loader.epoch_units)
     steps = max(1, tokens // (rows * context))
     return root_mean_squares(model, (loader.batch(step) for step in range(steps)))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -14,13 +14,9 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from corestone.core.batch import TextBatch
 from corestone.core.errors import CheckpointError, SpecError
 from corestone.core.metric import Metric
-from corestone.core.protocols import Evaluator
 from corestone.core.spec import Spec, plain
-from corestone.data.loader import shuffled_once
-from corestone.data.packing import evaluation_batches
 from corestone.data.prepare.pipeline import prepare_source
 from corestone.data.sources import describe, parse_source
 from corestone.data.spec import Embedded, Prepare, Source
@@ -28,19 +24,18 @@ from corestone.data.tokenizer import Tokenizer, check_same
 from corestone.data.tokens import TokenSet, open_token_set
 from corestone.evaluate.dynamic import learning
 from corestone.evaluate.floors import document_texts, floors, held_out_text
-from corestone.evaluate.objective import ObjectiveScore, guessing_floors
-from corestone.evaluate.perplexity import Scorer, TextPerplexity, count_words, documents_within
+from corestone.evaluate.objective import guessing_floors
 from corestone.evaluate.spec import RMS, SGD
 from corestone.objectives.spec import MaskedToken, NextToken, SpanCorruption
 from corestone.parallel.allocator import keep_freed_memory
 from corestone.parallel.collectives import World
 from corestone.parallel.precision import Precision
-from corestone.recipes.build import open_data
 from corestone.recipes.dynamic import gradient_statistics, named_dynamic, precision_with
 from corestone.recipes.kept import about_checkpoint, keep
 from corestone.recipes.load import is_run, load_model, open_run
 from corestone.recipes.registry import OBJECTIVES
 from corestone.recipes.spec import Evaluation, Run
+from corestone.recipes.text import Reading, open_text, scorer, text_of
 
 DEFAULT_CONTEXT = 1024
 LOSSY = (
@@ -51,48 +46,6 @@ FLOOR_ROWS = 16
 """Rows that make one unit of the floors' intervals."""
 FLOOR_TOKENS = 50_000_000
 """Training tokens, from the first, whose frequencies the guesses use."""
-
-
-@dataclass(frozen=True)
-class Reading:
-    """How a model reads text to be scored: tokens at a time, whether documents are kept apart, rows at a time."""
-
-    context_length: int
-    apart: bool
-    batch_size: int
-
-    def batches(self, token_set: TokenSet) -> Callable[[int], Iterator[TextBatch]]:
-        """The whole split in order, for a batch size."""
-        return lambda size: evaluation_batches(token_set, self.context_length, size, self.apart)
-
-    def shuffled(self, token_set: TokenSet) -> Callable[[int], Iterator[TextBatch]]:
-        """Whole rows in one fixed random order, for a batch size."""
-        return lambda size: shuffled_once(token_set, self.context_length, self.apart, size)
-
-    @property
-    def convention(self) -> str:
-        """How text is read, in words."""
-        documents = "documents apart" if self.apart else "documents one after the other"
-        return f"{documents}, in rows of {self.context_length:,} tokens without overlap"
-
-
-def scorer(
-    objective: Any,
-    token_set: TokenSet,
-    tokenizer: Tokenizer,
-    reading: Reading,
-    tokens: int | None = None,
-    score: Scorer | None = None,
-) -> Evaluator:
-    """A scorer of a prepared split, or of its beginning of at most so many tokens: whole documents of it where every
-    next token is scored, rows where the objective asks questions of its own."""
-    if objective.asks:
-        rows = None if tokens is None else max(1, tokens // reading.context_length)
-        return ObjectiveScore(objective, reading.shuffled(token_set), reading.batch_size, rows, reading.convention)
-    batches, batch_size = reading.batches(token_set), reading.batch_size
-    documents = None if tokens is None else documents_within(token_set, tokens)
-    words = count_words(document_texts(token_set, tokenizer, documents)) if tokenizer.lossless else None
-    return TextPerplexity(token_set, batches, batch_size, words or None, documents, score, reading.convention)
 
 
 def evaluate(
@@ -175,8 +128,8 @@ def _entry(result: dict[str, Any], dynamic: list[Metric]) -> dict[str, Any]:
 def _reading(model: Any, run: Run | None, batch_size: int | None) -> Reading:
     """As the run's own training did; a checkpoint alone reads what its model can, within reason."""
     return Reading(
-        min(model.context_length, run.data.context_length if run else DEFAULT_CONTEXT),
-        run.data.keep_documents_apart if run else True,
+        min(model.context_length, text_of(run).context_length if run else DEFAULT_CONTEXT),
+        text_of(run).keep_documents_apart if run else True,
         batch_size or (run.evaluation if run else Evaluation()).batch_size,
     )
 
@@ -192,8 +145,8 @@ def held_out_sets(
     """Per source: its record, the split's name, the held-out set and the training set for the 5-gram floor."""
     if source is None:
         run = open_run(path)
-        data = open_data(run, World(rank=0, size=1, device=torch.device("cpu")))
-        for component, held_out, training in zip(run.data.components, data.validation, data.train, strict=True):
+        data = open_text(run, World(rank=0, size=1, device=torch.device("cpu")))
+        for component, held_out, training in zip(data.spec.components, data.validation, data.train, strict=True):
             yield component.source, "validation", held_out, training
         return
     named = parse_source(source)

@@ -12,7 +12,6 @@ from rich.markup import escape
 from corestone.core.format import clock, si
 from corestone.core.protocols import Evaluator
 from corestone.core.runlog import RunLog
-from corestone.generate.text import generate_text
 from corestone.recipes.build import Built
 from corestone.train.checkpoint import checkpoint_folder, forget_old
 from corestone.train.loop import Hook, StepResult
@@ -41,27 +40,31 @@ class Watch:
             Hook(every(rhythm.checkpoint), self.checkpoint),
         ]
 
-    def tokens(self, state: State) -> int:
-        return state.step * self.built.run.training.batch_tokens
+    def seen(self, state: State) -> int:
+        """Tokens or pictures so far."""
+        return state.step * self.built.step_units
 
     def write(self, event: str, state: State, **fields: object) -> None:
         if self.log is not None:
-            self.log.log(event, step=state.step, tokens=self.tokens(state), **fields)
+            self.log.log(event, step=state.step, **{self.built.data.unit: self.seen(state)}, **fields)
 
     def progress(self, state: State, result: StepResult | None) -> None:
         """One line with everything that is watched, and the same as a `train` event."""
         reading = self.meter.read()
         if result is None or reading.steps == 0:
             return
-        measured = {name: getattr(reading, name) for name in MEASURED}
+        unit, short = self.built.data.unit, SHORT[self.built.data.unit]
+        measured = {name: getattr(reading, name) for name in MEASURED} | {
+            f"{unit}_per_second": reading.units_per_second
+        }
         numbers = {"loss": result.loss, "learning_rate": result.learning_rate, "grad_norm": result.grad_norm}
         self.write("train", state, **numbers, **measured, **result.metrics)
         total = self.built.total_steps
         left = (total - state.step) * reading.seconds / reading.steps
         self.console.print(
-            f"step [bold]{state.step:>{len(str(total))}}[/]/{total}  {si(self.tokens(state), 'tok')}  "
+            f"step [bold]{state.step:>{len(str(total))}}[/]/{total}  {si(self.seen(state), short)}  "
             f"loss [bold]{result.loss:.4f}[/]  lr {result.learning_rate:.2e}  grad {result.grad_norm:.2f}  "
-            f"{si(reading.tokens_per_second, 'tok/s')}  {si(reading.flops_per_second, 'FLOP/s')} "
+            f"{si(reading.units_per_second, f'{short}/s')}  {si(reading.flops_per_second, 'FLOP/s')} "
             f"({reading.utilisation:.0%} of peak)  data wait {reading.data_wait_share:.1%}  "
             f"{si(reading.memory_bytes, 'B')}  ETA {clock(left)}",
             highlight=False,
@@ -87,11 +90,10 @@ class Watch:
 
     def sample(self, state: State, result: StepResult | None) -> None:
         """The model continues the recipe's prompts."""
-        spec = self.built.run.samples
-        if self.built.world.is_main and spec.prompts and self.built.model.generates != "nothing":
+        if self.built.world.is_main:
             with self.meter.paused():
-                texts = generate_text(self.built.model, self.built.data.tokenizer, list(spec.prompts), spec.sampling)
-            pairs = list(zip(spec.prompts, texts, strict=True))
+                pairs = self.built.data.samples(self.built.run, self.built.model)
+        if self.built.world.is_main and pairs:
             self.write("sample", state, samples=[{"prompt": prompt, "text": text} for prompt, text in pairs])
             shown = " ".join("".join(pairs[0]).split())[:160]
             self.console.print(f"[cyan]sample[/]    {escape(shown)}", highlight=False)
@@ -114,8 +116,9 @@ class Watch:
         self.console.print(f"[red]anomaly[/]   step {state.step + 1}: {problem} (policy: {policy})", highlight=False)
 
 
+SHORT = {"tokens": "tok", "pictures": "img"}
+
 MEASURED = (
-    "tokens_per_second",
     "flops_per_second",
     "utilisation",
     "data_wait_share",

@@ -10,14 +10,17 @@ import torch
 
 from corestone.core.errors import CheckpointError
 from corestone.core.spec import read_yaml
+from corestone.data.prepare.pipeline import Progress
 from corestone.data.spec import Data
 from corestone.data.tokenizer import Tokenizer, load_tokenizer
 from corestone.data.tokens import TokenSet
 from corestone.interop.incoming import check_vocabulary
 from corestone.parallel.collectives import World, join_world
 from corestone.parallel.precision import Precision, compute_dtype
-from corestone.recipes.build import batch_examples, build_model, load_weights, open_data, read_model_spec
+from corestone.recipes.build import build_model, kept_buffers, load_weights, read_model_spec
+from corestone.recipes.run_data import RunData
 from corestone.recipes.spec import Run
+from corestone.recipes.text import batch_examples, open_text
 from corestone.train.archive import read_model_files
 from corestone.train.checkpoint import MANIFEST, newest_whole
 
@@ -36,10 +39,15 @@ def load_model(
     world = join_world()
     text, tensors, folder = read_model_files(path)
     model = build_model(read_model_spec(text, f"{path}: model.yaml"), 0, world.device)
-    load_weights(dict(model.named_parameters()), tensors, str(path))
+    load_weights({**dict(model.named_parameters()), **kept_buffers(model)}, tensors, str(path))
     model, tokenizer = model.to(suited(precision, world.device)).eval(), load_tokenizer(folder)
     check_vocabulary(model.vocab_size, tokenizer, str(path))
     return model, tokenizer
+
+
+def open_data(run: Run, world: World, progress: Progress | None = None) -> RunData:
+    """Prepare a run's data where that was not done yet, and open it."""
+    return open_text(run, world, progress)
 
 
 def is_run(path: Path) -> bool:
@@ -58,7 +66,7 @@ def open_run(path: Path) -> Run:
 def open_run_data(path: Path) -> tuple[list[TokenSet], Data, int, int, int]:
     """What a run drew its batches from: training sets, data record, seed, samples per step, steps done."""
     run = open_run(path)
-    data = open_data(run, World(rank=0, size=1, device=torch.device("cpu")))
+    data = open_text(run, World(rank=0, size=1, device=torch.device("cpu")))
     newest, _ = newest_whole(path)
     done = int(newest.name.split("-")[1]) if newest else 0
-    return data.train, run.data, run.seed, batch_examples(run), done
+    return data.train, data.spec, run.seed, batch_examples(run), done

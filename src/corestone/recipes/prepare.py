@@ -15,12 +15,13 @@ from corestone.data.sources import parse_source
 from corestone.data.spec import Component, Data, OnBad, Prepare, Tokenizer
 from corestone.recipes.show_progress import PrepareProgress
 from corestone.recipes.spec import Run
+from corestone.recipes.text import text_of
 
 
 def prepare_recipe(run: Run, workers: int, console: Console) -> list[Path]:
     """Prepare what a recipe needs, in the cache; `pretrain` finds it there."""
     with PrepareProgress(console) as progress:
-        _, folders = prepare_data(run.data, cache_dir(), workers, progress)
+        _, folders = prepare_data(text_of(run), cache_dir(), workers, progress)
     for folder in folders:
         _tell(console, json.loads((folder / "manifest.json").read_text(encoding="utf-8")), folder)
     return folders

@@ -12,18 +12,16 @@ from rich.console import Console
 from corestone.core.environment import environment
 from corestone.core.errors import CheckpointError
 from corestone.core.format import clock, si
-from corestone.core.protocols import Evaluator
 from corestone.core.runlog import RunLog, read_events
 from corestone.core.spec import differing, plain, to_yaml
-from corestone.data.sources import card
 from corestone.parallel.allocator import keep_freed_memory
 from corestone.parallel.collectives import World, join_world
 from corestone.parallel.peak import gemm_peak
 from corestone.parallel.precision import compute_dtype
-from corestone.recipes.build import Built, open_data
-from corestone.recipes.evaluate import Reading, evaluate, scorer
-from corestone.recipes.hooks import Watch
-from corestone.recipes.load import open_run
+from corestone.recipes.build import Built
+from corestone.recipes.evaluate import evaluate
+from corestone.recipes.hooks import SHORT, Watch
+from corestone.recipes.load import open_data, open_run
 from corestone.recipes.show_progress import PrepareProgress
 from corestone.recipes.spec import Run
 from corestone.report.write import write_report
@@ -60,7 +58,7 @@ def pretrain(run: Run, folder: Path, resume: Resume = "auto", console: Console |
         data = open_data(run, world, progress)
     built = Built(run, data, world, compute_format(run, folder, world))
     meter = Meter(
-        built.objective.training_flops(built.model, run.data.context_length),
+        built.objective.training_flops(built.model, data.row_units()),
         peak := gemm_peak(built.dtype, world.device) * world.size,
         world.device,
     )
@@ -69,7 +67,7 @@ def pretrain(run: Run, folder: Path, resume: Resume = "auto", console: Console |
         introduce(console, built, folder, peak)
     state = resume_state(built, folder, console)
     log = open_log(run, folder, state) if world.is_main else None
-    watch = Watch(built, folder, log, meter, console, beginning_of_held_out(built))
+    watch = Watch(built, folder, log, meter, console, data.held_out(run, built.objective))
     try:
         train(built, watch, state)
     finally:
@@ -78,7 +76,7 @@ def pretrain(run: Run, folder: Path, resume: Resume = "auto", console: Console |
             log.close()
     if not world.is_main:
         return folder / "report.html"
-    console.print("evaluating on all held-out text, beside the floors ...")
+    console.print("evaluating on all held-out data, beside the floors ...")
     evaluate(folder, console=console)
     return write_report([folder])
 
@@ -123,42 +121,27 @@ def describe_folder(run: Run, folder: Path, built: Built, peak: float) -> None:
         "gemm_peak_flops": {str(built.dtype).removeprefix("torch."): peak},
     }
     (folder / "environment.json").write_text(json.dumps(facts, indent=1), encoding="utf-8")
-    described = [
-        {"card": card(component.source), "manifest": json.loads((path / "manifest.json").read_text("utf-8"))}
-        for component, path in zip(run.data.components, built.data.folders, strict=True)
-    ]
-    (folder / "data.json").write_text(json.dumps(described, indent=1), encoding="utf-8")
+    (folder / "data.json").write_text(json.dumps(built.data.described(), indent=1), encoding="utf-8")
 
 
 def introduce(console: Console, built: Built, folder: Path, peak: float) -> None:
     """Say what is about to be trained, on what."""
-    run, tokenizer = built.run, built.data.tokenizer.manifest
-    tokens = sum(token_set.n_tokens for token_set in built.data.train)
-    documents = sum(token_set.n_documents for token_set in built.data.train)
-    planned = built.total_steps * run.training.batch_tokens
+    run, unit = built.run, built.data.unit
+    planned = built.total_steps * built.step_units
     precision = str(built.dtype).removeprefix("torch.") + (
         "" if built.dtype == torch.float32 else " with float32 masters"
     )
     console.print(f"[bold]{run.name}[/]  {run.description}", highlight=False)
     console.print(
         f"model      {si(built.parameters)} parameters, {precision}\n"
-        f"data       {si(tokens, 'tokens')} in {documents:,} documents, vocabulary {tokenizer.vocab_size:,}, "
-        f"{tokenizer.bytes_per_token or 0:.2f} bytes/token\n"
-        f"run        {built.total_steps:,} steps of {run.training.batch_tokens:,} tokens = {si(planned, 'tokens')} "
-        f"({planned / built.loader.epoch_tokens:.1f} epochs)\n"
+        f"data       {built.data.summary()}\n"
+        f"run        {built.total_steps:,} steps of {built.step_units:,} {unit} = {si(planned, unit)} "
+        f"({planned / built.loader.epoch_units:.1f} epochs)\n"
         f"machine    {torch.get_num_threads()} threads, GEMM peak {si(peak, 'FLOP/s')} measured\n"
         f"folder     {folder}",
         highlight=False,
         soft_wrap=True,
     )
-
-
-def beginning_of_held_out(built: Built) -> Evaluator:
-    """The scorer used while training: the beginning of the first component's held-out text."""
-    run = built.run
-    reading = Reading(run.data.context_length, run.data.keep_documents_apart, run.evaluation.batch_size)
-    tokens = run.evaluation.tokens_while_training
-    return scorer(built.objective, built.data.validation[0], built.data.tokenizer, reading, tokens)
 
 
 def resume_state(built: Built, folder: Path, console: Console) -> State:
@@ -196,6 +179,7 @@ def train(built: Built, watch: Watch, state: State) -> State:
         spec=training,
         seed=built.run.seed,
         total_steps=built.total_steps,
+        step_units=built.step_units,
         model=model,
         objective=built.objective,
         loader=built.loader,
@@ -218,7 +202,7 @@ def train(built: Built, watch: Watch, state: State) -> State:
     if state.step > begun:
         watch.console.print(
             f"trained    {state.step - begun} steps in {clock(watch.meter.total_seconds)} "
-            f"({si(watch.meter.total_tokens / watch.meter.total_seconds, 'tok/s')} on average)",
+            f"({si(watch.meter.total_units / watch.meter.total_seconds, f'{SHORT[built.data.unit]}/s')} on average)",
             highlight=False,
         )
     return state

@@ -32,11 +32,12 @@ from corestone.objectives.spec import NextToken
 from corestone.parallel.allocator import keep_freed_memory
 from corestone.parallel.precision import Precision
 from corestone.recipes.dynamic import gradient_statistics, named_dynamic, precision_with
-from corestone.recipes.evaluate import DEFAULT_CONTEXT, Reading, cells, held_out_sets, learnt, plain_metric, scorer
+from corestone.recipes.evaluate import DEFAULT_CONTEXT, cells, held_out_sets, learnt, plain_metric
 from corestone.recipes.kept import about_checkpoint, keep
 from corestone.recipes.load import load_model, open_run
 from corestone.recipes.registry import OBJECTIVES
 from corestone.recipes.spec import Evaluation
+from corestone.recipes.text import Reading, scorer, text_of
 
 LM_EVAL = "lm-eval:"
 """A task name that begins so is one of EleutherAI's lm-eval (`recipes/harness.py`)."""
@@ -246,7 +247,7 @@ def subject_of(
         kind = objective.model_dump()["kind"]
         raise SpecError(f"{path}: learnt {kind}, and a task scores next tokens; give a model that predicts those")
     longest = int(model.context_length)
-    context = asked.context or min(longest, run.data.context_length if run else longest_default)
+    context = asked.context or min(longest, text_of(run).context_length if run else longest_default)
     if context > longest:
         raise SpecError(f"--context: the model reads at most {longest:,} tokens, not {context:,}")
     size = asked.batch_size or (run.evaluation if run else Evaluation()).batch_size

@@ -50,6 +50,7 @@ class Trainer:
     """The built parts of a run.
 
     Attributes:
+        step_units: tokens or pictures of a step over all ranks, for the meter.
         model: what the objective is applied to (compiled or not), holding `weights`' compute copy.
         learning_rate: of a step.
         save: writes a checkpoint of the state now.
@@ -60,6 +61,7 @@ class Trainer:
     spec: Training
     seed: int
     total_steps: int
+    step_units: int
     model: Any
     objective: Objective
     loader: Loader
@@ -89,7 +91,7 @@ class Trainer:
                 self._update(result.learning_rate)
                 state.recent_losses = [*state.recent_losses, result.loss][-self.spec.anomaly.window :]
                 state.step += 1
-                self.meter.step_done(self.spec.batch_tokens)
+                self.meter.step_done(self.step_units)
                 self._call_hooks(state, result)
                 if self.world.any(stop.signum is not None) and state.step < self.total_steps:
                     self.save(state)

@@ -1,4 +1,4 @@
-"""Clocks of a run: tokens per second, utilisation, the share of time spent waiting for data, memory."""
+"""Clocks of a run: tokens or pictures per second, utilisation, the share of time spent waiting for data, memory."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ class Reading:
 
     Attributes:
         seconds: of training steps; evaluation, samples and checkpoints do not count.
+        units_per_second: in the unit that the run counts in, tokens or pictures.
         utilisation: model FLOP/s over the measured peak of all ranks, as a fraction.
         data_wait_share: fraction of the time in which the loop waited for a batch.
         memory_bytes: the most this process has used so far (GPU memory where it computes on one).
@@ -26,7 +27,7 @@ class Reading:
 
     steps: int
     seconds: float
-    tokens_per_second: float
+    units_per_second: float
     flops_per_second: float
     utilisation: float
     data_wait_share: float
@@ -36,15 +37,15 @@ class Reading:
 class Meter:
     """Counts training time only: what a hook takes is left out by `paused`."""
 
-    def __init__(self, flops_per_token: float, peak_flops: float, device: torch.device) -> None:
-        self.flops_per_token = flops_per_token
+    def __init__(self, flops_per_unit: float, peak_flops: float, device: torch.device) -> None:
+        self.flops_per_unit = flops_per_unit
         self.peak_flops = peak_flops
         self.device = device
         self.total_seconds = 0.0
-        self.total_tokens = 0
+        self.total_units = 0
         self._start = time.perf_counter()
         self._wait = self._pause = 0.0
-        self._steps = self._tokens = 0
+        self._steps = self._units = 0
 
     @contextmanager
     def waiting_for_data(self) -> Iterator[None]:
@@ -58,30 +59,30 @@ class Meter:
         yield
         self._pause += time.perf_counter() - start
 
-    def step_done(self, tokens: int) -> None:
+    def step_done(self, units: int) -> None:
         self._steps += 1
-        self._tokens += tokens
+        self._units += units
 
     def read(self) -> Reading:
         """Averages since the last call."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         seconds = max(1e-9, time.perf_counter() - self._start - self._pause)
-        rate = self._tokens / seconds
+        rate = self._units / seconds
         reading = Reading(
             steps=self._steps,
             seconds=seconds,
-            tokens_per_second=rate,
-            flops_per_second=rate * self.flops_per_token,
-            utilisation=rate * self.flops_per_token / self.peak_flops,
+            units_per_second=rate,
+            flops_per_second=rate * self.flops_per_unit,
+            utilisation=rate * self.flops_per_unit / self.peak_flops,
             data_wait_share=self._wait / seconds,
             memory_bytes=peak_memory(self.device),
         )
         self.total_seconds += seconds
-        self.total_tokens += self._tokens
+        self.total_units += self._units
         self._start = time.perf_counter()
         self._wait = self._pause = 0.0
-        self._steps = self._tokens = 0
+        self._steps = self._units = 0
         return reading
 
 

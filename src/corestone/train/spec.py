@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from corestone.core.spec import Spec
 from corestone.core.units import Duration, duration
@@ -34,7 +34,8 @@ class Training(Spec):
 
     Attributes:
         length: of the whole run.
-        batch_tokens: tokens per optimiser step over all ranks; a multiple of the context length.
+        batch_tokens: tokens per optimiser step over all ranks, of text; a multiple of the context length.
+        batch_examples: pictures per optimiser step over all ranks. One of the two is given.
         micro_batch: samples per forward pass on one rank; None takes a rank's whole share at once. How many passes
             make a step follows from it.
         precision: format of the arithmetic; master weights are float32 always.
@@ -45,13 +46,20 @@ class Training(Spec):
     """
 
     length: Duration
-    batch_tokens: int = Field(ge=1)
+    batch_tokens: int | None = Field(default=None, ge=1)
+    batch_examples: int | None = Field(default=None, ge=1)
     micro_batch: int | None = Field(default=None, ge=1)
     precision: Literal["auto", "bfloat16", "float32"] = "auto"
     recompute: bool = False
     compile: bool = False
     clip_norm: float | None = Field(default=1.0, gt=0)
     anomaly: Anomaly = Anomaly()
+
+    @model_validator(mode="after")
+    def _one_size(self) -> Training:
+        if (self.batch_tokens is None) == (self.batch_examples is None):
+            raise ValueError("give batch_tokens (for text) or batch_examples (for pictures), and not both")
+        return self
 
 
 class Rhythm(Spec):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from corestone.models.spec import Decoder, Encoder, EncoderDecoder, GeneratorDiscriminator, ImageEncoder, Recurrent
+from corestone.core.spec import Spec
 
 
 @dataclass(frozen=True)
@@ -12,13 +12,14 @@ class Entry:
     """A published model.
 
     Attributes:
+        spec: a record of models/spec.py.
         published: parameters as the source gives them, rounded as there.
         doubt: where the source contradicts itself, and what was chosen.
     """
 
     name: str
     family: str
-    spec: Decoder | Encoder | EncoderDecoder | GeneratorDiscriminator | ImageEncoder | Recurrent
+    spec: Spec
     published: float
     source: str
     doubt: str = ""

@@ -8,13 +8,10 @@ bytes of an uninterrupted one.
 
 from __future__ import annotations
 
-import fcntl
-import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from corestone.core.errors import DataError
 from corestone.core.spec import fingerprint, plain
@@ -24,7 +21,7 @@ from corestone.data.prepare.estimate import total_bytes
 from corestone.data.prepare.fill import Order, Progress, fill
 from corestone.data.prepare.filters import kept_documents
 from corestone.data.prepare.finish import clear_scaffold
-from corestone.data.prepare.writer import disk_errors, sync_folder
+from corestone.data.prepare.writer import alone, disk_errors, sync_folder
 from corestone.data.sources import source_fingerprint
 from corestone.data.spec import Data, Prepare, Source, Trained
 from corestone.data.tokenizer import Tokenizer, build_tokenizer, load_tokenizer
@@ -66,7 +63,7 @@ def prepare(
     """
     name = _set_fingerprint(source, tokenizer, options)
     order = Order(name, source, tokenizer, options, workers, progress or _Silent())
-    with disk_errors(out), _alone(out, order.progress):
+    with disk_errors(out), alone(out, order.progress.note):
         if done := _finished(out, name):
             return done
         partial = out.with_name(out.name + ".partial")
@@ -120,7 +117,7 @@ def prepare_tokenizer(spec: Data, cache: Path, progress: Progress | None = None)
     content = [[plain(source), source_fingerprint(source)] for source in sources]
     key = fingerprint([VERSION, plain(spec.tokenizer), plain(spec.prepare), content])
     folder = cache / "tokenizers" / key
-    with disk_errors(folder), _alone(folder, show):
+    with disk_errors(folder), alone(folder, show.note):
         if not folder.is_dir():
             show.start("training the tokenizer", total_bytes(sources))
             tokenizer = build_tokenizer(spec.tokenizer, _training_texts(spec, show))
@@ -169,32 +166,4 @@ def _only_to_rename(partial: Path, name: str) -> bool:
     try:
         return bool(read_manifest(partial)["fingerprint"] == name)
     except DataError:  # half of another version's set; `fill` starts again
-        return False
-
-
-@contextmanager
-def _alone(folder: Path, show: Progress) -> Iterator[None]:
-    """Let one process at a time make a folder; the others wait and then find it done."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    lock = folder.with_name(folder.name + ".lock")
-    while True:
-        with lock.open("w") as stream:
-            try:
-                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                show.note(f"{folder}: another process is preparing it; waiting")
-                fcntl.flock(stream, fcntl.LOCK_EX)
-            if not _still_named(stream, lock):
-                continue  # the one before removed it, and another may hold a new one
-            try:
-                yield
-            finally:
-                lock.unlink(missing_ok=True)
-            return
-
-
-def _still_named(stream: IO[str], path: Path) -> bool:
-    try:
-        return os.path.samestat(os.fstat(stream.fileno()), path.stat())
-    except FileNotFoundError:
         return False

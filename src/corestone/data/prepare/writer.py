@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -187,6 +188,34 @@ def check_space(folder: Path, needed: int) -> None:
     free = shutil.disk_usage(folder).free
     if free < needed + _SPARE_BYTES:
         raise _full(folder, f"{free / 1e6:.0f} MB free, {(needed + _SPARE_BYTES) / 1e6:.0f} MB needed next")
+
+
+@contextlib.contextmanager
+def alone(folder: Path, note: Callable[[str], None]) -> Iterator[None]:
+    """Let one process at a time make a folder; the others wait and then find it done."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    lock = folder.with_name(folder.name + ".lock")
+    while True:
+        with lock.open("w") as stream:
+            try:
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                note(f"{folder}: another process is preparing it; waiting")
+                fcntl.flock(stream, fcntl.LOCK_EX)
+            if not _still_named(stream, lock):
+                continue  # the one before removed it, and another may hold a new one
+            try:
+                yield
+            finally:
+                lock.unlink(missing_ok=True)
+            return
+
+
+def _still_named(stream: IO[str], path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(stream.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 @contextlib.contextmanager

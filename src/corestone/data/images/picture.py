@@ -1,0 +1,58 @@
+"""What a picture source gives, and on which side of the split each picture stands."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from corestone.data.document import position
+
+Pixels = NDArray[np.uint8]
+"""(H, W, C), C = 1 grey or 3 red, green, blue."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One picture, with what is known of it.
+
+    Attributes:
+        id: unique in its source: a file's path below the given folder, `file:row`, a member's name.
+        content: the bytes of an image file, or pixels (H, W, C) uint8.
+        split: its side: `train`, `validation`, `test` or `unlabelled`.
+        source: where it was read: the file as it was given, or the data set's name.
+        label: the name of its class.
+        captions: sentences that describe it.
+    """
+
+    id: str
+    content: bytes | Pixels
+    split: str
+    source: str
+    label: str | None = None
+    captions: tuple[str, ...] = ()
+
+    @property
+    def sha256(self) -> str:
+        """Of the file's bytes, or of the pixels and their shape."""
+        if isinstance(self.content, bytes):
+            return hashlib.sha256(self.content).hexdigest()
+        return pixels_sha256(self.content)
+
+
+def pixels_sha256(pixels: Pixels) -> str:
+    """Hash pixels together with their shape."""
+    return hashlib.sha256(repr(pixels.shape).encode() + pixels.tobytes()).hexdigest()
+
+
+def side_of_three(group: str, validation_percent: float, test_percent: float) -> str:
+    """Say on which side a group stands: by `position`, first validation, then test, then train.
+
+    The validation side is that of `document.side`, whatever the share of the test side.
+    """
+    place = position(group)
+    if place < validation_percent:
+        return "validation"
+    return "test" if place < validation_percent + test_percent else "train"

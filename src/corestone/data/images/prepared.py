@@ -1,0 +1,138 @@
+"""Pictures to an immutable set: streaming, counted, complete or invisible.
+
+    folder/manifest.json            classes, counts, hashes
+    folder/SIDE.bin                 pixels, where all pictures are arrays of one shape
+    folder/SIDE-00000.tar, ...      or encoded pictures as they were given, and
+    folder/SIDE.index.npy           int64 (N, 3): shard, first byte, bytes
+    folder/SIDE.labels.npy          int64 (N,): number of the class, -1 without one
+    folder/SIDE.metadata.jsonl      id, source and captions of each picture
+
+A run that was killed starts again from the beginning.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from corestone.core.errors import DataError
+from corestone.core.spec import fingerprint, plain
+from corestone.data.document import Counts, Problem
+from corestone.data.images.decode import Rules, decode
+from corestone.data.images.picture import Picture
+from corestone.data.images.picture_set import MANIFEST, VERSION, PictureSet, open_pictures, read_manifest
+from corestone.data.images.sources import describe, images_fingerprint, pictures, refuse_or_count
+from corestone.data.images.spec import ImageSource, PrepareImages
+from corestone.data.images.writer import Shape, SideWriter
+from corestone.data.prepare.writer import alone, disk_errors, sync_folder, write_durably
+
+__all__ = ["PictureSet", "open_pictures", "prepare_images"]
+
+
+def prepare_images(source: ImageSource, cache: Path, options: PrepareImages | None = None) -> Path:
+    """Prepare a source in a cache folder, once for each content and options, or find it done.
+
+    Returns:
+        The folder of the set, for `open_pictures`.
+
+    Raises:
+        DataError: input that cannot be read, no picture at all, a damaged set in the way, a full disk.
+    """
+    options = options or PrepareImages()
+    name = fingerprint([VERSION, plain(source), images_fingerprint(source), plain(options)])
+    folder = cache / "pictures" / name
+    with disk_errors(folder), alone(folder, lambda message: None):
+        if folder.exists():
+            read_manifest(folder)
+            return folder
+        partial = folder.with_name(name + ".partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir()
+        manifest = _fill(partial, source, options)
+        text = json.dumps({**manifest, "fingerprint": name}, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+        write_durably(partial / MANIFEST, text.encode("utf-8", "backslashreplace"))
+        partial.rename(folder)
+        sync_folder(folder.parent)
+    return folder
+
+
+def kept_pictures(
+    source: ImageSource, options: PrepareImages, counts: Counts, changed: Counter[str]
+) -> Iterator[Picture]:
+    """The pictures of a source that can be decoded, each once.
+
+    Args:
+        counts: filled while reading.
+        changed: counts what decoding changes (see `decode`), by what it was.
+    """
+    rules = Rules(channels=options.channels, max_pixels=options.max_pixels)
+    seen: dict[bytes, str | None] = {}
+    for picture in pictures(source, options.on_bad, counts):
+        where = f"{picture.source}, {picture.id}"
+        if isinstance(picture.content, bytes):
+            done = decode(picture.content, rules)
+            if isinstance(done, str):
+                refuse_or_count(Problem(done, f"{where}: {done}; mend or remove it"), options.on_bad, counts)
+                continue
+            changed.update(done.changed)
+        if options.deduplicate:
+            key = bytes.fromhex(picture.sha256)[:16]
+            if key in seen:
+                other = seen[key] != picture.label
+                counts.drop("repeated picture of another class" if other else "repeated picture", where)
+                continue
+            seen[key] = picture.label
+        yield picture
+
+
+def _fill(folder: Path, source: ImageSource, options: PrepareImages) -> dict[str, Any]:
+    """Write the files of every side; returns the manifest, but for the fingerprint."""
+    counts, changed, shape = Counts(), Counter[str](), Shape()
+    names: dict[str, int] = {}
+    writers: dict[str, SideWriter] = {}
+    try:
+        for picture in kept_pictures(source, options, counts, changed):
+            shape.check(picture)
+            if picture.split not in writers:
+                writers[picture.split] = SideWriter(folder, picture.split, options.shard_bytes)
+            label = -1 if picture.label is None else names.setdefault(picture.label, len(names))
+            writers[picture.split].add(picture, label)
+        if not writers:
+            dropped = ", ".join(f"{n} {reason}" for reason, n in sorted(counts.dropped.items()))
+            raise DataError(f"{describe(source)}: no picture is left of {counts.read} read (dropped: {dropped})")
+        classes = in_order(names)
+        order = np.array([classes.index(name) for name in names], dtype=np.int64)
+        splits = {split: writers[split].finish(order) for split in sorted(writers)}
+    finally:
+        for writer in writers.values():
+            writer.close()
+    return {
+        "version": VERSION,
+        "content": "pictures",
+        "source": plain(source),
+        "options": plain(options),
+        "shape": list(shape.found) if shape.found else None,
+        "channels": shape.found[2] if shape.found else options.channels,
+        "classes": classes,
+        "splits": splits,
+        "counts": {
+            "read": counts.read,
+            "kept": counts.kept,
+            "dropped": dict(sorted(counts.dropped.items())),
+            "changed": dict(sorted(changed.items())),
+            "examples": {reason: names for reason, names in sorted(counts.examples.items()) if names},
+        },
+    }
+
+
+def in_order(names: dict[str, int]) -> list[str]:
+    """Class names in the order of their numbers: by name, or by value where all are whole numbers."""
+    if all(name.isascii() and name.isdigit() for name in names):
+        return sorted(names, key=lambda name: (int(name), name))
+    return sorted(names)

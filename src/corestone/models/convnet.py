@@ -1,0 +1,68 @@
+"""The plain convolutional classifier.
+
+Shape letters: B batch, C channels, H height, W width, D values of a picture, K classes.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from corestone.core.batch import ImageBatch
+from corestone.core.protocols import Output
+from corestone.models.spec import ConvNet
+from corestone.nn.convolution import Convolution
+from corestone.nn.head import NormedHead
+from corestone.nn.init import started
+
+
+class ConvNetModel(nn.Module):
+    """`model(batch)` gives a picture's last map as one vector (B, D), place after place with the channels of each
+    together; `model.head(hidden)` gives logits (B, K)."""
+
+    generates = "nothing"
+
+    def __init__(self, spec: ConvNet) -> None:
+        super().__init__()
+        self.spec = spec
+        channels = [spec.channels, *(layer.channels for layer in spec.layers)]
+        self.layers = nn.Sequential(*(Convolution(layer, c) for layer, c in zip(spec.layers, channels, strict=False)))
+        height, width = spec.maps[-1]
+        self.head = NormedHead(height * width * channels[-1], spec.classes)
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """Height and width of the pictures."""
+        return self.spec.image_size
+
+    @property
+    def channels(self) -> int:
+        """Channels of the pictures."""
+        return self.spec.channels
+
+    @property
+    def classes(self) -> int:
+        """Kinds of pictures that are told apart."""
+        return self.spec.classes
+
+    def forward(self, batch: ImageBatch) -> Output:
+        """Hidden values (B, D)."""
+        map_BCHW: Tensor = self.layers(batch.images_BCHW.to(self.head.weight.dtype))
+        return Output(hidden=map_BCHW.permute(0, 2, 3, 1).flatten(1))
+
+    def training_flops(self) -> float:
+        """Floating-point operations of forward and backward per picture: 6 per weight and place that it is used at, but
+        4 in the first layer, since pictures need no gradient. Norms and activations are not counted."""
+        channels, total = self.spec.channels, 0.0
+        for place, (layer, (height, width)) in enumerate(zip(self.spec.layers, self.spec.maps, strict=True)):
+            products = height * width * layer.kernel**2 * channels * layer.channels
+            total += (6 if place else 4) * products
+            channels = layer.channels
+        return total + 6 * self.head.weight.numel()
+
+
+def build_convnet(spec: ConvNet, seed: int = 0, device: torch.device | str = "cpu") -> ConvNetModel:
+    """Build a convolutional classifier with initial values; on the meta device, without values and in milliseconds."""
+    with torch.device("meta"):
+        model = ConvNetModel(spec)
+    return started(model, device, spec.init, len(spec.layers), seed)

@@ -1,0 +1,26 @@
+"""Convolution over pictures.
+
+Shape letters: B batch, C channels, H height, W width.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from corestone.nn.batch_norm import BatchNorm
+from corestone.nn.feedforward import ACTIVATIONS
+from corestone.nn.spec import ConvLayer
+
+
+class Convolution(nn.Module):
+    """(B, C, H, W) to so many channels: a convolution without bias, its norm, its activation."""
+
+    def __init__(self, spec: ConvLayer, channels: int) -> None:
+        super().__init__()
+        self.convolution = nn.Conv2d(channels, spec.channels, spec.kernel, spec.stride, spec.padding, bias=False)
+        self.norm = BatchNorm(spec.channels) if spec.norm == "batch" else nn.Identity()
+        self.activation = nn.Identity() if spec.activation is None else ACTIVATIONS[spec.activation]
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        out: Tensor = self.activation(self.norm(self.convolution(x_BCHW)))
+        return out
