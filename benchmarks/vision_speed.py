@@ -160,9 +160,7 @@ def main() -> None:
     flops = build_image_encoder(spec, device="meta").training_flops()
     peak = statistics.median(peaks)
     name, threads = str(dtype).removeprefix("torch."), torch.get_num_threads()
-    print(
-        f"{given.model}, all sides in {name}, GEMM peak {peak / 1e9:.0f} GFLOP/s (median of rounds), {threads} threads"
-    )
+    print(f"{given.model}: all sides in {name}, GEMM peak {peak / 1e9:.0f} GFLOP/s (median), {threads} threads")
     ours = statistics.median(seconds[given.sides[0]])
     for side in given.sides:
         median = statistics.median(seconds[side])
