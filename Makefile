@@ -1,11 +1,12 @@
 # The two commands: `make pretrain` and `make test`. Everything happens in .venv.
 PYTHON ?= python3
 BIN := .venv/bin
+RECIPE ?= shakespeare
 
 .PHONY: pretrain test check test-parity test-slow bench docs clean
 
 pretrain: .venv/installed
-	$(BIN)/corestone pretrain shakespeare
+	$(BIN)/corestone pretrain $(RECIPE)
 
 # What CI runs: lint, types, layers, budgets, then the default tests.
 test: check

@@ -1,9 +1,9 @@
 """The run log: what happened in a run, one JSON object per line of `metrics.jsonl`, mirrored to trackers.
 
 Every event has "event" (train, evaluate, sample, checkpoint, anomaly or end), "step", "time" (unix seconds) and what
-was seen so far ("tokens" or "pictures"); further keys by kind. A number that is not finite is written as the text `nan`,
-`inf` or `-inf`, because JSON has no such numbers and a log that only Python can read is half a log; `number` reads them
-back.
+was seen so far ("tokens" or "pictures"); further keys by kind. A number that is not finite is written as the text
+`nan`, `inf` or `-inf`, because JSON has no such numbers and a log that only Python can read is half a log; `number`
+reads them back.
 """
 
 from __future__ import annotations

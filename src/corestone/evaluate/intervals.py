@@ -1,4 +1,4 @@
-"""95 % intervals for a ratio of sums over text, by the block bootstrap.
+"""95 % intervals: of a ratio of sums over text by the block bootstrap, of proportions, and of other statistics.
 
 Losses of neighbouring tokens depend on each other, so single tokens must not be resampled: whole blocks are
 (Künsch 1989, "The jackknife and the bootstrap for general stationary observations"; here with blocks that do not
@@ -7,6 +7,8 @@ about other training seeds.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -74,6 +76,28 @@ def ratio_interval(
     ratios = totals[picks].sum(axis=1) / weights[picks].sum(axis=1)
     low, high = np.quantile(ratios, (0.025, 0.975))
     return float(low), float(high)
+
+
+def bootstrap_interval(
+    statistic: Callable[[NDArray[np.int64]], float], n: int, value: float, seed: int = 0
+) -> tuple[float, float] | None:
+    """The 95 % interval of a statistic of n independent units by the reflected bootstrap: `2 value - percentile`
+    (Davison and Hinkley 1997, equation 5.6), which undoes the bias that sums of absolute differences have; stretched to
+    hold the value itself.
+
+    Args:
+        statistic: of the units with these numbers, drawn with repetition.
+        value: the statistic of all units.
+
+    Returns:
+        Low and high end, or None where there are fewer than 8 units.
+    """
+    if n < REFUSED:
+        return None
+    draw = np.random.Generator(np.random.PCG64(seed))
+    found = [statistic(draw.integers(0, n, size=n)) for _ in range(RESAMPLES)]
+    low, high = np.quantile(found, (0.025, 0.975))
+    return min(value, 2 * value - float(high)), max(value, 2 * value - float(low))
 
 
 def proportion_interval(hits: int, n: int) -> tuple[float, float]:

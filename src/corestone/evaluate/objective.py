@@ -19,7 +19,7 @@ from corestone.core.rng import Draws, fold
 from corestone.evaluate.intervals import ratio_interval
 from corestone.evaluate.perplexity import evaluation_mode
 
-Batches = Callable[[int], Iterator[TextBatch]]
+Batches = Callable[[int], Iterator[Any]]
 Ids = NDArray[np.int64]
 
 
@@ -64,8 +64,8 @@ class ObjectiveScore:
 
 
 def asked_batches(
-    objective: AskingObjective, batches: Iterator[TextBatch], rows: int | None = None
-) -> Iterator[tuple[TextBatch, Any]]:
+    objective: AskingObjective, batches: Iterator[Any], rows: int | None = None
+) -> Iterator[tuple[Any, Any]]:
     """Batches as they are, and as the objective makes them."""
     first = 0
     for batch in batches:

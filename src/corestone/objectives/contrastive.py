@@ -113,7 +113,7 @@ def sigmoid_loss(
     image_NE: Tensor, text_NE: Tensor, log_scale: Tensor, bias: Tensor, rows: slice = slice(None)
 ) -> Tensor:
     """Nats of telling for each picture of some rows, and every text, whether they are a pair; summed, in float32
-    (Zhai et al. 2023, arXiv 2303.15343, section 3.2, which divides by the number of pairs, not by that of questions)."""
+    (Zhai et al. 2023, arXiv 2303.15343, section 3.2, which divides by the number of pairs)."""
     scale = log_scale.float().exp()
     logits_RN = scale * image_NE.float()[rows] @ text_NE.float().T + bias.float()
     sign_RN = 2 * torch.eye(len(text_NE), device=logits_RN.device)[rows] - 1

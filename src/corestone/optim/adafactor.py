@@ -1,6 +1,6 @@
-"""Adafactor (Shazeer and Stern 2018, algorithms 4 and 5), also unfactored and with momentum, as PaLM has it.
+"""Adafactor (Shazeer and Stern 2018, algorithms 4 and 5), also as PaLM and CoCa have it.
 
-torch.optim.Adafactor has neither of these two.
+torch.optim.Adafactor has neither momentum, nor second moments of every weight, nor a constant beta2.
 """
 
 from __future__ import annotations
@@ -26,17 +26,24 @@ class AdafactorOptimiser(torch.optim.Optimizer):
     """Steps of the size `lr` relative to the root mean square of the parameter.
 
     Args:
-        groups: parameter groups.
+        groups: parameter groups, each with its decoupled `weight_decay`.
         lr: relative step size.
         beta1: decay of the mean of updates; None: the update itself.
+        beta2: decay of the means of squared gradients; None: 1 - t^-0.8 at step t.
         factored: second moments of parameters with two axes or more are kept as means over rows and over columns.
         squared_decay: a step shrinks the parameter by lr squared too (Chowdhery et al. 2022, section 5).
     """
 
     def __init__(
-        self, groups: list[dict[str, Any]], lr: float, beta1: float | None, factored: bool, squared_decay: bool
+        self,
+        groups: list[dict[str, Any]],
+        lr: float,
+        beta1: float | None,
+        beta2: float | None,
+        factored: bool,
+        squared_decay: bool,
     ) -> None:
-        settings = {"beta1": beta1, "factored": factored, "squared_decay": squared_decay}
+        settings = {"beta1": beta1, "beta2": beta2, "factored": factored, "squared_decay": squared_decay}
         super().__init__(groups, {"lr": lr, **settings})
 
     @torch.no_grad()
@@ -50,7 +57,7 @@ class AdafactorOptimiser(torch.optim.Optimizer):
     def _update(self, parameter: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
         state = self.state[parameter]
         state["step"] = state.get("step", torch.zeros(())) + 1
-        fresh = float(state["step"]) ** -0.8  # weight of this step's squares, 1 - beta2 (section 7.2)
+        fresh = weight_of_the_newest(float(state["step"]), group["beta2"])
         update = gradient * second_moment(state, gradient, fresh, group["factored"]).rsqrt()
         update /= (root_mean_square(update) / LARGEST_UPDATE).clamp(min=1.0)
         if group["beta1"] is not None:
@@ -58,7 +65,15 @@ class AdafactorOptimiser(torch.optim.Optimizer):
         size = group["lr"] * root_mean_square(parameter).clamp(min=EPS_SCALE)
         if group["squared_decay"]:
             parameter.mul_(1 - group["lr"] ** 2)
+        if group["weight_decay"] > 0:
+            parameter.mul_(1 - group["lr"] * group["weight_decay"])
         parameter.sub_(size * update)
+
+
+def weight_of_the_newest(step: float, beta2: float | None) -> float:
+    """How much of the running means is this step's squares: t^-0.8 (section 7.2), or a constant with the correction
+    for a mean that starts at zero (section 7.1), after which it is Adam's."""
+    return float(step**-0.8) if beta2 is None else (1 - beta2) / float(1 - beta2**step)
 
 
 def second_moment(state: dict[str, Tensor], gradient: Tensor, fresh: float, factored: bool) -> Tensor:

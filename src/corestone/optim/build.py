@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from corestone.core.errors import SpecError
 from corestone.optim.adafactor import AdafactorOptimiser
-from corestone.optim.spec import Adafactor, Optimiser, Rule
+from corestone.optim.lamb import LambOptimiser
+from corestone.optim.lion import LionOptimiser
+from corestone.optim.spec import LAMB, SGD, Adafactor, Lion, Optimiser, Rule
 
 
 def claim(names: Sequence[str], rules: Sequence[Rule]) -> dict[str, Rule]:
@@ -34,19 +37,38 @@ def claim(names: Sequence[str], rules: Sequence[Rule]) -> dict[str, Rule]:
 
 
 def rules_of(spec: Optimiser, parameters: Mapping[str, Tensor]) -> dict[str, Rule]:
-    """Each parameter's rule: the one that claims it, or by its number of axes where the record has no rules."""
-    if isinstance(spec, Adafactor):
-        return claim(list(parameters), (Rule(match=("*",)),))
-    if spec.rules is not None:
-        return claim(list(parameters), spec.rules)
-    decaying = Rule(match=("*",), weight_decay=spec.weight_decay)
-    constant = Rule(match=("*",))
-    return {name: decaying if tensor.ndim > 1 else constant for name, tensor in parameters.items()}
+    """Each parameter's rule, with the weight decay that it has under it.
+
+    Without rules, one rule has all: matrices and tables decay, parameters with one axis do not.
+    """
+    everything = Rule(match=("*",), weight_decay=spec.weight_decay, decay_vectors=False)
+    claimed = claim(list(parameters), (everything,) if spec.rules is None else spec.rules)
+    return {name: _effective(claimed[name], tensor) for name, tensor in parameters.items()}
+
+
+def _effective(rule: Rule, parameter: Tensor) -> Rule:
+    spared = parameter.ndim < 2 and not rule.decay_vectors
+    return rule.model_copy(update={"weight_decay": 0.0}) if spared else rule
 
 
 def build_optimiser(spec: Optimiser, parameters: Mapping[str, Tensor]) -> torch.optim.Optimizer:
+    """The torch optimiser of a record."""
+    groups = grouped(rules_of(spec, parameters), parameters)
+    if isinstance(spec, Adafactor):
+        settings = (spec.beta1, spec.beta2, spec.factored, spec.squared_decay)
+        return AdafactorOptimiser(groups, spec.learning_rate, *settings)
+    if isinstance(spec, Lion):
+        return LionOptimiser(groups, spec.learning_rate, spec.beta1, spec.beta2)
+    if isinstance(spec, SGD):
+        return torch.optim.SGD(groups, lr=spec.learning_rate, momentum=spec.momentum, fused=True)
+    betas = (spec.beta1, spec.beta2)
+    if isinstance(spec, LAMB):
+        return LambOptimiser(groups, spec.learning_rate, betas, spec.eps)
+    return torch.optim.AdamW(groups, lr=spec.learning_rate, betas=betas, eps=spec.eps, fused=True)
+
+
+def grouped(rules: Mapping[str, Rule], parameters: Mapping[str, Tensor]) -> list[dict[str, Any]]:
     """One group per rule; a group carries its `lr_scale` for the loop to apply."""
-    rules = rules_of(spec, parameters)
     groups = []
     for rule in dict.fromkeys(rules.values()):
         names = [name for name in parameters if rules[name] == rule]
@@ -58,9 +80,7 @@ def build_optimiser(spec: Optimiser, parameters: Mapping[str, Tensor]) -> torch.
                 "lr_scale": rule.lr_scale,
             }
         )
-    if isinstance(spec, Adafactor):
-        return AdafactorOptimiser(groups, spec.learning_rate, spec.beta1, spec.factored, spec.squared_decay)
-    return torch.optim.AdamW(groups, lr=spec.learning_rate, betas=(spec.beta1, spec.beta2), eps=spec.eps, fused=True)
+    return groups
 
 
 def set_learning_rate(optimiser: torch.optim.Optimizer, learning_rate: float) -> None:

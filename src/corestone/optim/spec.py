@@ -14,11 +14,13 @@ class Rule(Spec):
     """Settings of the parameters whose name matches one of the glob patterns.
 
     Attributes:
+        decay_vectors: False spares parameters with one axis, gains and biases, from the decay.
         lr_scale: multiplies the learning rate.
     """
 
     match: tuple[str, ...] = Field(min_length=1)
     weight_decay: float = Field(default=0.0, ge=0)
+    decay_vectors: bool = True
     lr_scale: float = Field(default=1.0, ge=0)
 
 
@@ -46,17 +48,76 @@ class Adafactor(Spec):
     Attributes:
         beta1: decay of the mean of past steps, PaLM's (Chowdhery et al. 2022, section 5); None keeps none.
         factored: False keeps second moments of every weight (PaLM).
+        beta2: decay of the second moments, with Adam's correction for their start at zero (CoCa, Yu et al. 2022:
+            0.999); None: 1 - t^-0.8 at step t.
         squared_decay: each step also shrinks all weights by the square of the learning rate (PaLM).
+        weight_decay: decoupled, of matrices and tables (CoCa: 0.01). Only where there are no rules.
+        rules: as AdamW's.
     """
 
     kind: Literal["adafactor"] = "adafactor"
     learning_rate: float = Field(gt=0)
     beta1: float | None = Field(default=None, ge=0, lt=1)
+    beta2: float | None = Field(default=None, ge=0, lt=1)
     factored: bool = True
     squared_decay: bool = False
+    weight_decay: float = Field(default=0.0, ge=0)
+    rules: tuple[Rule, ...] | None = None
 
 
-Optimiser = Annotated[AdamW | Adafactor, Field(discriminator="kind")]
+class Lion(Spec):
+    """Steps along the sign of a mean of gradients, with decoupled weight decay (Chen et al. 2023, algorithm 2).
+
+    Every value moves by the learning rate, so that is 3 to 10 times smaller than AdamW's, and the decay as much larger
+    (section 5). The paper trains language models with betas of 0.95 and 0.98.
+
+    Attributes:
+        weight_decay, rules: as AdamW's.
+    """
+
+    kind: Literal["lion"] = "lion"
+    learning_rate: float = Field(gt=0)
+    beta1: float = Field(default=0.9, ge=0, lt=1)
+    beta2: float = Field(default=0.99, ge=0, lt=1)
+    weight_decay: float = Field(default=0.0, ge=0)
+    rules: tuple[Rule, ...] | None = None
+
+
+class SGD(Spec):
+    """Stochastic gradient descent with momentum (fine-tuning of Dosovitskiy et al. 2021, appendix B.1.1).
+
+    Attributes:
+        weight_decay: is not decoupled: it is added to the gradient (L2), and so enters the momentum, as in the vision
+            papers. Of matrices and tables, only where there are no rules.
+        rules: as AdamW's.
+    """
+
+    kind: Literal["sgd"] = "sgd"
+    learning_rate: float = Field(gt=0)
+    momentum: float = Field(default=0.9, ge=0, lt=1)
+    weight_decay: float = Field(default=0.0, ge=0)
+    rules: tuple[Rule, ...] | None = None
+
+
+class LAMB(Spec):
+    """Adam's step made as long as the parameter's norm, for very large batches (You et al. 2020, algorithm 2).
+
+    Attributes:
+        weight_decay: part of the step that is measured. Parameters without decay take Adam's step unmeasured, as in the
+            authors' code. Of matrices and tables, only where there are no rules.
+        rules: as AdamW's.
+    """
+
+    kind: Literal["lamb"] = "lamb"
+    learning_rate: float = Field(gt=0)
+    beta1: float = Field(default=0.9, ge=0, lt=1)
+    beta2: float = Field(default=0.999, ge=0, lt=1)
+    eps: float = Field(default=1e-6, gt=0)
+    weight_decay: float = Field(default=0.01, gt=0)
+    rules: tuple[Rule, ...] | None = None
+
+
+Optimiser = Annotated[AdamW | Adafactor | Lion | SGD | LAMB, Field(discriminator="kind")]
 
 
 class Constant(Spec):

@@ -15,6 +15,7 @@ from corestone.recipes.language.h3 import h3_125m
 from corestone.recipes.language.penn_treebank import mogrifier_ptb_char
 from corestone.recipes.language.shakespeare import shakespeare
 from corestone.recipes.spec import Run
+from corestone.recipes.vision import mnist
 
 SMALL: dict[str, Callable[[], Run]] = {
     "language/shakespeare": shakespeare,
@@ -31,6 +32,8 @@ SMALL: dict[str, Callable[[], Run]] = {
     "language/shakespeare-alexatm": encoder_decoders.small_alexatm,
     "language/shakespeare-h3": small.small_h3,
     "language/shakespeare-mogrifier": small.small_mogrifier,
+    "vision/mnist": mnist.mnist,
+    "vision/mnist-vit": mnist.mnist_vit,
 }
 """Minutes on a laptop, with data that is fetched."""
 

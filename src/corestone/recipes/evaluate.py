@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import json
-import math
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Iterator
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
 from rich.console import Console
-from rich.table import Table
 
 from corestone.core.errors import CheckpointError, SpecError
 from corestone.core.metric import Metric
 from corestone.core.spec import Spec, plain
+from corestone.data.images.spec import Images
 from corestone.data.prepare.pipeline import prepare_source
 from corestone.data.sources import describe, parse_source
 from corestone.data.spec import Embedded, Prepare, Source
@@ -31,9 +29,11 @@ from corestone.parallel.allocator import keep_freed_memory
 from corestone.parallel.collectives import World
 from corestone.parallel.precision import Precision
 from corestone.recipes.dynamic import gradient_statistics, named_dynamic, precision_with
+from corestone.recipes.evaluate_images import evaluate_images
 from corestone.recipes.kept import about_checkpoint, keep
 from corestone.recipes.load import is_run, load_model, open_run
 from corestone.recipes.registry import OBJECTIVES
+from corestone.recipes.results import plain_metric, show, write
 from corestone.recipes.spec import Evaluation, Run
 from corestone.recipes.text import Reading, open_text, scorer, text_of
 
@@ -71,8 +71,12 @@ def evaluate(
     precision = precision_with(dynamic, precision)
     keep_freed_memory()
     console = console or Console()
-    model, tokenizer = load_model(path, precision)
     run = open_run(path) if is_run(path) else None
+    if run is not None and isinstance(run.data, Images):
+        if source is not None or dynamic is not None:
+            raise SpecError(f"{path}: pictures are scored on their own held-out side; leave --data and --dynamic out")
+        return evaluate_images(path, run, precision, batch_size, console)
+    model, tokenizer = load_model(path, precision)
     if run is None and source is None:
         raise CheckpointError(f"{path}: a checkpoint has no data of its own; name some with --data SOURCE")
     reading = _reading(model, run, batch_size)
@@ -102,11 +106,11 @@ def evaluate(
         results.append(result)
         more = {"context": reading.context_length, "documents": held_out.n_documents, **checkpoint}
         entries.append(_entry(result, named_dynamic(adapted, dynamic) if dynamic else []) | more)
-        _show(console, result, metrics, adapted, measured)
+        show(console, result, metrics, adapted, measured)
     if source is not None or dynamic is not None:
         keep(path, entries, console)
     elif run is not None:
-        _write(path, results)
+        write(path, results)
     return results
 
 
@@ -132,11 +136,6 @@ def _reading(model: Any, run: Run | None, batch_size: int | None) -> Reading:
         text_of(run).keep_documents_apart if run else True,
         batch_size or (run.evaluation if run else Evaluation()).batch_size,
     )
-
-
-def _write(path: Path, results: Sequence[dict[str, Any]]) -> None:
-    content = results[0] | ({"others": results[1:]} if results[1:] else {})
-    (path / "evaluation.json").write_text(json.dumps(content, indent=1), encoding="utf-8")
 
 
 def held_out_sets(
@@ -193,38 +192,3 @@ def _floors(
     known = islice(reading.shuffled(training)(FLOOR_ROWS), FLOOR_TOKENS // (FLOOR_ROWS * reading.context_length) + 1)
     asked = reading.shuffled(held_out)(FLOOR_ROWS)
     return guessing_floors(objective, known, asked, vocab_size=tokenizer.manifest.padded_vocab_size)
-
-
-def _show(
-    console: Console,
-    result: dict[str, Any],
-    metrics: Sequence[Metric],
-    dynamic: Sequence[Metric],
-    measured: Sequence[Metric],
-) -> None:
-    table = Table(title=f"{result['source']}, {result['split']} ({result['checkpoint']}, {result['precision']})")
-    for name in ("metric", "value", "95 % interval", "unit", "n"):
-        table.add_column(name, justify="left" if name in ("metric", "unit") else "right")
-    for metric in metrics:
-        table.add_row(f"[bold]{metric.name}[/]", *cells(metric))
-    if dynamic:
-        table.add_section()
-    for metric in dynamic:
-        table.add_row(f"[bold]{metric.name}[/], dynamic ({result['dynamic_settings']['kind']})", *cells(metric))
-    if measured:
-        table.add_section()
-    for metric in measured:
-        table.add_row(f"floor: {metric.name}", *cells(metric))
-    console.print(table)
-
-
-def plain_metric(metric: Metric) -> dict[str, Any]:
-    """A metric for JSON, which has no infinities: a ruined model's perplexity becomes null."""
-    told = {key: value for key, value in asdict(metric).items() if key != "convention" or value}
-    return {**told, "value": metric.value if math.isfinite(metric.value) else None}
-
-
-def cells(metric: Metric) -> list[str]:
-    """A metric's value, interval, unit and n as a table shows them."""
-    interval = "" if metric.interval is None else f"{metric.interval[0]:.4g} to {metric.interval[1]:.4g}"
-    return [f"{metric.value:.5g}", interval, metric.unit, f"{metric.n:,}"]

@@ -10,6 +10,7 @@ import torch
 
 from corestone.core.errors import CheckpointError
 from corestone.core.spec import read_yaml
+from corestone.data.images.spec import Images
 from corestone.data.prepare.pipeline import Progress
 from corestone.data.spec import Data
 from corestone.data.tokenizer import Tokenizer, load_tokenizer
@@ -18,6 +19,7 @@ from corestone.interop.incoming import check_vocabulary
 from corestone.parallel.collectives import World, join_world
 from corestone.parallel.precision import Precision, compute_dtype
 from corestone.recipes.build import build_model, kept_buffers, load_weights, read_model_spec
+from corestone.recipes.images import open_images
 from corestone.recipes.run_data import RunData
 from corestone.recipes.spec import Run
 from corestone.recipes.text import batch_examples, open_text
@@ -47,7 +49,7 @@ def load_model(
 
 def open_data(run: Run, world: World, progress: Progress | None = None) -> RunData:
     """Prepare a run's data where that was not done yet, and open it."""
-    return open_text(run, world, progress)
+    return open_images(run, world) if isinstance(run.data, Images) else open_text(run, world, progress)
 
 
 def is_run(path: Path) -> bool:

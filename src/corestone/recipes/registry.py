@@ -15,8 +15,17 @@ from pydantic_core import CoreSchema, core_schema
 
 from corestone.core.errors import SpecError
 from corestone.core.spec import Spec
-from corestone.models.spec import Decoder, Encoder, EncoderDecoder, GeneratorDiscriminator, Recurrent
+from corestone.models.spec import (
+    ConvNet,
+    Decoder,
+    Encoder,
+    EncoderDecoder,
+    GeneratorDiscriminator,
+    ImageEncoder,
+    Recurrent,
+)
 from corestone.objectives.spec import (
+    Classification,
     Continuation,
     Denoising,
     MaskedToken,
@@ -73,12 +82,15 @@ MODELS.add(Encoder, "corestone.models.encoder:build_encoder")
 MODELS.add(EncoderDecoder, "corestone.models.encoder_decoder:build_encoder_decoder")
 MODELS.add(GeneratorDiscriminator, "corestone.models.encoder:build_generator_discriminator")
 MODELS.add(Recurrent, "corestone.models.recurrent:build_recurrent")
+MODELS.add(ImageEncoder, "corestone.models.image_encoder:build_image_encoder")
+MODELS.add(ConvNet, "corestone.models.convnet:build_convnet")
 
 OBJECTIVES = Registry("objective")
 OBJECTIVES.add(NextToken, "corestone.objectives.next_token:NextTokenObjective")
 OBJECTIVES.add(MaskedToken, "corestone.objectives.masked_token:MaskedTokenObjective")
 OBJECTIVES.add(NextSentence, "corestone.objectives.next_sentence:NextSentenceObjective")
 OBJECTIVES.add(ReplacedToken, "corestone.objectives.replaced_token:ReplacedTokenObjective")
+OBJECTIVES.add(Classification, "corestone.objectives.classification:ClassificationObjective")
 OBJECTIVES.add(Mixture, "corestone.objectives.mixture:build_mixture")
 OBJECTIVES.add(Prefix, "corestone.objectives.prefix:PrefixObjective")
 OBJECTIVES.add(SpanCorruption, "corestone.objectives.seq2seq:SpanCorruptionObjective")

@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from corestone.core.spec import Spec
+from corestone.data.images.spec import Images
 from corestone.data.spec import Data
 from corestone.generate.spec import Sampling
-from corestone.models.spec import Decoder, Encoder, EncoderDecoder, GeneratorDiscriminator, Recurrent
+from corestone.models.spec import (
+    ConvNet,
+    Decoder,
+    Encoder,
+    EncoderDecoder,
+    GeneratorDiscriminator,
+    ImageEncoder,
+    Recurrent,
+)
 from corestone.objectives.spec import (
+    Classification,
     Continuation,
     Denoising,
     MaskedToken,
@@ -33,17 +44,27 @@ class Samples(Spec):
     sampling: Sampling = Sampling(temperature=0.8, top_p=0.95, max_tokens=100)
 
 
+def _text_unless_named(data: Any) -> Any:
+    return {"kind": "text", **data} if isinstance(data, Mapping) else data
+
+
+DataAxis = Annotated[Data | Images, Field(discriminator="kind"), BeforeValidator(_text_unless_named)]
+"""What a run learns from; text where a recipe names no kind."""
+
+
 class Evaluation(Spec):
-    """How held-out text is scored.
+    """How held-out data is scored.
 
     Attributes:
         batch_size: rows at a time; it changes the speed alone.
         tokens_while_training: while training, only the first held-out documents with at most so many tokens together
             are scored (at least one document); the end scores all of them.
+        pictures_while_training: as many pictures of the validation side, from the first.
     """
 
     batch_size: int = Field(default=16, ge=1)
     tokens_while_training: int = Field(default=65_536, ge=1)
+    pictures_while_training: int = Field(default=10_000, ge=1)
 
 
 class Run(Spec):
@@ -54,7 +75,7 @@ class Run(Spec):
     seed: int = 0
     model: Annotated[Spec, MODELS]
     objective: Annotated[Spec, OBJECTIVES]
-    data: Data
+    data: DataAxis
     optimiser: Optimiser
     schedule: Schedule
     training: Training
@@ -66,6 +87,12 @@ class Run(Spec):
     @model_validator(mode="after")
     def _fits(self) -> Run:
         objective = self.objective
+        text = isinstance(self.data, Data)
+        if text != (self.training.batch_tokens is not None):
+            given, wanted = ("batch_examples", "batch_tokens") if text else ("batch_tokens", "batch_examples")
+            raise ValueError(f"a run on {self.data.kind} counts in training.{wanted}; give it in place of {given}")
+        if text == isinstance(objective, Classification):
+            raise ValueError(f"objective {_kind(objective)} does not learn from data of kind {self.data.kind}")
         for part in [share.objective for share in objective.parts] if isinstance(objective, Mixture) else [objective]:
             shapes, shape = TRAINS.get(type(part)), type(self.model)
             fitting = [known for known, trained in TRAINS.items() if shape in trained]
@@ -96,6 +123,7 @@ TRAINS: dict[type[Spec], tuple[type[Spec], ...]] = {
     SpanCorruption: (EncoderDecoder,),
     Denoising: (EncoderDecoder,),
     Continuation: (EncoderDecoder,),
+    Classification: (ConvNet, ImageEncoder),
 }
 """The shapes of computation that each objective of the house trains."""
 

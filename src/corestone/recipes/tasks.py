@@ -32,10 +32,11 @@ from corestone.objectives.spec import NextToken
 from corestone.parallel.allocator import keep_freed_memory
 from corestone.parallel.precision import Precision
 from corestone.recipes.dynamic import gradient_statistics, named_dynamic, precision_with
-from corestone.recipes.evaluate import DEFAULT_CONTEXT, cells, held_out_sets, learnt, plain_metric
+from corestone.recipes.evaluate import DEFAULT_CONTEXT, held_out_sets, learnt
 from corestone.recipes.kept import about_checkpoint, keep
 from corestone.recipes.load import load_model, open_run
 from corestone.recipes.registry import OBJECTIVES
+from corestone.recipes.results import cells, plain_metric
 from corestone.recipes.spec import Evaluation
 from corestone.recipes.text import Reading, scorer, text_of
 

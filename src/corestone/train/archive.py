@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,6 +16,7 @@ from corestone.train.checkpoint import MANIFEST, checkpoints, damage, newest_who
 MODEL = "model.yaml"
 WEIGHTS = "model.safetensors"
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer-manifest.json")
+PICTURES = "pictures.json"
 
 _log = logging.getLogger(__name__)
 
@@ -58,14 +60,20 @@ def locate(path: Path) -> Path:
     )
 
 
-def read_model_files(path: Path) -> ModelFiles:
+def read_model_files(path: Path, companions: Sequence[str] = TOKENIZER_FILES) -> ModelFiles:
     """The model's record, weights and tokenizer folder of a run (its newest whole checkpoint) or a checkpoint.
+
+    Args:
+        companions: what the checkpoint must hold beside the model: of text a tokenizer, of pictures `pictures.json`.
 
     Every file is checked against its hash first. Raises CheckpointError as `locate` does, and where a file that every
     checkpoint must hold is missing.
     """
     folder = locate(path)
-    for name in (MODEL, WEIGHTS, *TOKENIZER_FILES):
+    found = "pictures" if (folder / PICTURES).is_file() else "text"
+    if found != ("pictures" if PICTURES in companions else "text") and (folder / WEIGHTS).is_file():
+        raise CheckpointError(f"{folder}: this model reads {found}, and what was asked is not for that")
+    for name in (MODEL, WEIGHTS, *companions):
         if not (folder / name).is_file():
             raise CheckpointError(f"{folder}: holds no {name}, so it is not a whole model checkpoint")
     return ModelFiles(

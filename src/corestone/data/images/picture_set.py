@@ -71,7 +71,7 @@ class PictureSet:
         done = decode(self.encoded(i), self._rules)
         if isinstance(done, str):
             name = self._shards[int(self._index[i, 0])]
-            raise DataError(f"{name}: picture '{self.ids(i)}' was readable when prepared and is not now; {_CURE}")
+            raise DataError(f"{name}: picture '{self.id(i)}' was readable when prepared and is not now; {_CURE}")
         return done.pixels
 
     def encoded(self, i: int) -> bytes:
@@ -84,16 +84,16 @@ class PictureSet:
         shard, offset, size = self._index[i].tolist()
         return bytes(self._maps[shard][offset : offset + size])
 
-    def ids(self, i: int) -> str:
+    def id(self, i: int) -> str:
         """The id of a picture. Raises IndexError where there is none of number i."""
         return str(self.metadata(i)["id"])
 
     def captions(self, i: int) -> tuple[str, ...]:
-        """The sentences that describe a picture; () where there is none. Raises IndexError as `ids` does."""
+        """The sentences that describe a picture; () where there is none. Raises IndexError as `id` does."""
         return tuple(self.metadata(i).get("captions", ()))
 
     def metadata(self, i: int) -> dict[str, Any]:
-        """The id of a picture, where it was read, and its captions. Raises IndexError as `ids` does."""
+        """The id of a picture, where it was read, and its captions. Raises IndexError as `id` does."""
         self._check(i)
         data, ends = self._lines
         begin = int(ends[i - 1]) + 1 if i else 0

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from corestone.core.spec import Spec
+from corestone.data.images.augment_spec import Augmentation
 from corestone.data.spec import OnBad
 
 Side = Literal["train", "validation", "test", "unlabelled"]
@@ -44,3 +45,21 @@ class PrepareImages(Spec):
     max_pixels: int = Field(default=64_000_000, ge=1)
     deduplicate: bool = True
     shard_bytes: int = Field(default=268_435_456, ge=1024)
+
+
+class Images(Spec):
+    """The data axis of a run on pictures.
+
+    Attributes:
+        prepare: how pictures become an immutable set.
+        augmentation: how the set's pictures become batches.
+        workers: threads that decode and augment; 0: the one that makes the batch.
+        prefetch: batches made ahead of the trainer by a background thread.
+    """
+
+    kind: Literal["images"] = "images"
+    source: ImageSource
+    prepare: PrepareImages = PrepareImages()
+    augmentation: Augmentation
+    workers: int = Field(default=0, ge=0)
+    prefetch: int = Field(default=4, ge=0)

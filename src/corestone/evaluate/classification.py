@@ -1,0 +1,208 @@
+"""How well a model names what held-out pictures show.
+
+Everything is computed from a few numbers per picture (`Answers`), so that the logits of a whole split never exist.
+
+Shape letters: N pictures, B those of a batch, K classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from corestone.core.batch import ImageBatch
+from corestone.core.errors import DataError
+from corestone.core.metric import Metric
+from corestone.evaluate.intervals import bootstrap_interval, proportion_interval, ratio_interval
+from corestone.evaluate.perplexity import evaluation_mode
+
+BINS = 15
+"""Of confidence, equally wide, as in Guo et al. 2017 (section 5)."""
+FEW = 5
+
+Batches = Callable[[int], Iterator[ImageBatch]]
+Ids = NDArray[np.int64]
+Numbers = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What a model says of pictures, in their order.
+
+    Attributes:
+        places_N: number of the picture in its split.
+        labels_N: its class.
+        guesses_N: the likeliest class; the first one where several are.
+        ranks_N: how many classes come before the picture's own, 0 for the likeliest; equal ones in order.
+        confidence_N: probability of the guess.
+        nats_N: minus the logarithm of the probability of the picture's own class.
+        classes: how many there are.
+    """
+
+    places_N: Ids
+    labels_N: Ids
+    guesses_N: Ids
+    ranks_N: Ids
+    confidence_N: Numbers
+    nats_N: Numbers
+    classes: int
+
+    def __len__(self) -> int:
+        return len(self.labels_N)
+
+
+@torch.no_grad()
+def answers_of(logits_NK: Tensor, labels_N: Tensor, first: int = 0) -> Answers:
+    """Answers by logits, whose softmax is taken (logarithms of probabilities are logits, too).
+
+    Args:
+        first: number of the first picture in its split.
+    """
+    logits_NK, own_N1 = logits_NK.double(), labels_N[:, None]
+    log_NK = logits_NK.log_softmax(dim=1)
+    own_logit_N1 = logits_NK.gather(1, own_N1)
+    equal_before_NK = (logits_NK == own_logit_N1) & (torch.arange(logits_NK.shape[1], device=own_N1.device) < own_N1)
+    ranks_N = ((logits_NK > own_logit_N1) | equal_before_NK).sum(dim=1)
+    guesses_N = logits_NK.argmax(dim=1)
+    return Answers(
+        places_N=np.arange(first, first + len(labels_N)),
+        labels_N=labels_N.cpu().numpy(),
+        guesses_N=guesses_N.cpu().numpy(),
+        ranks_N=ranks_N.cpu().numpy(),
+        confidence_N=log_NK.amax(dim=1).exp().cpu().numpy(),
+        nats_N=-log_NK.gather(1, own_N1)[:, 0].cpu().numpy(),
+        classes=logits_NK.shape[1],
+    )
+
+
+def joined(parts: Sequence[Answers]) -> Answers:
+    """Answers one after the other."""
+    if not parts:
+        raise DataError("evaluation: no picture of the split has a class; give one with labels")
+    names = [field.name for field in fields(Answers) if field.name != "classes"]
+    columns = {name: np.concatenate([vars(part)[name] for part in parts]) for name in names}
+    return Answers(**columns, classes=parts[0].classes)
+
+
+def answers(model: Any, batches: Batches, batch_size: int) -> Answers:
+    """A classifier's answers to a split. Pictures without a class, such as those that fill up a batch, are left out.
+
+    Raises:
+        DataError: a picture has several classes, or none has any.
+    """
+    device, first, parts = next(iter(model.named_parameters()))[1].device, 0, []
+    with evaluation_mode(model), torch.inference_mode():
+        for batch in batches(batch_size):
+            found = _answers(model, batch, first, device)
+            parts += [found] if len(found) else []
+            first += len(batch)
+    return joined(parts)
+
+
+def _answers(model: Any, batch: ImageBatch, first: int, device: torch.device) -> Answers:
+    if batch.targets_BK is None:
+        raise DataError("evaluation: the pictures have no classes; give data with labels")
+    marks_B = (batch.targets_BK > 0).sum(dim=1)
+    if bool((marks_B > 1).any()):
+        place = first + int(marks_B.gt(1).nonzero()[0])
+        raise DataError(f"evaluation: picture {place:,} has several classes; accuracy needs one of each picture")
+    logits_BK, keep_B = model.head(model(batch.to(device)).hidden).cpu(), marks_B > 0
+    found = answers_of(logits_BK[keep_B], batch.targets_BK.cpu().argmax(dim=1)[keep_B])
+    places_B = first + keep_B.nonzero()[:, 0].numpy()
+    return Answers(**{**vars(found), "places_N": places_B})
+
+
+class ClassificationScore:
+    """Scores a classifier on held-out pictures. Satisfies `core.protocols.Evaluator`.
+
+    Args:
+        batches: gives the split for a batch size, in order.
+        batch_size: pictures at a time; changes speed and memory, not the result.
+        names: of the classes, in their order; None: their numbers.
+        reading: how pictures are cut and scaled, for the metrics' convention.
+    """
+
+    def __init__(
+        self, batches: Batches, batch_size: int, names: Sequence[str] | None = None, reading: str = ""
+    ) -> None:
+        self._batches, self._batch_size, self._names, self._reading = batches, batch_size, names, reading
+
+    def run(self, model: Any) -> Iterator[Metric]:
+        """Yield what `classification_metrics` does."""
+        yield from classification_metrics(answers(model, self._batches, self._batch_size), self._names, self._reading)
+
+
+def classification_metrics(found: Answers, names: Sequence[str] | None = None, reading: str = "") -> Iterator[Metric]:
+    """Yield `nats`, `top1_accuracy`, `top5_accuracy` (of more than five classes), `mean_class_accuracy`,
+    `calibration_error`, and each class's `accuracy of NAME` that has pictures."""
+    ones_N = np.ones(len(found))
+    nats = float(found.nats_N.mean())
+    yield Metric("nats", nats, "nats/picture", len(found), ratio_interval(found.nats_N, ones_N), reading)
+    for likeliest in (1, FEW) if found.classes > FEW else (1,):
+        yield share_metric(f"top{likeliest}_accuracy", found.ranks_N < likeliest, reading)
+    confusion_KK = confusion_matrix(found.labels_N, found.guesses_N, found.classes)
+    yield _mean_class_accuracy(found, confusion_KK, reading)
+    yield calibration_metric(found.confidence_N, found.guesses_N == found.labels_N, reading)
+    for number, counts_K in enumerate(confusion_KK):
+        hits, n = int(counts_K[number]), int(counts_K.sum())
+        if n:
+            name = f"accuracy of {number if names is None else names[number]}"
+            yield Metric(name, hits / n, "share of pictures", n, proportion_interval(hits, n), reading)
+
+
+def share_metric(name: str, right_N: NDArray[np.bool_], reading: str = "") -> Metric:
+    """The share of pictures that are right, with Wilson's interval."""
+    hits, n = int(right_N.sum()), len(right_N)
+    return Metric(name, hits / n, "share of pictures", n, proportion_interval(hits, n), reading)
+
+
+def confusion_matrix(labels_N: Ids, guesses_N: Ids, classes: int) -> Ids:
+    """Pictures by class (row) and guess (column), (K, K)."""
+    counts = np.bincount(labels_N * classes + guesses_N, minlength=classes * classes)
+    return counts.reshape(classes, classes).astype(np.int64)
+
+
+def _mean_class_accuracy(found: Answers, confusion_KK: Ids, reading: str) -> Metric:
+    """The mean of all classes' accuracies. Pictures are resampled, each weighing as in its class as it is."""
+    counts_K = confusion_KK.sum(axis=1)
+    weights_N = 1 / counts_K[found.labels_N]
+    value = float(confusion_KK.diagonal()[counts_K > 0].dot(1 / counts_K[counts_K > 0]) / (counts_K > 0).sum())
+    interval = ratio_interval(weights_N * (found.guesses_N == found.labels_N), weights_N)
+    said = "; ".join(filter(None, ["mean over classes", reading]))
+    return Metric("mean_class_accuracy", value, "share of pictures", len(found), interval, said)
+
+
+def calibration_error(confidence_N: Numbers, right_N: NDArray[np.bool_]) -> float:
+    """Mean distance of confidence and accuracy over bins of confidence, weighted by pictures (Guo et al. 2017,
+    equation 3); a bin holds its upper edge, not its lower one."""
+    return float(np.abs(np.bincount(_bins(confidence_N), confidence_N - right_N, BINS)).sum() / len(right_N))
+
+
+def _bins(confidence_N: Numbers) -> Ids:
+    return np.clip(np.ceil(confidence_N * BINS).astype(np.int64) - 1, 0, BINS - 1)
+
+
+def calibration_metric(confidence_N: Numbers, right_N: NDArray[np.bool_], reading: str = "") -> Metric:
+    """`calibration_error` of the softmax's probability."""
+    bins_N, gaps_N, n = _bins(confidence_N), confidence_N - right_N, len(right_N)
+
+    def resampled(picks: Ids) -> float:
+        return float(np.abs(np.bincount(bins_N[picks], gaps_N[picks], BINS)).sum() / n)
+
+    value = calibration_error(confidence_N, right_N)
+    ends = bootstrap_interval(resampled, n, value)
+    said = "; ".join(filter(None, [f"{BINS} equally wide bins of the softmax's highest probability", reading]))
+    interval = None if ends is None else (max(0.0, ends[0]), min(1.0, ends[1]))
+    return Metric("calibration_error", value, "share of pictures", n, interval, said)
+
+
+def misclassified(found: Answers) -> Ids:
+    """Numbers in the split of wrongly named pictures, the most confident mistake first."""
+    wrong = np.flatnonzero(found.guesses_N != found.labels_N)
+    return found.places_N[wrong[np.argsort(-found.confidence_N[wrong], kind="stable")]]

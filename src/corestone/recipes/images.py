@@ -1,0 +1,145 @@
+"""Runs on pictures: their data, opened, how they are scored, and how their model is read back."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from corestone.core.batch import ImageBatch
+from corestone.core.errors import SpecError
+from corestone.core.protocols import Evaluator
+from corestone.core.spec import plain
+from corestone.core.vocabulary import Vocabulary
+from corestone.data.cache import cache_dir
+from corestone.data.catalogue import entry
+from corestone.data.images.loader import ImageLoader, evaluation_batches
+from corestone.data.images.picture_set import PictureSet
+from corestone.data.images.prepared import open_pictures, prepare_images
+from corestone.data.images.sources import describe
+from corestone.data.images.spec import EmbeddedImages, Images
+from corestone.evaluate.objective import ObjectiveScore
+from corestone.parallel.collectives import World
+from corestone.recipes.spec import Run
+from corestone.train.archive import PICTURES
+
+IN_ORDER = "every picture once, without chance"
+
+
+@dataclass(frozen=True)
+class ImageData:
+    """A run's prepared pictures. Satisfies `recipes.run_data.RunData`.
+
+    Attributes:
+        sides: by name: train and validation, and test where the source has one.
+    """
+
+    spec: Images
+    folder: Path
+    sides: dict[str, PictureSet]
+
+    unit = "pictures"
+
+    @property
+    def vocabulary(self) -> Vocabulary | None:
+        """Pictures have none."""
+        return None
+
+    def check(self, model: Any) -> None:
+        """Refuse a model that reads pictures of another size, or names other classes."""
+        seen, classes = self.spec.augmentation, self.sides["train"].classes
+        if model.image_size != seen.size or model.channels != seen.channels:
+            wanted, given = (*model.image_size, model.channels), (*seen.size, seen.channels)
+            raise SpecError(
+                f"data.augmentation: gives pictures of {_shape(given)} and the model reads {_shape(wanted)}; make "
+                "size and channels agree with the model's image_size and channels"
+            )
+        if model.classes != len(classes):
+            raise SpecError(f"model: names {model.classes} classes and the data has {len(classes)}; set classes")
+
+    def batch(self, run: Run) -> tuple[int, int]:
+        """Pictures of one step over all ranks, twice: a picture is a row."""
+        pictures = run.training.batch_examples or 0
+        return pictures, pictures
+
+    def row_units(self) -> int:
+        """A row is a picture."""
+        return 1
+
+    def loader(self, run: Run, rows: int, world: World) -> ImageLoader:
+        """Batches of the training side."""
+        return ImageLoader(
+            self.sides["train"],
+            self.spec.augmentation,
+            run.seed,
+            rows,
+            rank=world.rank,
+            world_size=world.size,
+            workers=self.spec.workers,
+            prefetch=self.spec.prefetch,
+        )
+
+    def files(self) -> dict[str, str]:
+        """Class names, and how a picture becomes what the model sees."""
+        told = {"classes": list(self.sides["train"].classes), "augmentation": plain(self.spec.augmentation)}
+        return {PICTURES: json.dumps(told, indent=1, ensure_ascii=False) + "\n"}
+
+    def described(self) -> list[dict[str, Any]]:
+        """The source's card and the set's manifest."""
+        return [{"card": image_card(self.spec), "manifest": self.sides["train"].manifest}]
+
+    def summary(self) -> str:
+        """Pictures of each side, classes, size."""
+        counts = ", ".join(f"{len(side):,} {name}" for name, side in self.sides.items())
+        size = self.spec.augmentation
+        return f"{counts} pictures, {len(self.sides['train'].classes)} classes, {_shape((*size.size, size.channels))}"
+
+    def held_out(self, run: Run, objective: Any) -> Evaluator:
+        """The beginning of the validation side, by which checkpoints are chosen; never the test side."""
+        return self.scorer(run, objective, "validation", run.evaluation.pictures_while_training)
+
+    def scorer(self, run: Run, objective: Any, side: str, pictures: int | None = None) -> Evaluator:
+        """The objective's own figures on a side, or on its first pictures."""
+        return ObjectiveScore(objective, self.batches(side), run.evaluation.batch_size, pictures, IN_ORDER)
+
+    def batches(self, side: str) -> Callable[[int], Iterator[ImageBatch]]:
+        """A side in order, for a batch size."""
+        return partial(evaluation_batches, self.sides[side], self.spec.augmentation)
+
+    def samples(self, run: Run, model: Any) -> list[tuple[str, str]]:
+        """A classifier writes nothing."""
+        return []
+
+
+def open_images(run: Run, world: World) -> ImageData:
+    """Prepare what is not prepared yet (the main rank does) and open it."""
+    spec = run.data
+    if not isinstance(spec, Images):
+        raise SpecError(f"{run.name}: learns from {spec.kind}; what was asked needs a run on pictures")
+    if world.is_main:
+        folder = prepare_images(spec.source, cache_dir(), spec.prepare)
+    world.barrier()
+    if not world.is_main:
+        folder = prepare_images(spec.source, cache_dir(), spec.prepare)
+    found = json.loads((folder / "manifest.json").read_text("utf-8"))["splits"]
+    for side in ("train", "validation"):
+        if side not in found:
+            raise SpecError(f"data.source: has no {side} side, and a run needs one (it has {', '.join(found)})")
+    sides = {side: open_pictures(folder, side) for side in ("train", "validation", "test") if side in found}
+    return ImageData(spec, folder, sides)
+
+
+def image_card(spec: Images) -> dict[str, Any]:
+    """What is known of a source."""
+    source = spec.source
+    if isinstance(source, EmbeddedImages):
+        item = entry(source.name)
+        return {**plain(item), "source": item.source, "split": item.split}
+    return {"name": describe(source), "source": plain(source), "licence": "not stated"}
+
+
+def _shape(shape: tuple[int, ...]) -> str:
+    return " x ".join(map(str, shape))
