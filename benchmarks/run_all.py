@@ -13,6 +13,8 @@ COMMANDS = [
     # In two parts: all sides together need more than 24 GB.
     ["training_speed.py", "--model", "124m", "--rounds", "3", "--sides", "corestone", "hand", "hand-compiled", "hf"],
     ["training_speed.py", "--model", "124m", "--sides", "corestone", *(f"{side}+allocator" for side in PEERS)],
+    ["vision_speed.py", "--model", "s16-224"],
+    ["vision_speed.py", "--model", "ti4-32"],
     ["convergence.py"],
     ["generation_speed.py"],
     ["h3_scaling.py"],

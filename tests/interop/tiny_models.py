@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from corestone.interop.weights import Record, parameter_shapes
-from corestone.models.spec import Decoder
+from corestone.models.spec import Decoder, ImageEncoder
 from corestone.nn.spec import Attention, Block, FeedForward, Init, Norm, Stack, TokenEmbedding
 
 
@@ -27,7 +27,7 @@ def make_decoder(post_norm: bool = False, vocab_size: int = 320, **changes: Any)
     )
 
 
-def random_tensors(spec: Record, seed: int = 0) -> dict[str, torch.Tensor]:
+def random_tensors(spec: Record | ImageEncoder, seed: int = 0) -> dict[str, torch.Tensor]:
     """Random weights by our names, no gain 1 and no bias 0 among them."""
     generator = torch.Generator().manual_seed(seed)
     return {name: torch.randn(shape, generator=generator) for name, shape in parameter_shapes(spec).items()}

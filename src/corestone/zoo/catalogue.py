@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from corestone.core.errors import SpecError, unknown
-from corestone.zoo import alexatm, bert, bloom, electra, gpt, gptj, h3, mogrifier, opt, palm, primer, t5
+from corestone.zoo import alexatm, bert, bloom, electra, gpt, gptj, h3, mogrifier, opt, palm, primer, t5, vit
 from corestone.zoo.entry import Entry
 
-FAMILIES = (gpt, gptj, primer, opt, bloom, palm, h3, bert, electra, t5, alexatm, mogrifier)
+FAMILIES = (gpt, gptj, primer, opt, bloom, palm, h3, bert, electra, t5, alexatm, mogrifier, vit)
 
 
 def zoo() -> dict[str, Entry]:
