@@ -77,7 +77,8 @@ def test_a_resized_crop_lies_inside_and_has_the_asked_area_and_shape(height, wid
     top, left, h, w = augment.resized_crop_box(step, (height, width), numbers)
     assert 0 <= top <= height - h
     assert 0 <= left <= width - w
-    if h * w == 0 or (top, left) == ((height - h) // 2, (width - w) // 2):
+    assert min(h, w) > 0
+    if (top, left) == ((height - h) // 2, (width - w) // 2):
         return  # perhaps the middle, which is taken where nothing fits: the next test's
     # Whole pixels move each side by half a pixel at most.
     assert (h - 0.5) * (w - 0.5) <= scale[1] * height * width * (1 + 1e-6)
