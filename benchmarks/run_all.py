@@ -20,6 +20,7 @@ COMMANDS = [
     ["h3_scaling.py"],
     ["tokenize_speed.py"],
     ["loading_speed.py"],
+    ["image_loading.py"],
 ]
 
 

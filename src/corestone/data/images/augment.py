@@ -110,8 +110,8 @@ def resized_crop_box(spec: RandomResizedCrop, size: Size, numbers: list[float]) 
         w, h = round(math.sqrt(pixels * ratio)), round(math.sqrt(pixels / ratio))
         if 0 < w <= width and 0 < h <= height:
             return _whole(height - h, numbers[-2]), _whole(width - w, numbers[-1]), h, w
-    w = min(width, round(height * spec.ratio[1]))
-    h = min(height, round(width / spec.ratio[0]))
+    w = min(width, max(1, round(height * spec.ratio[1])))
+    h = min(height, max(1, round(width / spec.ratio[0])))
     return (height - h) // 2, (width - w) // 2, h, w
 
 

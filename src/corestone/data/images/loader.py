@@ -156,7 +156,7 @@ class ImageLoader:
         if self._workers == 0:
             return map(make, places)
         if self._pool is None:
-            # A picture is too small to be shared: one core each, a setting of the calling thread.
+            # One core a picture: each worker takes the setting for itself, and threads that begin later inherit it.
             self._pool = ThreadPoolExecutor(self._workers, "corestone-pictures", torch.set_num_threads, (1,))
         return self._pool.map(make, places)
 
