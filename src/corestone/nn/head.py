@@ -21,6 +21,23 @@ class OwnHead(nn.Linear):
         return hidden
 
 
+class TanhHead(OwnHead):
+    """Logits of hidden values through a dense map and tanh, as when a ViT is pretrained (Dosovitskiy et al. 2021,
+    section 3.1)."""
+
+    def __init__(self, width: int, outputs: int) -> None:
+        super().__init__(width, outputs)
+        self.dense = nn.Linear(width, width)
+
+    def features(self, hidden: Tensor) -> Tensor:
+        """What the matrix multiplies."""
+        out: Tensor = self.dense(hidden).tanh()
+        return out
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        return F.linear(self.features(hidden), self.weight, self.bias)
+
+
 class TiedHead(nn.Module):
     """Logits by the token table itself (Press and Wolf 2017). Satisfies `core.protocols.Head`.
 

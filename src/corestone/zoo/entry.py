@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from corestone.models.spec import ConvNet, Decoder, Encoder, EncoderDecoder, GeneratorDiscriminator, Recurrent
+from corestone.models.spec import CoAtNet, ConvNet, Decoder, Encoder, EncoderDecoder, GeneratorDiscriminator, Recurrent
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class Entry:
 
     name: str
     family: str
-    spec: ConvNet | Decoder | Encoder | EncoderDecoder | GeneratorDiscriminator | Recurrent
+    spec: CoAtNet | ConvNet | Decoder | Encoder | EncoderDecoder | GeneratorDiscriminator | Recurrent
     published: float
     source: str
     doubt: str = ""
