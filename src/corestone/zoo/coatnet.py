@@ -39,7 +39,6 @@ def mixed(widths: tuple[int, ...], image_size: int = 224) -> CoAtNet:
 
 
 _HEAD = "with a hidden layer in the head, by which the published counts are met; the paper names none"
-
 _HEADS = "; heads of 64, as in the paper: timm's count, 419,056 more, is that of heads of 32"
 _LAST = "; the printed sizes give 1.35 B; with the last stage as wide as CoAtNet-7's, 3072, it would be 1.47 B"
 
