@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -12,7 +12,9 @@ from corestone.nn.spec import (
     Attention,
     ClassTokenPool,
     ConvLayer,
+    GridTransformer,
     Init,
+    MBConv,
     Norm,
     PatchEmbedding,
     Pool,
@@ -254,4 +256,70 @@ class ConvNet(Spec):
             if min(size) < 1:
                 before = self.maps[place - 1] if place else self.image_size
                 raise ValueError(f"layers.{place}: kernel={self.layers[place].kernel} exceeds its map of {before}")
+        return self
+
+
+class Stage(Spec):
+    """Blocks of one kind and width.
+
+    Attributes:
+        halve: the first block halves the height and width of the map.
+    """
+
+    depth: int = Field(ge=1)
+    width: int = Field(ge=4, multiple_of=4)
+    block: Annotated[MBConv | GridTransformer, Field(discriminator="kind")]
+    halve: bool = True
+
+    @model_validator(mode="after")
+    def _fits(self) -> Stage:
+        if isinstance(self.block, GridTransformer) and self.width % self.block.head_dim:
+            raise ValueError(f"width={self.width} is no multiple of block.head_dim={self.block.head_dim}")
+        return self
+
+
+class CoAtNet(Spec):
+    """A classifier of convolutions, then inverted bottlenecks, then transformer blocks, on ever smaller maps (Dai et
+    al. 2021). The last map's mean, layer-normed, goes through a dense map and tanh to the logits.
+
+    Attributes:
+        image_size: height and width of the pictures.
+        channels: of the pictures.
+        drop_path: how often the last block's branches are left out in training; the others' less, in equal steps from
+            0 at the first (Huang et al. 2016).
+    """
+
+    kind: Literal["coatnet"] = "coatnet"
+    image_size: tuple[int, int] = (224, 224)
+    channels: int = Field(default=3, ge=1)
+    classes: int = Field(default=1000, ge=2)
+    stem: tuple[ConvLayer, ...] = Field(min_length=1)
+    stages: tuple[Stage, ...] = Field(min_length=1)
+    drop_path: float = Field(default=0.0, ge=0, lt=1)
+    init: Init = Init(std=None)
+
+    @property
+    def maps(self) -> tuple[tuple[int, int], ...]:
+        """Height and width of what each stage makes."""
+        size, sizes = self.image_size, []
+        for layer in self.stem:
+            size = layer.outputs(size)
+        for stage in self.stages:
+            size = (size[0] // 2, size[1] // 2) if stage.halve else size
+            sizes.append(size)
+        return tuple(sizes)
+
+    @model_validator(mode="after")
+    def _fits(self) -> CoAtNet:
+        size = self.image_size
+        for layer in self.stem:
+            size = layer.outputs(size)
+        for place, (stage, after) in enumerate(zip(self.stages, self.maps, strict=True)):
+            if min(size) < 1 or (stage.halve and (size[0] % 2 or size[1] % 2)):
+                height, width = self.image_size
+                raise ValueError(
+                    f"stages.{place}: a map of {size[0]}x{size[1]} cannot be halved; choose another "
+                    f"image_size={height}x{width}, or halve=false"
+                )
+            size = after
         return self

@@ -1,6 +1,7 @@
-"""Positions inside attention: rotary angles, linear biases, buckets of distances.
+"""Positions inside attention: rotary angles, linear biases, buckets of distances, offsets on a map.
 
-Shape letters: B batch, T queries, S keys, N heads, H head dim, R half the rotated values of a head.
+Shape letters: B batch, T queries, S keys, N heads, H head dim, R half the rotated values of a head, U buckets or
+offsets, Y X their rows and columns.
 """
 
 from __future__ import annotations
@@ -73,6 +74,16 @@ def bucket_bias(spec: Buckets, table_UN: Tensor, tokens: int, sources: int, caus
     """The learned bias (N, T, S) of the last `tokens` queries of `sources` keys; U buckets."""
     buckets_TS = bucket_of(spec, _distances(tokens, sources, table_UN.device), causal)
     return table_UN[buckets_TS].permute(2, 0, 1).contiguous()  # every layer adds it to its scores
+
+
+def grid_bias(table_UN: Tensor, height: int, width: int) -> Tensor:
+    """The learned bias (N, T, S) between the places of a map, which are counted row by row (Dai et al. 2021, section
+    2.1). For a key `y` above the query and `x` to its left it is the table's row
+    `(2 width - 1) (y + height - 1) + x + width - 1`."""
+    table_NYX = table_UN.T.unflatten(1, (2 * height - 1, 2 * width - 1))
+    windows = table_NYX.unfold(1, height, 1).unfold(2, width, 1)  # of each query, the offsets of its keys from the last
+    bias_NTS: Tensor = windows.flip(3, 4).flatten(3, 4).flatten(1, 2)
+    return bias_NTS
 
 
 def _distances(tokens: int, sources: int, device: torch.device) -> Tensor:

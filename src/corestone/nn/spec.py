@@ -399,3 +399,24 @@ class ConvLayer(Spec):
         """Height and width of what it makes of a map of this size; 0 or less where the kernel does not fit."""
         height, width = ((side + 2 * self.padding - self.kernel) // self.stride + 1 for side in size)
         return height, width
+
+
+class MBConv(Spec):
+    """An inverted bottleneck with squeeze and excitation (Sandler et al. 2018; Hu et al. 2018), batch-normed in front,
+    as CoAtNet has it: four times as wide inside as its output (Dai et al. 2021, appendix A).
+
+    Attributes:
+        stride_at: which convolution skips places where the map is halved: the first, 1 x 1, as in the paper, or the
+            depthwise one, as in most implementations.
+    """
+
+    kind: Literal["mbconv"] = "mbconv"
+    stride_at: Literal["expand", "depthwise"] = "expand"
+
+
+class GridTransformer(Spec):
+    """Attention over all places of a map, with a learned bias per head and offset between two places, and a
+    feed-forward four times as wide, layer-normed in front (Dai et al. 2021, section 2.1 and appendix A)."""
+
+    kind: Literal["transformer"] = "transformer"
+    head_dim: int = Field(default=32, ge=1)

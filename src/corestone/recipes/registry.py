@@ -16,6 +16,7 @@ from pydantic_core import CoreSchema, core_schema
 from corestone.core.errors import SpecError
 from corestone.core.spec import Spec
 from corestone.models.spec import (
+    CoAtNet,
     ConvNet,
     Decoder,
     Encoder,
@@ -83,6 +84,7 @@ MODELS.add(EncoderDecoder, "corestone.models.encoder_decoder:build_encoder_decod
 MODELS.add(GeneratorDiscriminator, "corestone.models.encoder:build_generator_discriminator")
 MODELS.add(Recurrent, "corestone.models.recurrent:build_recurrent")
 MODELS.add(ImageEncoder, "corestone.models.image_encoder:build_image_encoder")
+MODELS.add(CoAtNet, "corestone.models.coatnet:build_coatnet")
 MODELS.add(ConvNet, "corestone.models.convnet:build_convnet")
 
 OBJECTIVES = Registry("objective")

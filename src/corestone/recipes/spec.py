@@ -12,6 +12,7 @@ from corestone.data.images.spec import Images
 from corestone.data.spec import Data
 from corestone.generate.spec import Sampling
 from corestone.models.spec import (
+    CoAtNet,
     ConvNet,
     Decoder,
     Encoder,
@@ -123,7 +124,7 @@ TRAINS: dict[type[Spec], tuple[type[Spec], ...]] = {
     SpanCorruption: (EncoderDecoder,),
     Denoising: (EncoderDecoder,),
     Continuation: (EncoderDecoder,),
-    Classification: (ConvNet, ImageEncoder),
+    Classification: (CoAtNet, ConvNet, ImageEncoder),
 }
 """The shapes of computation that each objective of the house trains."""
 

@@ -3,10 +3,26 @@
 from __future__ import annotations
 
 from corestone.core.errors import SpecError, unknown
-from corestone.zoo import alexatm, bert, bloom, electra, gpt, gptj, h3, mogrifier, opt, palm, primer, t5, vit
+from corestone.zoo import (
+    alexatm,
+    bert,
+    bloom,
+    coatnet,
+    electra,
+    gpt,
+    gptj,
+    h3,
+    mnist_cnn,
+    mogrifier,
+    opt,
+    palm,
+    primer,
+    t5,
+    vit,
+)
 from corestone.zoo.entry import Entry
 
-FAMILIES = (gpt, gptj, primer, opt, bloom, palm, h3, bert, electra, t5, alexatm, mogrifier, vit)
+FAMILIES = (gpt, gptj, primer, opt, bloom, palm, h3, bert, electra, t5, alexatm, mogrifier, vit, mnist_cnn, coatnet)
 
 
 def zoo() -> dict[str, Entry]:
