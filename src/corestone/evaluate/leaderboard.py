@@ -17,7 +17,6 @@ from pydantic import Field
 from corestone.core.errors import SpecError, unknown
 from corestone.core.spec import Spec, from_yaml, plain
 
-
 DATE = r"^\d{4}(-(0[1-9]|1[0-2])(-(0[1-9]|[12]\d|3[01]))?)?$"
 """A year, month or day."""
 

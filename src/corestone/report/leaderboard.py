@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,10 @@ def write_leaderboard(benchmarks: Sequence[Benchmark], path: Path, notes: Sequen
         CheckpointError: the file cannot be written.
     """
     tables = [
-        (number, [(one, _line(Standing(row, None, False))) for one in benchmarks for row in one.rows if row.table == number])
+        (
+            number,
+            [(one, _line(Standing(row, None, False))) for one in benchmarks for row in one.rows if row.table == number],
+        )
         for number in ("1.1", "1.2")
     ]
     values = {
@@ -51,7 +55,9 @@ def _section(benchmark: Benchmark) -> dict[str, Any]:
         "about": f"{benchmark.metric}, {direction[benchmark.lower_is_better]}",
         "reference": against.system if against else None,
         "chart": history(benchmark),
-        "groups": [(way_label(way, ways), [_line(one) for one in group]) for way, group in zip(ways, groups, strict=True)],
+        "groups": [
+            (way_label(way, ways), [_line(one) for one in group]) for way, group in zip(ways, groups, strict=True)
+        ],
     }
 
 
@@ -77,7 +83,7 @@ def _line(standing: Standing) -> dict[str, Any]:
 
 
 def history(benchmark: Benchmark) -> Chart:
-    """The best result over time, one line per way; the other dated rows are dots."""
+    """The best result over time, one line per way; other dated rows are dots of its colour, own ones diamonds."""
     won, groups = records(benchmark), [group for group in standings(benchmark) if group]
     ways = [group[0].row.way for group in groups]
     last = max((_year(row) for row in benchmark.rows if row.date), default=0.0)
@@ -91,10 +97,12 @@ def history(benchmark: Benchmark) -> Chart:
             ends = [*best, best[-1]]
             x = [*map(_year, best), math.floor(last) + 1]
             series.append(Series(x, [row.value for row in ends], label, colour, "steps"))
-        for rows, style, name in ((rest, "dots", f"{label}, others"), (own, "own", f"{label}, own runs")):
+        for rows, style, name in ((rest, "dots", f"{label}"), (own, "own", f"{label}, own runs")):
             if rows:
                 series.append(Series([_year(row) for row in rows], [row.value for row in rows], name, colour, style))
-    return chart(f"over-{fold(benchmark.name)}", "Best over time", benchmark.unit, series, YEARS)
+    drawn = chart(f"over-{fold(benchmark.name)}", "Best over time", benchmark.unit, series, YEARS)
+    lines = {colour for _, colour, style in drawn.legend if style == "steps"}
+    return replace(drawn, legend=[one for one in drawn.legend if one[2] != "dots" or one[1] not in lines])
 
 
 def _year(row: Row) -> float:

@@ -32,11 +32,13 @@ class Trained:
 
     Attributes:
         names: catalogue names, hub sets, and files without their folders; None where there is no recipe.
+        described: each source as an evaluation names it.
         known: all are of the catalogue, so that what they hold is known.
         characters: size of the text, where data.json tells it.
     """
 
     names: tuple[str, ...] | None
+    described: tuple[str, ...]
     known: bool
     characters: int | None
 
@@ -99,7 +101,7 @@ def _task_row(run: Run, entry: Tree, benchmark: Benchmark, metric: Metric) -> Ro
         learning=learning,
         shots=shots,
         extra_data=None if trained.names is None else ", ".join(others) or "none",
-        **_about(run, entry, metric),
+        **_about(run, entry, metric, metric.convention),
     )
 
 
@@ -114,7 +116,7 @@ def _text_rows(run: Run) -> Iterator[tuple[Benchmark, Row]]:
         name = f"{data}, {entry.get('variant')}, {by.name.lower()}"
         for metric in found:
             if metric.name.removesuffix(DYNAMIC) == by.key:
-                trains = entry in own or data in (trained.names or ())
+                trains = entry in own or data in trained.described
                 adapts = ", dynamic evaluation" if metric.name.endswith(DYNAMIC) else ""
                 yield (
                     Benchmark(name=name, metric=by.name.lower(), unit=by.unit, lower_is_better=True, rows=()),
@@ -123,13 +125,13 @@ def _text_rows(run: Run) -> Iterator[tuple[Benchmark, Row]]:
                         counted=metric.convention or None,
                         split=f"{entry.get('variant')}, n = {metric.n:,}",
                         learning=("trained" if trains else "zero-shot") + adapts,
-                        extra_data=", ".join(name for name in trained.names or () if name != data) or "none",
-                        **_about(run, entry, metric),
+                        extra_data=", ".join(name for name in trained.described if name != data) or "none",
+                        **_about(run, entry, metric, ""),
                     ),
                 )
 
 
-def _about(run: Run, entry: Tree, metric: Metric) -> dict[str, Any]:
+def _about(run: Run, entry: Tree, metric: Metric, convention: str) -> dict[str, Any]:
     checkpoint, moment = str(entry.get("checkpoint", "?")), number(entry, "time") or _last_moment(run)
     weights = entry.get("weights")
     if not isinstance(weights, str):  # evaluation.json names the checkpoint alone
@@ -138,16 +140,18 @@ def _about(run: Run, entry: Tree, metric: Metric) -> dict[str, Any]:
         except (OSError, ValueError, KeyError, TypeError):
             weights = None
     name = str((run.recipe or {}).get("name") or run.name)
-    interval = f"95 %: {figures.interval(metric)}; " if metric.interval else ""
+    interval = f"95 %: {figures.interval(metric)}" if metric.interval else ""
     return {
         "system": name if name == run.name else f"{name} ({run.name})",
         "value": metric.value,
         "transformer": _transformer(run.recipe),
         "parameters": figures.parameters(run) or None,
-        "date": datetime.fromtimestamp(moment, timezone.utc).date().isoformat() if moment and math.isfinite(moment) else None,
+        "date": datetime.fromtimestamp(moment, timezone.utc).date().isoformat()
+        if moment and math.isfinite(moment)
+        else None,
         "source": f"{run.folder}, {checkpoint}, weights {weights or 'gone'}",
         "evidence": "measured",
-        "note": interval + metric.convention,
+        "note": "; ".join(part for part in (interval, convention) if part),
         "measured": Measured(run=str(run.folder), checkpoint=checkpoint, weights=weights),
     }
 
@@ -159,17 +163,19 @@ def _last_moment(run: Run) -> float | None:
 def _trained(run: Run) -> Trained:
     components = find(run.recipe, "components")
     if not isinstance(components, list):
-        return Trained(None, False, None)
+        return Trained(None, (), False, None)
     sources = [source for component in components if isinstance(source := find(component, "source"), dict)]
     names: list[str] = []
+    described = []
     for source in sources:
-        paths = source.get("paths") or [source.get("name") or source.get("path") or "?"]
-        names += [Path(path).name if source.get("paths") else str(path) for path in paths]
+        paths = [str(path) for path in source.get("paths") or ()]
+        name = str(source.get("name") or f"hf://{source.get('path')}")  # as data/sources.py describes them
+        names += [Path(path).name for path in paths] or [name.removeprefix("hf://")]
+        described.append(", ".join(paths) or name)
     sides = [side for item in run.data for side in (find(item, "splits") or {}).values()]
-    characters = [int(number(side, "characters") or 0) for side in sides]
-    return Trained(
-        tuple(dict.fromkeys(names)), all(source.get("kind") == "embedded" for source in sources), sum(characters) or None
-    )
+    characters = sum(int(number(side, "characters") or 0) for side in sides)
+    known = all(source.get("kind") == "embedded" for source in sources)
+    return Trained(tuple(dict.fromkeys(names)), tuple(described), known, characters or None)
 
 
 def _on_training_side(trained: Trained, benchmark: Benchmark) -> bool | None:

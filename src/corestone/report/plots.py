@@ -181,7 +181,9 @@ def _draw(axes: matplotlib.axes.Axes, item: Series, colour: str) -> None:
         axes.plot(x, y, color=colour, linewidth=0, marker="D", markersize=8)
     elif item.style == "steps":
         changes = [place for place in range(len(y)) if place == 0 or y[place] != y[place - 1]]
-        axes.plot(x, y, color=colour, linewidth=1.8, drawstyle="steps-post", marker="o", markersize=5, markevery=changes)
+        axes.plot(
+            x, y, color=colour, linewidth=1.8, drawstyle="steps-post", marker="o", markersize=5, markevery=changes
+        )
     elif item.style == "points" or len(x) == 1:
         axes.plot(x, y, color=colour, linewidth=1.8, marker="o", markersize=4 if len(x) <= 40 else 0)
     else:
