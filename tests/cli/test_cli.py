@@ -11,7 +11,7 @@ import pytest
 
 VERBS = [
     "data", "prepare", "recipes", "show", "pretrain", "compare", "evaluate", "generate", "embed", "report", "ledger",
-    "zoo", "import", "convert", "export",
+    "leaderboard", "zoo", "import", "convert", "export",
 ]  # fmt: skip
 
 

@@ -23,7 +23,7 @@ def ledger(
         typer.Option(min=1, help="With --document: look at the steps up to this one. Default: the run's last."),
     ] = None,
 ) -> None:
-    """Tell which documents a step saw, or which steps saw a document.
+    """Tell which documents a step saw, or which steps saw one.
 
     Nothing of this was logged: it follows from the recipe, its seed and the prepared data.
     """

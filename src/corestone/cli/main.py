@@ -20,6 +20,7 @@ from corestone.cli import (
     evaluate,
     generate,
     interop,
+    leaderboard,
     ledger,
     prepare,
     pretrain,
@@ -46,6 +47,7 @@ app.command("evaluate")(evaluate.evaluate)
 app.command("generate")(generate.generate)
 app.command("embed")(embed.embed)
 app.command("report")(report.report)
+app.command("leaderboard")(leaderboard.leaderboard)
 app.command("ledger")(ledger.ledger)
 app.command("zoo")(zoo.zoo)
 app.command("import")(interop.import_)

@@ -15,7 +15,7 @@ def report(
         typer.Option(help="File or folder to write to. Default: report.html in the run, comparison.html here."),
     ] = None,
 ) -> None:
-    """Write a run's report.html, or compare several runs on one page."""
+    """Write a run's report.html, or compare runs on one page."""
     from corestone.report.write import write_report  # brings matplotlib
 
     typer.echo(write_report(runs, out))

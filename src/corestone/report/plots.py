@@ -39,8 +39,10 @@ class Series:
         label: for the legend below the plot.
         colour: a CSS variable of the page.
         band: lowest and highest values at the same x, shaded behind the line.
-        style: `line`, `faint` (raw values behind a smoothed line), `points` (a line with a mark at each value) or
-            `level` (a dashed horizontal line at the one value of y).
+        style: `line`, `faint` (raw values behind a smoothed line), `points` (a line with a mark at each value), `steps`
+            (each value holds until the next, with a mark at each change), `dots` (marks alone,
+            faint), `own` (marks alone, large) or `level` (a dashed horizontal line at
+            the one value of y).
     """
 
     x: Sequence[float]
@@ -59,16 +61,18 @@ class Look:
         percent: y is a fraction, shown as percent.
         zero: y begins at zero, so that lengths compare.
         seconds: x is a time in seconds, shown as a clock, not training tokens.
+        years: x is a date in years, which does not begin at zero.
     """
 
     percent: bool = False
     zero: bool = False
     seconds: bool = False
+    years: bool = False
 
     @property
     def axis(self) -> str:
         """What x is."""
-        return "training time" if self.seconds else "training tokens"
+        return "date of the source" if self.years else "training time" if self.seconds else "training tokens"
 
 
 TOKENS = Look()
@@ -171,6 +175,15 @@ def _draw(axes: matplotlib.axes.Axes, item: Series, colour: str) -> None:
     x, y = thin(item.x, item.y)
     if item.style == "faint":
         axes.plot(x, y, color=colour, linewidth=0.8, alpha=0.35)
+    elif item.style == "dots":
+        axes.plot(x, y, color=colour, linewidth=0, marker="o", markersize=4, alpha=0.35, markeredgewidth=0)
+    elif item.style == "own":
+        axes.plot(x, y, color=colour, linewidth=0, marker="D", markersize=8)
+    elif item.style == "steps":
+        changes = [place for place in range(len(y)) if place == 0 or y[place] != y[place - 1]]
+        axes.plot(
+            x, y, color=colour, linewidth=1.8, drawstyle="steps-post", marker="o", markersize=5, markevery=changes
+        )
     elif item.style == "points" or len(x) == 1:
         axes.plot(x, y, color=colour, linewidth=1.8, marker="o", markersize=4 if len(x) <= 40 else 0)
     else:
@@ -185,11 +198,16 @@ def _dress(axes: matplotlib.axes.Axes, look: Look, palette: Mapping[str, str]) -
     axes.set_axisbelow(True)
     axes.tick_params(colors=palette["muted"], length=0, pad=6)
     axes.margins(x=0.02, y=0.08)
-    axes.set_xlim(left=0)
+    if look.years:
+        low, high = axes.dataLim.intervalx
+        axes.set_xlim(math.floor(low), max(math.ceil(high), math.floor(low) + 1))
+    else:
+        axes.set_xlim(left=0)
     # Ticks of a clock stand at 1, 1.5, 3 and 6 times ten: whole minutes and quarters of one.
-    axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 1.5, 3, 6, 10]) if look.seconds else MaxNLocator(5))
+    steps = [1, 1.5, 3, 6, 10] if look.seconds else None
+    axes.xaxis.set_major_locator(MaxNLocator(5, steps=steps, integer=look.years))
     axes.yaxis.set_major_locator(MaxNLocator(5))
-    along = si if not look.seconds else clock if axes.get_xlim()[1] >= 60 else _seconds
+    along = _year if look.years else si if not look.seconds else clock if axes.get_xlim()[1] >= 60 else _seconds
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: along(value)))
     shown = _percent if look.percent else _tick
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: shown(value)))
@@ -197,6 +215,10 @@ def _dress(axes: matplotlib.axes.Axes, look: Look, palette: Mapping[str, str]) -
 
 def _seconds(value: float) -> str:
     return f"{value:.3g} s"
+
+
+def _year(value: float) -> str:
+    return f"{value:.0f}"
 
 
 def _percent(value: float) -> str:

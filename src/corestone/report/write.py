@@ -43,9 +43,9 @@ def write_report(runs: Sequence[Path], out: Path | None = None) -> Path:
     name = "report.html" if len(read) == 1 else "comparison.html"
     path = (runs[0] / name if len(read) == 1 else Path(name)) if out is None else out / name if out.is_dir() else out
     if len(read) == 1:
-        return _write(path, _render("run.html.j2", _page(read[0])))
+        return write(path, render("run.html.j2", _page(read[0])))
     systems = [System(label, [run]) for label, run in zip(labels(read), read, strict=True)]
-    return _write(path, _render("compare.html.j2", compare(systems)))
+    return write(path, render("compare.html.j2", compare(systems)))
 
 
 def write_comparison(runs: Mapping[str, Sequence[Path]], folder: Path) -> Path:
@@ -59,13 +59,13 @@ def write_comparison(runs: Mapping[str, Sequence[Path]], folder: Path) -> Path:
     """
     systems = [System(name, [read_run(path) for path in paths]) for name, paths in runs.items()]
     for name, title, unit, series, look in held_out_curves(systems):
-        _write(folder / f"held-out-{name}.png", picture(series, title, unit, look))
+        write(folder / f"held-out-{name}.png", picture(series, title, unit, look))
     told = json.dumps(spelled(summary(systems)), indent=1, ensure_ascii=False, allow_nan=False)
-    _write(folder / "comparison.json", told.encode("utf-8", "backslashreplace"))
-    return _write(folder / "comparison.html", _render("compare.html.j2", compare(systems)))
+    write(folder / "comparison.json", told.encode("utf-8", "backslashreplace"))
+    return write(folder / "comparison.html", render("compare.html.j2", compare(systems)))
 
 
-def _write(path: Path, content: bytes) -> Path:
+def write(path: Path, content: bytes) -> Path:
     """Replace a file in one move."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -77,7 +77,7 @@ def _write(path: Path, content: bytes) -> Path:
     return path
 
 
-def _render(template: str, values: Mapping[str, Any]) -> bytes:
+def render(template: str, values: Mapping[str, Any]) -> bytes:
     """Fill a template. Everything is escaped but the drawings and the style sheet, which are our own."""
     jinja = Environment(
         loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
