@@ -60,9 +60,10 @@ def _idx(path: Path) -> NDArray[np.uint8]:
     if len(data) < 4 or data[:2] != b"\0\0" or data[2] != 8:
         raise DataError(f"{path}: not an idx file of unsigned bytes (it begins with {data[:4].hex(' ') or 'nothing'})")
     axes = data[3]
-    shape = tuple(int(n) for n in np.frombuffer(data[4 : 4 + 4 * axes], ">u4"))
+    lengths = data[4 : 4 + 4 * axes]
+    shape = tuple(int(n) for n in np.frombuffer(lengths, ">u4", count=len(lengths) // 4))
     wanted = 4 + 4 * axes + math.prod(shape)
-    if len(shape) < axes or len(data) != wanted:
+    if len(data) != wanted:
         raise DataError(f"{path}: {len(data):,} bytes, its head says {wanted:,}; fetch it again")
     return np.frombuffer(data, np.uint8, offset=4 + 4 * axes).reshape(shape)
 

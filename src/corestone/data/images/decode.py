@@ -24,7 +24,6 @@ Formats that run programs (EPS) are never opened.
 from __future__ import annotations
 
 import io
-import warnings
 from dataclasses import dataclass
 
 import numpy as np
@@ -57,22 +56,20 @@ class Decoded:
 
 
 def decode(data: bytes, rules: Rules) -> Decoded | str:
-    """Decode an image file by the policy above; a string is the reason why it is refused."""
+    """Decode an image file by the policy above; a string is the reason why it is refused. Safe to call in threads."""
     if not data:
         return "empty file"
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of doubtful metadata, and of Pillow's own limit of pixels
-            with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-                width, height = image.size
-                if width * height > rules.max_pixels:
-                    return "too many pixels"
-                image.load()
-                return _pixels(image, data, rules)
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            width, height = image.size
+            if width * height > rules.max_pixels:
+                return "too many pixels"
+            image.load()
+            return _pixels(image, data, rules)
     except UnidentifiedImageError:
         # A known signature with a damaged head is not identified either.
         return "not an image of a known kind" if ending(data) == "img" else "corrupt image"
-    except Image.DecompressionBombError:
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):  # the latter where warnings are errors
         return "too many pixels"
     except Exception as error:  # Pillow's readers raise many unrelated types for damaged files
         return "truncated image" if "truncated" in str(error).lower() else "corrupt image"

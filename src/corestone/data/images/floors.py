@@ -54,8 +54,10 @@ def ridge(train: PictureSet, held_out: PictureSet, penalty: float = RIDGE) -> fl
 
 def nearest_caption(gallery: PictureSet, queries: PictureSet) -> float:
     """Share of the queries whose nearest picture of the gallery, pixel by pixel, has their first caption."""
-    x_ND, y_ND = (np.stack([one.pixels(i).ravel() for i in range(len(one))]) for one in (gallery, queries))
-    x_ND, y_ND = x_ND.astype(np.float32) / 255, y_ND.astype(np.float32) / 255
+    x_ND, y_ND = (
+        np.stack([one.pixels(i).ravel() for i in range(len(one))]).astype(np.float32) / 255
+        for one in (gallery, queries)
+    )
     distances_NN = (x_ND**2).sum(axis=1) - 2 * y_ND @ x_ND.T
     said = np.array([gallery.captions(i)[0] for i in range(len(gallery))])
     truth = np.array([queries.captions(i)[0] for i in range(len(queries))])

@@ -53,7 +53,6 @@ class PictureSet:
             self.array = np.memmap(self._shards[0], np.uint8, "r", shape=shape).view(np.ndarray)
         else:
             self._index = self._load(facts["index"]["file"])
-            self._maps = [np.memmap(shard, np.uint8, "r").view(np.ndarray) for shard in self._shards]
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -82,7 +81,10 @@ class PictureSet:
             np.save(stream, self.array[i])
             return stream.getvalue()
         shard, offset, size = self._index[i].tolist()
-        return bytes(self._maps[shard][offset : offset + size])
+        with self._shards[shard].open("rb") as stream:  # opened anew: there may be more shards than files may be open
+            stream.seek(offset)
+            data: bytes = stream.read(size)
+        return data
 
     def ids(self, i: int) -> str:
         """The id of a picture. Raises IndexError where there is none of number i."""
