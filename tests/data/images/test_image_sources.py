@@ -26,7 +26,7 @@ from corestone.core.spec import from_yaml, parse, to_yaml
 from corestone.data.document import Counts, side
 from corestone.data.images.files import braces
 from corestone.data.images.picture import Picture, side_of_three
-from corestone.data.images.sources import describe, images_fingerprint, pictures
+from corestone.data.images.sources import card, describe, images_fingerprint, pictures
 from corestone.data.images.spec import (
     Cifar10,
     CocoCaptions,
@@ -518,6 +518,18 @@ def test_parts_keep_their_sides(tmp_path: Path) -> None:
     )
     assert [(p.split, p.content) for p in read(source)] == [("train", png(0)), ("test", png(1))]
     assert describe(source) == f"{tmp_path / 'a'} + {tmp_path / 'b'}"
+
+
+def test_cards_say_what_is_known(tmp_path: Path) -> None:
+    own = ImageFolder(path=str(tmp_path), side="train")
+    cards = card(Together(parts=(EmbeddedImages(name="emoji", split="artist"), EmbeddedImages(name="mnist5k"), own)))
+    assert [one["split"] for one in cards] == [
+        "Noto trains, Twemoji validates",
+        "by picture, 10 % validation, 10 % test",
+        "all train",
+    ]
+    assert [one["licence"] == "not stated" for one in cards] == [False, False, True]
+    assert all(one["not_controlled"] for one in cards)
 
 
 def test_fingerprints_follow_the_content(tmp_path: Path) -> None:

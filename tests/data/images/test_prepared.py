@@ -198,7 +198,7 @@ def test_stop_names_the_picture_and_leaves_nothing(tmp_path: Path) -> None:
 def test_the_first_of_two_problems_is_told_whatever_the_threads(tmp_path: Path, threads: int) -> None:
     (tmp_path / "0.png").write_bytes(encoded(0)[:-30])
     (tmp_path / "t.csv").write_text("image\n0.png\nmissing.png\n")
-    with pytest.raises(DataError, match="t.csv:1: truncated image"):
+    with pytest.raises(DataError, match=r"t\.csv:1: truncated image"):
         prepare_images(ImageTable(paths=(str(tmp_path / "t.csv"),)), tmp_path / "cache", threads=threads)
 
 

@@ -43,8 +43,8 @@ _PNG_DEPTH = 24  # place of the bit depth, behind signature, chunk head, width a
 class Rules:
     """What `decode` makes and refuses: `channels` 3 (colour) or 1 (grey), and pictures of more than `max_pixels`."""
 
-    channels: int = 3
-    max_pixels: int = 64_000_000
+    channels: int
+    max_pixels: int
 
 
 @dataclass(frozen=True)

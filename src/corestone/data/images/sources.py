@@ -15,7 +15,7 @@ from corestone.core.errors import DataError
 from corestone.core.spec import fingerprint, plain
 from corestone.data.document import Counts, Problem
 from corestone.data.images.arrays import read_cifar10, read_idx, read_stl10
-from corestone.data.images.embedded import embedded_images_fingerprint, read_embedded_images
+from corestone.data.images.embedded import embedded_images_fingerprint, image_entry, read_embedded_images
 from corestone.data.images.files import folder_files, read_coco, read_folder, read_webdataset, shard_paths, shown
 from corestone.data.images.picture import Picture
 from corestone.data.images.spec import (
@@ -114,6 +114,27 @@ def _state(path: Path) -> list[Any]:
     except OSError:
         return [shown(path), "missing"]
     return [shown(path), stat.st_size, stat.st_mtime_ns]
+
+
+def card(source: ImageSource) -> list[dict[str, Any]]:
+    """What a report says about a source, part by part: its licence where known, its split, what that leaves open."""
+    if isinstance(source, Together):
+        return [one for part in source.parts for one in card(part)]
+    if isinstance(source, EmbeddedImages):
+        item = image_entry(source)
+        chosen = item.splits.get(source.split or next(iter(item.splits), ""), item.split)
+        return [{**plain(item), "source": item.source, "split": chosen}]
+    shares = f"{source.validation_percent:g} % validation, {source.test_percent:g} % test"
+    return [
+        {
+            "name": describe(source),
+            "title": "own pictures",
+            "source": plain(source),
+            "licence": "not stated",
+            "split": f"all {source.side}" if source.side else f"by group or as the source says, {shares}",
+            "not_controlled": "Related pictures may stand on both sides; only exact repeats are dropped.",
+        }
+    ]
 
 
 def describe(source: ImageSource) -> str:

@@ -16,7 +16,7 @@ from PIL import Image
 
 from corestone.data.images.decode import Decoded, Rules, decode, ending
 
-COLOUR, GREY = Rules(channels=3), Rules(channels=1)
+COLOUR, GREY = Rules(channels=3, max_pixels=64_000_000), Rules(channels=1, max_pixels=64_000_000)
 
 
 def noise(height: int = 24, width: int = 32, channels: int = 3, seed: int = 0) -> np.ndarray:
@@ -121,6 +121,15 @@ def test_cmyk_is_converted() -> None:
     assert (done.pixels[:, 4:] == 255).all()
 
 
+def test_cmyk_jpeg_is_converted_whichever_way_its_ink_is_written() -> None:
+    """Photoshop writes ink inverted and says so in Adobe's marker; Pillow's writer does the same."""
+    pixels = np.zeros((16, 16, 4), dtype=np.uint8)
+    pixels[..., 1:3] = 255
+    done = decoded(file(Image.fromarray(pixels, mode="CMYK"), "JPEG", quality=95))
+    assert done.changed == ("CMYK",)
+    assert np.abs(done.pixels.astype(int) - [255, 0, 0]).max() <= 4  # measured 0
+
+
 def test_palette_becomes_its_colours() -> None:
     image = Image.new("P", (4, 2))
     image.putpalette([10, 20, 30, 200, 100, 50])
@@ -220,8 +229,8 @@ def test_a_bomb_is_refused_before_it_is_decoded(side: int, action: Any) -> None:
 
 def test_the_limit_is_inclusive() -> None:
     data = file(Image.fromarray(noise(10, 10)), "PNG")
-    assert isinstance(decode(data, Rules(max_pixels=100)), Decoded)
-    assert decode(data, Rules(max_pixels=99)) == "too many pixels"
+    assert isinstance(decode(data, Rules(channels=3, max_pixels=100)), Decoded)
+    assert decode(data, Rules(channels=3, max_pixels=99)) == "too many pixels"
 
 
 VALID = [file(Image.fromarray(noise(16, 16)), form) for form in ("JPEG", "PNG", "GIF", "WEBP", "TIFF", "BMP")]
@@ -233,7 +242,7 @@ def test_no_damage_raises(data: bytes, damage: list[tuple[int, int]]) -> None:
     changed = bytearray(data)
     for place, value in damage:
         changed[place % len(changed)] = value
-    done = decode(bytes(changed), Rules(max_pixels=10_000))
+    done = decode(bytes(changed), Rules(channels=3, max_pixels=10_000))
     assert isinstance(done, str) or done.pixels.dtype == np.uint8
 
 
