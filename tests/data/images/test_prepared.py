@@ -182,6 +182,13 @@ def test_everything_is_kept_or_counted(tmp_path: Path) -> None:
     assert kept == 30
 
 
+def test_a_picture_on_two_sides_is_counted_as_that(tmp_path: Path) -> None:
+    one, other = (own_folder(tmp_path / name, 3).model_copy(update={"side": name}) for name in ("train", "test"))
+    folder = prepare_images(Together(parts=(one, other)), tmp_path / "cache")
+    assert manifest_of(folder)["counts"]["dropped"] == {"repeated picture on another side": 3}
+    assert list(manifest_of(folder)["splits"]) == ["train"]
+
+
 def test_repeats_stay_where_they_are_wanted(tmp_path: Path) -> None:
     options = PrepareImages(on_bad="skip", deduplicate=False)
     assert manifest_of(prepare_images(spoilt(tmp_path / "own"), tmp_path / "cache", options))["counts"]["kept"] == 32

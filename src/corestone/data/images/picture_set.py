@@ -141,7 +141,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     """The manifest of a prepared set. Raises DataError where there is none that this version reads."""
     path = folder / MANIFEST
     if not path.is_file():
-        raise DataError(f"{folder}: no prepared pictures (it has no {MANIFEST}); prepare them first")
+        raise DataError(f"{folder}: no prepared pictures (it has no {MANIFEST}); prepare them, or {_CURE}")
     try:
         manifest = json.loads(path.read_bytes())
     except (OSError, ValueError) as error:

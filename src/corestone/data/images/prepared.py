@@ -79,7 +79,7 @@ def kept_pictures(
         counts: filled while reading.
         changed: counts what decoding changes (see `decode`), by what it was.
     """
-    seen: dict[bytes, str | None] = {}
+    seen: dict[bytes, tuple[str | None, str]] = {}
     for picture, done in _tried(source, options, counts, threads):
         where = f"{picture.source}, {picture.id}"
         if isinstance(done, str):
@@ -89,10 +89,12 @@ def kept_pictures(
         if options.deduplicate:
             key = bytes.fromhex(picture.sha256)[:16]
             if key in seen:
-                other = seen[key] != picture.label
-                counts.drop("repeated picture of another class" if other else "repeated picture", where)
+                label, split = seen[key]
+                of = " of another class" if label != picture.label else ""
+                on = " on another side" if split != picture.split else ""
+                counts.drop(f"repeated picture{of}{on}", where)
                 continue
-            seen[key] = picture.label
+            seen[key] = picture.label, picture.split
         yield picture
 
 

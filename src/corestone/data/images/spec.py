@@ -162,7 +162,8 @@ class PrepareImages(Spec):
         channels: of encoded pictures (JPEG, PNG, ...): 3 red, green and blue, 1 grey. Arrays keep theirs.
         max_pixels: a picture of more is refused before it is decoded, so that no small file fills the memory;
             178,956,970 is what Pillow refuses by itself.
-        deduplicate: drop (and count) pictures whose bytes were seen before.
+        deduplicate: drop (and count) pictures whose bytes were seen before, on whichever side; False keeps the sides of
+            a published set whole.
         shard_bytes: encoded pictures per file, about.
     """
 
