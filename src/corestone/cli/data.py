@@ -56,26 +56,20 @@ def show(
     name: Annotated[str, typer.Argument(help="A data set.", metavar="NAME")],
     lines: Annotated[int, typer.Option(min=0, help="Lines of the first document to print.")] = 12,
 ) -> None:
-    """Show a data set: its card, what it holds, and how it begins."""
+    """Show a data set: its card, what it holds, and how a text begins."""
     from rich.console import Console
     from rich.table import Table
 
+    from corestone.core.spec import plain
     from corestone.data.catalogue import entry
     from corestone.data.catalogue import fetch as fetch_one
-    from corestone.data.sources import Counts, card, documents
-    from corestone.data.spec import Embedded
 
     item = entry(name)
     with Console(stderr=True).status(f"fetching {name}"):
         path = fetch_one(item)
-    counts, first = Counts(), None
-    totals = {"train": [0, 0], "validation": [0, 0]}
     with Console(stderr=True).status(f"reading {name}"):
-        for document in documents(Embedded(name=name), "stop", counts):
-            first = first or document
-            totals[document.split][0] += 1
-            totals[document.split][1] += len(document.text)
-        facts = card(Embedded(name=name))
+        held, beginning = _pictures(name) if item.content == "images" else _texts(name, lines)
+    facts = {**plain(item), "source": item.source, "split": item.split}
     grid = Table(show_header=False)
     for key in ("title", "task", "size", "licence", "source", "split", "key", "held_out", "floor", "not_controlled"):
         value = facts[key]
@@ -84,14 +78,50 @@ def show(
                 "split key" if key == "key" else key.replace("_", " "),
                 ", ".join(value) if isinstance(value, list) else str(value),
             )
-    if "corpus_sha256" in facts:
-        grid.add_row("corpus sha256", facts["corpus_sha256"])
     grid.add_row("file", str(path) if path else "none")
-    for side, (number, characters) in totals.items():
-        grid.add_row(side, f"{number:,} documents, {characters:,} characters")
-    for reason, number in counts.dropped.items():
-        grid.add_row("not read", f"{number:,} x {reason}")
+    for what, words in held:
+        grid.add_row(what, words)
     Console().print(grid)
-    if first and lines:
-        typer.echo(f"\n{first.id} ({first.split}):")
-        typer.echo("\n".join(first.text.splitlines()[:lines]))
+    if beginning:
+        typer.echo(f"\n{beginning}")
+
+
+def _texts(name: str, lines: int) -> tuple[list[tuple[str, str]], str]:
+    """What a text data set holds, in words, and the first lines of its first document."""
+    from corestone.data.sources import Counts, card, documents
+    from corestone.data.spec import Embedded
+
+    counts, first = Counts(), None
+    totals = {"train": [0, 0], "validation": [0, 0]}
+    for document in documents(Embedded(name=name), "stop", counts):
+        first = first or document
+        totals[document.split][0] += 1
+        totals[document.split][1] += len(document.text)
+    facts = card(Embedded(name=name))
+    held = [("corpus sha256", facts["corpus_sha256"])] if "corpus_sha256" in facts else []
+    held += [(side, f"{number:,} documents, {length:,} characters") for side, (number, length) in totals.items()]
+    held += [("not read", f"{number:,} x {reason}") for reason, number in counts.dropped.items()]
+    if not first or not lines:
+        return held, ""
+    return held, "\n".join([f"{first.id} ({first.split}):", *first.text.splitlines()[:lines]])
+
+
+def _pictures(name: str) -> tuple[list[tuple[str, str]], str]:
+    """What a picture set holds on each side of its (first) split, in words."""
+    from collections import Counter
+
+    from corestone.data.document import Counts
+    from corestone.data.images.sources import pictures
+    from corestone.data.images.spec import EmbeddedImages
+
+    counts, sides, classes, captions = Counts(), Counter[str](), set(), Counter[str]()
+    for picture in pictures(EmbeddedImages(name=name), "stop", counts):
+        sides[picture.split] += 1
+        captions[picture.split] += len(picture.captions)
+        classes |= {picture.label} - {None}
+    held = [("classes", str(len(classes)))] if classes else []
+    for side in sorted(sides, key=["train", "validation", "test", "unlabelled"].index):
+        more = f", {captions[side]:,} captions" if captions[side] else ""
+        held.append((side, f"{sides[side]:,} pictures{more}"))
+    held += [("not read", f"{number:,} x {reason}") for reason, number in counts.dropped.items()]
+    return held, ""

@@ -14,10 +14,9 @@ from rich.console import Console
 from corestone.core.errors import CheckpointError, SpecError
 from corestone.core.metric import Metric
 from corestone.core.spec import Spec, plain
-from corestone.data.images.spec import Images
 from corestone.data.prepare.pipeline import prepare_source
 from corestone.data.sources import describe, parse_source
-from corestone.data.spec import Embedded, Prepare, Source
+from corestone.data.spec import Data, Embedded, Prepare, Source
 from corestone.data.tokenizer import Tokenizer, check_same
 from corestone.data.tokens import TokenSet, open_token_set
 from corestone.evaluate.dynamic import learning
@@ -72,10 +71,21 @@ def evaluate(
     keep_freed_memory()
     console = console or Console()
     run = open_run(path) if is_run(path) else None
-    if run is not None and isinstance(run.data, Images):
-        if source is not None or dynamic is not None:
-            raise SpecError(f"{path}: pictures are scored on their own held-out side; leave --data and --dynamic out")
-        return evaluate_images(path, run, precision, batch_size, console)
+    if run is None or isinstance(run.data, Data):
+        return _evaluate_text(path, run, source, (precision, batch_size, dynamic), console)
+    if source is not None or dynamic is not None:
+        raise SpecError(f"{path}: pictures are scored on their own held-out side; leave --data and --dynamic out")
+    return evaluate_images(path, run, precision, batch_size, console)
+
+
+def _evaluate_text(
+    path: Path,
+    run: Run | None,
+    source: str | None,
+    asked: tuple[Precision, int | None, SGD | RMS | None],
+    console: Console,
+) -> list[dict[str, Any]]:
+    precision, batch_size, dynamic = asked
     model, tokenizer = load_model(path, precision)
     if run is None and source is None:
         raise CheckpointError(f"{path}: a checkpoint has no data of its own; name some with --data SOURCE")

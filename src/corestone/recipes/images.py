@@ -15,12 +15,11 @@ from corestone.core.protocols import Evaluator
 from corestone.core.spec import plain
 from corestone.core.vocabulary import Vocabulary
 from corestone.data.cache import cache_dir
-from corestone.data.catalogue import entry
 from corestone.data.images.loader import ImageLoader, evaluation_batches
 from corestone.data.images.picture_set import PictureSet
 from corestone.data.images.prepared import open_pictures, prepare_images
-from corestone.data.images.sources import describe
-from corestone.data.images.spec import EmbeddedImages, Images
+from corestone.data.images.sources import card
+from corestone.data.images.spec import Images
 from corestone.evaluate.objective import ObjectiveScore
 from corestone.parallel.collectives import World
 from corestone.recipes.spec import Run
@@ -88,8 +87,9 @@ class ImageData:
         return {PICTURES: json.dumps(told, indent=1, ensure_ascii=False) + "\n"}
 
     def described(self) -> list[dict[str, Any]]:
-        """The source's card and the set's manifest."""
-        return [{"card": image_card(self.spec), "manifest": self.sides["train"].manifest}]
+        """The cards of the source's parts, each with the set's manifest."""
+        manifest = self.sides["train"].manifest
+        return [{"card": one, "manifest": manifest} for one in card(self.spec.source)]
 
     def summary(self) -> str:
         """Pictures of each side, classes, size."""
@@ -130,15 +130,6 @@ def open_images(run: Run, world: World) -> ImageData:
             raise SpecError(f"data.source: has no {side} side, and a run needs one (it has {', '.join(found)})")
     sides = {side: open_pictures(folder, side) for side in ("train", "validation", "test") if side in found}
     return ImageData(spec, folder, sides)
-
-
-def image_card(spec: Images) -> dict[str, Any]:
-    """What is known of a source."""
-    source = spec.source
-    if isinstance(source, EmbeddedImages):
-        item = entry(source.name)
-        return {**plain(item), "source": item.source, "split": item.split}
-    return {"name": describe(source), "source": plain(source), "licence": "not stated"}
 
 
 def _shape(shape: tuple[int, ...]) -> str:

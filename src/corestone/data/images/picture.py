@@ -38,13 +38,18 @@ class Picture:
     def sha256(self) -> str:
         """Of the file's bytes, or of the pixels and their shape."""
         if isinstance(self.content, bytes):
-            return hashlib.sha256(self.content).hexdigest()
+            return bytes_sha256(self.content)
         return pixels_sha256(self.content)
+
+
+def bytes_sha256(data: bytes) -> str:
+    """Hash bytes to 64 hex digits."""
+    return hashlib.sha256(data).hexdigest()
 
 
 def pixels_sha256(pixels: Pixels) -> str:
     """Hash pixels together with their shape."""
-    return hashlib.sha256(repr(pixels.shape).encode() + pixels.tobytes()).hexdigest()
+    return bytes_sha256(repr(pixels.shape).encode() + pixels.tobytes())
 
 
 def side_of_three(group: str, validation_percent: float, test_percent: float) -> str:

@@ -53,7 +53,6 @@ class PictureSet:
             self.array = np.memmap(self._shards[0], np.uint8, "r", shape=shape).view(np.ndarray)
         else:
             self._index = self._load(facts["index"]["file"])
-            self._maps = [np.memmap(shard, np.uint8, "r").view(np.ndarray) for shard in self._shards]
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -82,7 +81,10 @@ class PictureSet:
             np.save(stream, self.array[i])
             return stream.getvalue()
         shard, offset, size = self._index[i].tolist()
-        return bytes(self._maps[shard][offset : offset + size])
+        with self._shards[shard].open("rb") as stream:  # opened anew: there may be more shards than files may be open
+            stream.seek(offset)
+            data: bytes = stream.read(size)
+        return data
 
     def id(self, i: int) -> str:
         """The id of a picture. Raises IndexError where there is none of number i."""
@@ -139,7 +141,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     """The manifest of a prepared set. Raises DataError where there is none that this version reads."""
     path = folder / MANIFEST
     if not path.is_file():
-        raise DataError(f"{folder}: no prepared pictures (it has no {MANIFEST}); prepare them first")
+        raise DataError(f"{folder}: no prepared pictures (it has no {MANIFEST}); prepare them, or {_CURE}")
     try:
         manifest = json.loads(path.read_bytes())
     except (OSError, ValueError) as error:

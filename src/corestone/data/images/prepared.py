@@ -13,9 +13,11 @@ A run that was killed starts again from the beginning.
 from __future__ import annotations
 
 import json
+import os
 import shutil
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +27,7 @@ from corestone.core.errors import DataError
 from corestone.core.spec import fingerprint, plain
 from corestone.data.document import Counts, Problem
 from corestone.data.images.decode import Rules, decode
-from corestone.data.images.picture import Picture
+from corestone.data.images.picture import Picture, Pixels
 from corestone.data.images.picture_set import MANIFEST, VERSION, PictureSet, open_pictures, read_manifest
 from corestone.data.images.sources import describe, images_fingerprint, pictures, refuse_or_count
 from corestone.data.images.spec import ImageSource, PrepareImages
@@ -35,8 +37,14 @@ from corestone.data.prepare.writer import alone, disk_errors, sync_folder, write
 __all__ = ["PictureSet", "open_pictures", "prepare_images"]
 
 
-def prepare_images(source: ImageSource, cache: Path, options: PrepareImages | None = None) -> Path:
+def prepare_images(
+    source: ImageSource, cache: Path, options: PrepareImages | None = None, threads: int | None = None
+) -> Path:
     """Prepare a source in a cache folder, once for each content and options, or find it done.
+
+    Args:
+        threads: that decode, to see that every picture can be; None: as many as there are cores. The set does not
+            depend on it.
 
     Returns:
         The folder of the set, for `open_pictures`.
@@ -54,7 +62,7 @@ def prepare_images(source: ImageSource, cache: Path, options: PrepareImages | No
         partial = folder.with_name(name + ".partial")
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir()
-        manifest = _fill(partial, source, options)
+        manifest = _fill(partial, source, options, threads or os.cpu_count() or 1)
         text = json.dumps({**manifest, "fingerprint": name}, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
         write_durably(partial / MANIFEST, text.encode("utf-8", "backslashreplace"))
         partial.rename(folder)
@@ -63,7 +71,7 @@ def prepare_images(source: ImageSource, cache: Path, options: PrepareImages | No
 
 
 def kept_pictures(
-    source: ImageSource, options: PrepareImages, counts: Counts, changed: Counter[str]
+    source: ImageSource, options: PrepareImages, counts: Counts, changed: Counter[str], threads: int
 ) -> Iterator[Picture]:
     """The pictures of a source that can be decoded, each once.
 
@@ -71,33 +79,62 @@ def kept_pictures(
         counts: filled while reading.
         changed: counts what decoding changes (see `decode`), by what it was.
     """
-    rules = Rules(channels=options.channels, max_pixels=options.max_pixels)
-    seen: dict[bytes, str | None] = {}
-    for picture in pictures(source, options.on_bad, counts):
+    seen: dict[bytes, tuple[str | None, str]] = {}
+    for picture, done in _tried(source, options, counts, threads):
         where = f"{picture.source}, {picture.id}"
-        if isinstance(picture.content, bytes):
-            done = decode(picture.content, rules)
-            if isinstance(done, str):
-                refuse_or_count(Problem(done, f"{where}: {done}; mend or remove it"), options.on_bad, counts)
-                continue
-            changed.update(done.changed)
+        if isinstance(done, str):
+            refuse_or_count(Problem(done, f"{where}: {done}; mend or remove it"), options.on_bad, counts)
+            continue
+        changed.update(done)
         if options.deduplicate:
             key = bytes.fromhex(picture.sha256)[:16]
             if key in seen:
-                other = seen[key] != picture.label
-                counts.drop("repeated picture of another class" if other else "repeated picture", where)
+                label, split = seen[key]
+                of = " of another class" if label != picture.label else ""
+                on = " on another side" if split != picture.split else ""
+                counts.drop(f"repeated picture{of}{on}", where)
                 continue
-            seen[key] = picture.label
+            seen[key] = picture.label, picture.split
         yield picture
 
 
-def _fill(folder: Path, source: ImageSource, options: PrepareImages) -> dict[str, Any]:
+def _tried(
+    source: ImageSource, options: PrepareImages, counts: Counts, threads: int
+) -> Iterator[tuple[Picture, tuple[str, ...] | str]]:
+    """The pictures of a source in their order, each with what decoding changes or why it cannot be decoded."""
+    rules = Rules(channels=options.channels, max_pixels=options.max_pixels)
+    waiting: deque[tuple[Picture, Future[tuple[str, ...] | str]]] = deque()
+    failure: DataError | None = None
+    with ThreadPoolExecutor(threads) as pool:
+        try:
+            for picture in pictures(source, options.on_bad, counts):
+                waiting.append((picture, pool.submit(_changed, picture.content, rules)))
+                if len(waiting) > 4 * threads:
+                    first, done = waiting.popleft()
+                    yield first, done.result()
+        except DataError as error:  # what came before it comes first, however many threads there are
+            failure = error
+        for last, done in waiting:
+            yield last, done.result()
+    if failure:
+        raise failure
+
+
+def _changed(content: bytes | Pixels, rules: Rules) -> tuple[str, ...] | str:
+    """What decoding changes, or the reason why it fails; the pixels are let go at once."""
+    if not isinstance(content, bytes):
+        return ()
+    done = decode(content, rules)
+    return done if isinstance(done, str) else done.changed
+
+
+def _fill(folder: Path, source: ImageSource, options: PrepareImages, threads: int) -> dict[str, Any]:
     """Write the files of every side; returns the manifest, but for the fingerprint."""
     counts, changed, shape = Counts(), Counter[str](), Shape()
     names: dict[str, int] = {}
     writers: dict[str, SideWriter] = {}
     try:
-        for picture in kept_pictures(source, options, counts, changed):
+        for picture in kept_pictures(source, options, counts, changed, threads):
             shape.check(picture)
             if picture.split not in writers:
                 writers[picture.split] = SideWriter(folder, picture.split, options.shard_bytes)

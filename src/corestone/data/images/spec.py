@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from corestone.core.spec import Spec
 from corestone.data.images.augment_spec import Augmentation
@@ -26,7 +26,133 @@ class EmbeddedImages(Spec):
     split: str | None = None
 
 
-ImageSource = Annotated[EmbeddedImages, Field(discriminator="kind")]
+class Own(Spec):
+    """What all records of own pictures have.
+
+    Attributes:
+        validation_percent: held out by the hash of a picture's group, which is its id unless stated otherwise.
+        test_percent: held out besides, in the same way.
+        side: all pictures stand on this side instead, for sets that come split already.
+    """
+
+    validation_percent: float = Field(default=5.0, ge=0, le=100)
+    test_percent: float = Field(default=0.0, ge=0, le=100)
+    side: Side | None = None
+
+    @model_validator(mode="after")
+    def _shares(self) -> Own:
+        if self.validation_percent + self.test_percent > 100:
+            raise ValueError("validation_percent and test_percent are more than 100 together")
+        return self
+
+
+class ImageFolder(Own):
+    """A folder with one folder per class, at any depth below it; pictures beside those folders have no class.
+
+    Where the folders are called train and val, valid, validation or test, these are the sides, and the class folders
+    are those below.
+    """
+
+    kind: Literal["folder"] = "folder"
+    path: str
+
+
+class Idx(Own):
+    """Pictures and labels in MNIST's idx files (LeCun, Cortes and Burges 1998), plain or .gz.
+
+    Attributes:
+        images: file of unsigned bytes (N, H, W) or (N, H, W, C).
+        labels: file of unsigned bytes (N,); None: the pictures have no class.
+    """
+
+    kind: Literal["idx"] = "idx"
+    images: str
+    labels: str | None = None
+
+
+class Cifar10(Own):
+    """The folder of CIFAR-10's binary version (Krizhevsky 2009): data_batch_1.bin ..., test_batch.bin (side test)."""
+
+    kind: Literal["cifar10"] = "cifar10"
+    path: str
+
+
+class Stl10(Own):
+    """The folder of STL-10's binary version (Coates, Ng and Lee 2011).
+
+    train_X.bin and train_y.bin are split by hash; test_X.bin is the side test, unlabeled_X.bin the side unlabelled.
+    """
+
+    kind: Literal["stl10"] = "stl10"
+    path: str
+
+
+class ImageTable(Own):
+    """Rows that name or hold pictures: .csv .tsv .jsonl .parquet files, or globs of them.
+
+    Attributes:
+        image_key: column with a path, base64 text or bytes (Parquet; also as a record {bytes, path}).
+        encoding: what text in that column is.
+        label_key: column with the name or number of the class.
+        caption_key: column with a caption or a list of them. Rows that follow one another and name the same picture
+            become one picture with all their captions.
+        group_key: column with what stays together in the split, such as a patient or a film; by default the row's
+            path, or the picture itself.
+        root: folder that paths are relative to; by default that of the table.
+        columns: names of the columns of .csv and .tsv files that have no line of names.
+    """
+
+    kind: Literal["table"] = "table"
+    paths: tuple[str, ...] = Field(min_length=1)
+    image_key: str = "image"
+    encoding: Literal["path", "base64"] = "path"
+    label_key: str | None = None
+    caption_key: str | None = None
+    group_key: str | None = None
+    root: str | None = None
+    columns: tuple[str, ...] = ()
+
+
+class CocoCaptions(Own):
+    """Captions in COCO's form (Lin et al. 2014; Chen et al. 2015): a JSON file and the folder of its pictures."""
+
+    kind: Literal["coco_captions"] = "coco_captions"
+    annotations: str
+    images: str
+
+
+class WebDataset(Own):
+    """Tar shards in which files of one name belong together: a picture, .txt (caption), .cls (class), .json.
+
+    Attributes:
+        shards: paths with brace patterns, such as data/{00000..00127}.tar.
+        caption_key: caption in the .json, where there is no .txt.
+        label_key: class in the .json, where there is no .cls.
+    """
+
+    kind: Literal["webdataset"] = "webdataset"
+    shards: tuple[str, ...] = Field(min_length=1)
+    caption_key: str = "caption"
+    label_key: str = "label"
+
+
+Plain = Annotated[
+    EmbeddedImages | ImageFolder | Idx | Cifar10 | Stl10 | ImageTable | CocoCaptions | WebDataset,
+    Field(discriminator="kind"),
+]
+
+
+class Together(Spec):
+    """Several sources as one set: the parts of a set that comes split already, each with its `side`."""
+
+    kind: Literal["together"] = "together"
+    parts: tuple[Plain, ...] = Field(min_length=1)
+
+
+ImageSource = Annotated[
+    EmbeddedImages | ImageFolder | Idx | Cifar10 | Stl10 | ImageTable | CocoCaptions | WebDataset | Together,
+    Field(discriminator="kind"),
+]
 
 
 class PrepareImages(Spec):
@@ -35,14 +161,16 @@ class PrepareImages(Spec):
     Attributes:
         on_bad: what to do with a picture or file that cannot be read.
         channels: of encoded pictures (JPEG, PNG, ...): 3 red, green and blue, 1 grey. Arrays keep theirs.
-        max_pixels: a picture of more is refused before it is decoded, so that no small file fills the memory.
-        deduplicate: drop (and count) pictures whose bytes were seen before.
+        max_pixels: a picture of more is refused before it is decoded, so that no small file fills the memory;
+            178,956,970 is what Pillow refuses by itself.
+        deduplicate: drop (and count) pictures whose bytes were seen before, on whichever side; False keeps the sides of
+            a published set whole.
         shard_bytes: encoded pictures per file, about.
     """
 
     on_bad: OnBad = "stop"
     channels: Literal[1, 3] = 3
-    max_pixels: int = Field(default=64_000_000, ge=1)
+    max_pixels: int = Field(default=64_000_000, ge=1, le=178_956_970)
     deduplicate: bool = True
     shard_bytes: int = Field(default=268_435_456, ge=1024)
 

@@ -82,7 +82,7 @@ class SideWriter:
         self._pixels.write(pixels.tobytes())
 
     def _add_encoded(self, data: bytes) -> None:
-        if self._tar is None or self._tar.offset + len(data) > self._shard_bytes > self._tar.offset > 0:
+        if self._tar is None or self._tar.offset + len(data) > self._shard_bytes:
             if self._tar:
                 self._tar.close()
             self._shards.append(f"{self._split}-{len(self._shards):05d}.tar")

@@ -232,7 +232,7 @@ def disk_errors(folder: Path) -> Iterator[None]:
 
 
 def _full(folder: Path, detail: str) -> DataError:
-    return DataError(f"{folder}: the disk is full ({detail}); make room and run again, it goes on where it stopped")
+    return DataError(f"{folder}: the disk is full ({detail}); make room and run again")
 
 
 def _sync(stream: BinaryIO) -> None:

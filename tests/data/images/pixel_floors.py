@@ -1,4 +1,4 @@
-"""What methods without learned features reach on pictures of one size: the floors that a model has to beat.
+"""What methods without learned features reach on pictures of one size: the figures of the cards.
 
 Shape letters: N pictures, D pixel values of a picture, K classes.
 """
@@ -50,6 +50,18 @@ def ridge(train: PictureSet, held_out: PictureSet, penalty: float = RIDGE) -> fl
     square_DD = centred_ND.T @ centred_ND + penalty * np.eye(centred_ND.shape[1])
     weights_DK = np.linalg.solve(square_DD, centred_ND.T @ (targets_NK - target_mean))
     return float((((z_ND - x_mean) @ weights_DK + target_mean).argmax(axis=1) == truth).mean())
+
+
+def nearest_caption(gallery: PictureSet, queries: PictureSet) -> float:
+    """Share of the queries whose nearest picture of the gallery, pixel by pixel, has their first caption."""
+    x_ND, y_ND = (
+        np.stack([one.pixels(i).ravel() for i in range(len(one))]).astype(np.float32) / 255
+        for one in (gallery, queries)
+    )
+    distances_NN = (x_ND**2).sum(axis=1) - 2 * y_ND @ x_ND.T
+    said = np.array([gallery.captions(i)[0] for i in range(len(gallery))])
+    truth = np.array([queries.captions(i)[0] for i in range(len(queries))])
+    return float((said[distances_NN.argmin(axis=1)] == truth).mean())
 
 
 def _labelled(pictures: PictureSet) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
