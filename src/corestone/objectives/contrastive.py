@@ -145,9 +145,10 @@ def two_pass_gradients(
     """
     device = next(iter(model.named_parameters()))[1].device
     seeded = list(zip(micro_batches, seeds, strict=True))
-    with torch.no_grad():
+    one_pass = len(seeded) == 1  # nothing is saved by computing it again
+    with torch.set_grad_enabled(one_pass):
         features = [_embedded(model, batch.to(device), seed) for batch, seed in seeded]
-    images, texts = (torch.cat(tower).float() for tower in zip(*features, strict=True))
+    images, texts = (torch.cat(tower).detach().float() for tower in zip(*features, strict=True))
     count, first = len(images), 0
     if ranks is not None:
         images, texts, first = ranks.gather(images), ranks.gather(texts), ranks.rank * count
@@ -155,7 +156,7 @@ def two_pass_gradients(
     if ranks is not None:
         ranks.sum_(gradients)
     for (batch, seed), rows in zip(seeded, _rows(micro_batches, first), strict=True):
-        again = _embedded(model, batch.to(device), seed)
+        again = features[0] if one_pass else _embedded(model, batch.to(device), seed)
         back = [gradient[rows].to(tower.dtype) for gradient, tower in zip(gradients, again, strict=True)]
         torch.autograd.backward(again, back)
     return Loss(total, torch.tensor(count, device=device))

@@ -22,7 +22,7 @@ from corestone.recipes.spec import Run
 from corestone.train.archive import PICTURES, read_model_files
 
 
-def load_classifier(path: Path, precision: Precision = "auto") -> Any:
+def load_picture_model(path: Path, precision: Precision = "auto") -> Any:
     """The model of a run's newest whole checkpoint, or of a checkpoint, that reads pictures; in evaluation mode."""
     world = join_world()
     text, tensors, _ = read_model_files(path, (PICTURES,))
@@ -38,7 +38,10 @@ def evaluate_images(
     learnt from the training side."""
     if batch_size is not None:
         run = run.model_copy(update={"evaluation": run.evaluation.model_copy(update={"batch_size": batch_size})})
-    data, model = open_images(run, World(rank=0, size=1, device=torch.device("cpu"))), load_classifier(path, precision)
+    data, model = (
+        open_images(run, World(rank=0, size=1, device=torch.device("cpu"))),
+        load_picture_model(path, precision),
+    )
     side, rows = "test" if "test" in data.sides else "validation", run.evaluation.batch_size
     found = answers(model, data.batches(side), rows)
     metrics = list(classification_metrics(found, data.sides[side].classes, IN_ORDER))

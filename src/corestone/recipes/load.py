@@ -10,7 +10,7 @@ import torch
 
 from corestone.core.errors import CheckpointError
 from corestone.core.spec import read_yaml
-from corestone.data.images.spec import Images
+from corestone.data.images.spec import Images, Pairs
 from corestone.data.prepare.pipeline import Progress
 from corestone.data.spec import Data
 from corestone.data.tokenizer import Tokenizer, load_tokenizer
@@ -20,6 +20,7 @@ from corestone.parallel.collectives import World, join_world
 from corestone.parallel.precision import Precision, compute_dtype
 from corestone.recipes.build import build_model, kept_buffers, load_weights, read_model_spec
 from corestone.recipes.images import open_images
+from corestone.recipes.pairs import open_pairs
 from corestone.recipes.run_data import RunData
 from corestone.recipes.spec import Run
 from corestone.recipes.text import batch_examples, open_text
@@ -49,6 +50,8 @@ def load_model(
 
 def open_data(run: Run, world: World, progress: Progress | None = None) -> RunData:
     """Prepare a run's data where that was not done yet, and open it."""
+    if isinstance(run.data, Pairs):
+        return open_pairs(run, world)
     return open_images(run, world) if isinstance(run.data, Images) else open_text(run, world, progress)
 
 

@@ -28,6 +28,7 @@ from corestone.models.spec import (
 from corestone.objectives.spec import (
     Classification,
     Continuation,
+    Contrastive,
     Denoising,
     MaskedToken,
     Mixture,
@@ -93,6 +94,7 @@ OBJECTIVES.add(MaskedToken, "corestone.objectives.masked_token:MaskedTokenObject
 OBJECTIVES.add(NextSentence, "corestone.objectives.next_sentence:NextSentenceObjective")
 OBJECTIVES.add(ReplacedToken, "corestone.objectives.replaced_token:ReplacedTokenObjective")
 OBJECTIVES.add(Classification, "corestone.objectives.classification:ClassificationObjective")
+OBJECTIVES.add(Contrastive, "corestone.objectives.contrastive:ContrastiveObjective")
 OBJECTIVES.add(Mixture, "corestone.objectives.mixture:build_mixture")
 OBJECTIVES.add(Prefix, "corestone.objectives.prefix:PrefixObjective")
 OBJECTIVES.add(SpanCorruption, "corestone.objectives.seq2seq:SpanCorruptionObjective")
