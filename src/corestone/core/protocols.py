@@ -52,11 +52,11 @@ class Model(Protocol):
     Attributes:
         context_length: the most tokens a row may have.
         vocab_size: ids below it may stand in a row.
-        generates: continuations of prompts, answers to what was read, or nothing.
+        generates: continuations of prompts, answers to what was read, captions of pictures, or nothing.
     """
 
     head: Any
-    generates: Literal["continuations", "answers", "nothing"]
+    generates: Literal["continuations", "answers", "captions", "nothing"]
 
     @property
     def vocab_size(self) -> int: ...

@@ -10,6 +10,7 @@ from corestone.core.spec import Spec
 from corestone.nn.spec import (
     LSTM,
     Attention,
+    AttentionPool,
     ClassTokenPool,
     ConvLayer,
     GridTransformer,
@@ -197,6 +198,66 @@ class ImageEncoder(Spec):
             raise ValueError("stack.blocks: an encoder has nothing to cross to; set cross=null")
         if isinstance(self.pool, ClassTokenPool) and not self.embedding.class_token:
             raise ValueError("pool.kind=class_token needs embedding.class_token=true; or set pool.kind=mean")
+        if isinstance(self.pool, AttentionPool) and self.pool.queries > 1:
+            raise ValueError(f"pool.queries={self.pool.queries}: a picture as one vector needs one query")
+        return self
+
+
+class Captioner(Spec):
+    """A picture and its text as vectors of one space, and the text written token by token beside the picture (Yu et al.
+    2022).
+
+    Pools stand on each other: the first one's queries look at the picture's patches, and its findings are what captions
+    are written from; the second one's query looks at those findings. Both ends share the width of `decoder`.
+
+    Attributes:
+        image_embedding, image_stack: the picture's patches.
+        caption_pool: of the patches.
+        contrast_pool: of what `caption_pool` found; one query.
+        embedding: of the text's tokens; a learned vector for the whole text stands behind the last of them.
+        decoder: its first blocks see the text alone, and behind them that vector is read; the blocks from the first one
+            with `cross` on see the picture too.
+        shared_width: of the space of both vectors.
+        head: of the captions.
+    """
+
+    kind: Literal["captioner"] = "captioner"
+    image_embedding: PatchEmbedding
+    image_stack: Stack
+    caption_pool: AttentionPool
+    contrast_pool: AttentionPool
+    embedding: TokenEmbedding
+    decoder: Stack
+    shared_width: int = Field(ge=1)
+    head: Head = Head()
+    init: Init = Init()
+
+    @property
+    def unimodal(self) -> int:
+        """Blocks that see the text alone."""
+        return next(layer for layer, block in enumerate(self.decoder.blocks) if block.cross is not None)
+
+    @model_validator(mode="after")
+    def _fits(self) -> Captioner:
+        if self.image_stack.width != self.decoder.width:
+            raise ValueError(
+                f"image_stack.width={self.image_stack.width} and decoder.width={self.decoder.width} must agree"
+            )
+        _check_both_ways(self.image_stack, "image_stack")
+        if any(block.cross is not None for block in self.image_stack.blocks):
+            raise ValueError("image_stack.blocks: an encoder has nothing to cross to; set cross=null")
+        if self.contrast_pool.queries != 1:
+            raise ValueError(f"contrast_pool.queries={self.contrast_pool.queries}: one vector needs one query")
+        if self.embedding.width is not None or self.head.transform is not None:
+            raise ValueError(
+                "a captioner's token table has the width of its decoder: leave embedding.width and head.transform out"
+            )
+        crossing = [block.cross is not None for block in self.decoder.blocks]
+        if crossing[0] or not crossing[-1] or crossing != sorted(crossing):
+            raise ValueError(
+                "decoder.blocks: the first need cross=null, to read the text alone, and all others cross, to see the "
+                "picture"
+            )
         return self
 
 

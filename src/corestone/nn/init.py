@@ -45,6 +45,7 @@ def init_std(name: str, spec: Init, branches: int, inputs: int) -> float | None:
     rules: list[tuple[str, float | None]] = [
         ("*.bias", None),
         ("*norm.weight", None),
+        ("*.log_scale", None),
         ("*.conv.weight", None),
         ("*.mixer.shift.*", None),
         ("*.mixer.diagonal.*", None),

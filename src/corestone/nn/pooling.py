@@ -1,6 +1,6 @@
 """One vector out of a picture's tokens.
 
-Shape letters: B batch, T tokens, S patches, D width.
+Shape letters: B batch, T tokens, S patches, Q queries, D width.
 """
 
 from __future__ import annotations
@@ -43,23 +43,31 @@ class MeanPoolLayer(nn.Module):
 
 
 class AttentionPoolLayer(nn.Module):
-    """What a learned query, `probe`, finds among the patches of (B, T, D): (B, D)."""
+    """What a learned query, a row of `probe`, finds among the patches of (B, T, D): (B, D); `look` gives what each of
+    several finds."""
 
     def __init__(self, spec: AttentionPool, width: int, before: int) -> None:
         super().__init__()
         self.before = before
-        self.probe = nn.Embedding(1, width)
+        self.probe = nn.Embedding(spec.queries, width)
         self.attention = CrossAttentionLayer(spec.attention, width)
         self.norm = build_norm(spec.norm, width)
-        self.feedforward = FeedForwardLayer(spec.feedforward, width)
+        self.feedforward = FeedForwardLayer(spec.feedforward, width) if spec.feedforward is not None else None
 
     def forward(self, hidden_BTD: Tensor) -> Tensor:
+        return self.look(hidden_BTD)[:, 0]
+
+    def look(self, hidden_BTD: Tensor) -> Tensor:
+        """What all queries find, (B, Q, D)."""
         dtype, patches_BSD = self.probe.weight.dtype, hidden_BTD[:, self.before :]
-        probe_B1D = self.probe.weight.expand(len(hidden_BTD), 1, -1)
-        nowhere = torch.zeros(len(hidden_BTD), 1, dtype=torch.int64, device=hidden_BTD.device)
+        probe_BQD = self.probe.weight.expand(len(hidden_BTD), -1, -1)
+        nowhere = torch.zeros(probe_BQD.shape[:2], dtype=torch.int64, device=hidden_BTD.device)
         lowered = Lowered(EVERYTHING, nowhere, {}, {}, Memory(patches_BSD, EVERYTHING))
-        found_BD = at_least_float32(self.attention(probe_B1D, lowered))[:, 0]
-        out: Tensor = found_BD + self.feedforward(self.norm(found_BD).to(dtype))
+        found_BQD = at_least_float32(self.attention(probe_BQD, lowered))
+        normed_BQD: Tensor = self.norm(found_BQD).to(dtype)
+        if self.feedforward is None:
+            return normed_BQD
+        out: Tensor = found_BQD + self.feedforward(normed_BQD)
         return out.to(dtype)
 
 

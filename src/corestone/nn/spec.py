@@ -315,12 +315,19 @@ class MeanPool(Spec):
 
 class AttentionPool(Spec):
     """A picture as what a learned query finds among its patches, then `y = x + feedforward(norm(x))` (Zhai et al.
-    2022)."""
+    2022).
+
+    Attributes:
+        queries: vectors that are found; several are no pool of an image encoder, but what captions are written from (Yu
+            et al. 2022, section 3.2).
+        feedforward: None: `y = norm(x)` (Yu et al. 2022: the pool is one layer of attention).
+    """
 
     kind: Literal["attention"] = "attention"
+    queries: int = Field(default=1, ge=1)
     attention: Attention
     norm: Norm = Norm()
-    feedforward: FeedForward
+    feedforward: FeedForward | None
 
     @model_validator(mode="after")
     def _fits(self) -> AttentionPool:

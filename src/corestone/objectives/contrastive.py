@@ -42,6 +42,10 @@ class PairModel(Protocol):
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]: ...
 
 
+Run = Callable[[Any, ImageTextBatch], Sequence[Tensor]]
+"""Of a model and a batch, the features of both towers, drawing dropout for pictures first and then for texts; and
+scalars that are added to the loss as they are."""
+
 Share = Callable[[PairModel, Tensor, Tensor, slice], Tensor]
 """Of a model, the features of all pictures and of all texts, and some rows: what these rows add to the summed loss. The
 rows' other halves may be anywhere, so all features are given."""
@@ -120,17 +124,23 @@ def sigmoid_loss(
     return -F.logsigmoid(sign_RN * logits_RN).sum()
 
 
+def towers(model: PairModel, batch: ImageTextBatch) -> tuple[Tensor, Tensor]:
+    """The features of a batch's pictures and texts."""
+    return model.image(batch.images), model.text(batch.texts)
+
+
 def two_pass_gradients(
     model: PairModel,
     micro_batches: Sequence[ImageTextBatch],
     share: Share,
     seeds: Sequence[int],
     ranks: Ranks | None = None,
+    again: Run = towers,
 ) -> Loss:
     """Add the gradient of one loss over all pairs to the parameters, with the activations of one micro-batch at a time
     (Gao et al. 2021, arXiv 2101.06983; Pham et al. 2021, arXiv 2111.10050).
 
-    First every micro-batch is embedded without a graph; the loss of all features, gathered from all ranks, gives their
+    First every micro-batch is embedded without a graph (a single one with its graph, and once); the loss of all features, gathered from all ranks, gives their
     gradients; then each micro-batch runs again and its part of those is sent back through the towers. Gradients summed
     over ranks are those of one batch that holds all pairs, to rounding. Logits exist for one micro-batch's rows at a
     time. Layers that mix rows (batch norm) see micro-batches, and twice.
@@ -139,16 +149,17 @@ def two_pass_gradients(
         micro_batches: this rank's pairs, moved to the model's device when their turn comes. All ranks have as many.
         seeds: of each micro-batch's dropout, the same in both passes.
         ranks: all who take part; None: this one alone.
+        again: what runs in the second pass, where there are scalars to add.
 
     Returns:
-        This rank's part of the summed loss, without a graph, and its number of pairs.
+        This rank's part of the features' summed loss, without a graph, and its number of pairs.
     """
     device = next(iter(model.named_parameters()))[1].device
     seeded = list(zip(micro_batches, seeds, strict=True))
     one_pass = len(seeded) == 1  # nothing is saved by computing it again
     with torch.set_grad_enabled(one_pass):
-        features = [_embedded(model, batch.to(device), seed) for batch, seed in seeded]
-    images, texts = (torch.cat(tower).detach().float() for tower in zip(*features, strict=True))
+        ran = [_seeded(again if one_pass else towers, model, batch.to(device), seed) for batch, seed in seeded]
+    images, texts = (torch.cat([found[tower] for found in ran]).detach().float() for tower in (0, 1))
     count, first = len(images), 0
     if ranks is not None:
         images, texts, first = ranks.gather(images), ranks.gather(texts), ranks.rank * count
@@ -156,15 +167,16 @@ def two_pass_gradients(
     if ranks is not None:
         ranks.sum_(gradients)
     for (batch, seed), rows in zip(seeded, _rows(micro_batches, first), strict=True):
-        again = features[0] if one_pass else _embedded(model, batch.to(device), seed)
-        back = [gradient[rows].to(tower.dtype) for gradient, tower in zip(gradients, again, strict=True)]
-        torch.autograd.backward(again, back)
+        image_BE, text_BE, *scalars = ran[0] if one_pass else _seeded(again, model, batch.to(device), seed)
+        ends = (image_BE, text_BE)
+        back = [gradient[rows].to(end.dtype) for gradient, end in zip(gradients, ends, strict=True)]
+        torch.autograd.backward([*ends, *scalars], [*back, *map(torch.ones_like, scalars)])
     return Loss(total, torch.tensor(count, device=device))
 
 
-def _embedded(model: PairModel, batch: ImageTextBatch, seed: int) -> tuple[Tensor, Tensor]:
+def _seeded(run: Run, model: PairModel, batch: ImageTextBatch, seed: int) -> Sequence[Tensor]:
     torch.manual_seed(seed)
-    return model.image(batch.images), model.text(batch.texts)
+    return run(model, batch)
 
 
 def _rows(micro_batches: Sequence[ImageTextBatch], first: int) -> Iterator[slice]:

@@ -12,6 +12,7 @@ from corestone.data.images.spec import Images, Pairs
 from corestone.data.spec import Data
 from corestone.generate.spec import Sampling
 from corestone.models.spec import (
+    Captioner,
     CoAtNet,
     ConvNet,
     Decoder,
@@ -22,6 +23,7 @@ from corestone.models.spec import (
     Recurrent,
 )
 from corestone.objectives.spec import (
+    Captioning,
     Classification,
     Continuation,
     Contrastive,
@@ -130,6 +132,7 @@ TRAINS: dict[type[Spec], tuple[type[Spec], ...]] = {
     Denoising: (EncoderDecoder,),
     Continuation: (EncoderDecoder,),
     Classification: (CoAtNet, ConvNet, ImageEncoder),
+    Captioning: (Captioner,),
 }
 """The shapes of computation that each objective of the house trains."""
 

@@ -8,6 +8,7 @@ from corestone.zoo import (
     bert,
     bloom,
     coatnet,
+    coca,
     electra,
     gpt,
     gptj,
@@ -22,7 +23,24 @@ from corestone.zoo import (
 )
 from corestone.zoo.entry import Entry
 
-FAMILIES = (gpt, gptj, primer, opt, bloom, palm, h3, bert, electra, t5, alexatm, mogrifier, vit, mnist_cnn, coatnet)
+FAMILIES = (
+    gpt,
+    gptj,
+    primer,
+    opt,
+    bloom,
+    palm,
+    h3,
+    bert,
+    electra,
+    t5,
+    alexatm,
+    mogrifier,
+    vit,
+    mnist_cnn,
+    coatnet,
+    coca,
+)
 
 
 def zoo() -> dict[str, Entry]:
