@@ -140,10 +140,10 @@ def two_pass_gradients(
     """Add the gradient of one loss over all pairs to the parameters, with the activations of one micro-batch at a time
     (Gao et al. 2021, arXiv 2101.06983; Pham et al. 2021, arXiv 2111.10050).
 
-    First every micro-batch is embedded without a graph (a single one with its graph, and once); the loss of all features, gathered from all ranks, gives their
-    gradients; then each micro-batch runs again and its part of those is sent back through the towers. Gradients summed
-    over ranks are those of one batch that holds all pairs, to rounding. Logits exist for one micro-batch's rows at a
-    time. Layers that mix rows (batch norm) see micro-batches, and twice.
+    First every micro-batch is embedded without a graph (a single one with its graph, and once); the loss of all
+    features, gathered from all ranks, gives their gradients; then each micro-batch runs again and its part of those is
+    sent back through the towers. Gradients summed over ranks are those of one batch that holds all pairs, to rounding.
+    Logits exist for one micro-batch's rows at a time. Layers that mix rows (batch norm) see micro-batches, and twice.
 
     Args:
         micro_batches: this rank's pairs, moved to the model's device when their turn comes. All ranks have as many.

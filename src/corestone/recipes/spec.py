@@ -119,7 +119,7 @@ class Run(Spec):
         return self
 
 
-LEARNS_FROM: dict[type[Spec], type[Spec]] = {Classification: Images, Contrastive: Pairs}
+LEARNS_FROM: dict[type[Spec], type[Spec]] = {Captioning: Pairs, Classification: Images, Contrastive: Pairs}
 """What objectives of the house learn from, where that is not text."""
 
 TRAINS: dict[type[Spec], tuple[type[Spec], ...]] = {
