@@ -20,10 +20,12 @@ from corestone.models.spec import (
     GeneratorDiscriminator,
     ImageEncoder,
     Recurrent,
+    TwoTower,
 )
 from corestone.objectives.spec import (
     Classification,
     Continuation,
+    Contrastive,
     Denoising,
     MaskedToken,
     Mixture,
@@ -125,6 +127,7 @@ TRAINS: dict[type[Spec], tuple[type[Spec], ...]] = {
     Denoising: (EncoderDecoder,),
     Continuation: (EncoderDecoder,),
     Classification: (CoAtNet, ConvNet, ImageEncoder),
+    Contrastive: (TwoTower,),
 }
 """The shapes of computation that each objective of the house trains."""
 

@@ -7,6 +7,7 @@ from corestone.zoo import (
     alexatm,
     bert,
     bloom,
+    clip,
     coatnet,
     electra,
     gpt,
@@ -17,12 +18,31 @@ from corestone.zoo import (
     opt,
     palm,
     primer,
+    siglip,
     t5,
     vit,
 )
 from corestone.zoo.entry import Entry
 
-FAMILIES = (gpt, gptj, primer, opt, bloom, palm, h3, bert, electra, t5, alexatm, mogrifier, vit, mnist_cnn, coatnet)
+FAMILIES = (
+    gpt,
+    gptj,
+    primer,
+    opt,
+    bloom,
+    palm,
+    h3,
+    bert,
+    electra,
+    t5,
+    alexatm,
+    mogrifier,
+    vit,
+    mnist_cnn,
+    coatnet,
+    clip,
+    siglip,
+)
 
 
 def zoo() -> dict[str, Entry]:
