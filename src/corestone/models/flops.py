@@ -40,6 +40,11 @@ def pool_flops(pool: Pool, width: int, patches: int) -> float:
     return pool.queries * (each + (_feedforward(pool.feedforward, width) if pool.feedforward is not None else 0.0))
 
 
+def map_pool_flops(width: int, places: int) -> float:
+    """Of attention of one query among a map's places and their mean, as `pool_flops`."""
+    return 6.0 * width * width * (1 + 2 * (places + 1)) + 12.0 * width * (places + 1)
+
+
 def _feedforward(feedforward: FeedForward, width: int) -> float:
     return 6.0 * (3 if feedforward.gated else 2) * width * feedforward.hidden_dim
 

@@ -25,6 +25,7 @@ from corestone.models.spec import (
     GeneratorDiscriminator,
     ImageEncoder,
     Recurrent,
+    TwoTower,
 )
 from corestone.objectives.spec import (
     Captioning,
@@ -90,6 +91,7 @@ MODELS.add(ImageEncoder, "corestone.models.image_encoder:build_image_encoder")
 MODELS.add(CoAtNet, "corestone.models.coatnet:build_coatnet")
 MODELS.add(ConvNet, "corestone.models.convnet:build_convnet")
 MODELS.add(Captioner, "corestone.models.captioner:build_captioner")
+MODELS.add(TwoTower, "corestone.models.two_tower:build_two_tower")
 
 OBJECTIVES = Registry("objective")
 OBJECTIVES.add(NextToken, "corestone.objectives.next_token:NextTokenObjective")

@@ -21,6 +21,7 @@ from corestone.models.spec import (
     GeneratorDiscriminator,
     ImageEncoder,
     Recurrent,
+    TwoTower,
 )
 from corestone.objectives.spec import (
     Captioning,
@@ -133,6 +134,7 @@ TRAINS: dict[type[Spec], tuple[type[Spec], ...]] = {
     Continuation: (EncoderDecoder,),
     Classification: (CoAtNet, ConvNet, ImageEncoder),
     Captioning: (Captioner,),
+    Contrastive: (Captioner, TwoTower),
 }
 """The shapes of computation that each objective of the house trains."""
 

@@ -7,6 +7,7 @@ from corestone.zoo import (
     alexatm,
     bert,
     bloom,
+    clip,
     coatnet,
     coca,
     electra,
@@ -18,6 +19,7 @@ from corestone.zoo import (
     opt,
     palm,
     primer,
+    siglip,
     t5,
     vit,
 )
@@ -40,6 +42,8 @@ FAMILIES = (
     mnist_cnn,
     coatnet,
     coca,
+    clip,
+    siglip,
 )
 
 
