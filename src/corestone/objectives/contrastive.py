@@ -85,8 +85,8 @@ class ContrastiveObjective:
         return two_pass_gradients(model, micro_batches, self.share, seeds, ranks)
 
     def training_flops(self, model: Any, tokens: int) -> float:
-        """Per pair, of which each is one target; what the two passes compute twice is not counted."""
-        flops: float = model.training_flops()
+        """Per pair whose text has so many tokens; what the two passes compute twice is not counted."""
+        flops: float = model.training_flops(tokens)
         return flops
 
 

@@ -14,6 +14,7 @@ from corestone.recipes.language.gpt2 import gpt2_124m
 from corestone.recipes.language.h3 import h3_125m
 from corestone.recipes.language.penn_treebank import mogrifier_ptb_char
 from corestone.recipes.language.shakespeare import shakespeare
+from corestone.recipes.multimodal import emoji
 from corestone.recipes.spec import Run
 from corestone.recipes.vision import mnist
 
@@ -34,6 +35,7 @@ SMALL: dict[str, Callable[[], Run]] = {
     "language/shakespeare-mogrifier": small.small_mogrifier,
     "vision/mnist": mnist.mnist,
     "vision/mnist-vit": mnist.mnist_vit,
+    "multimodal/clip-emoji": emoji.clip_emoji,
 }
 """Minutes on a laptop, with data that is fetched."""
 

@@ -60,8 +60,8 @@ class ImageData:
         pictures = run.training.batch_examples or 0
         return pictures, pictures
 
-    def row_units(self) -> int:
-        """A row is a picture."""
+    def row_tokens(self) -> int:
+        """A picture has none."""
         return 1
 
     def loader(self, run: Run, rows: int, world: World) -> ImageLoader:

@@ -23,6 +23,8 @@ from corestone.recipes.images import check_pictures, open_sides, picture_size
 from corestone.recipes.spec import Run
 from corestone.train.archive import PICTURES
 
+MEASURED_PICTURES, MEASURED_ROWS = 2048, 256
+
 READING = "pictures without chance, every caption"
 
 
@@ -63,9 +65,11 @@ class PairData:
         pairs = run.training.batch_examples or 0
         return pairs, pairs
 
-    def row_units(self) -> int:
-        """A row is a picture."""
-        return 1
+    def row_tokens(self) -> int:
+        """Tokens of the longest caption of a batch, the mean over a few batches."""
+        chosen = HeldOutPairs(self.sides["train"], self.tokenizer, self.spec, MEASURED_PICTURES)
+        widths = [batch.tokens_BT.shape[1] for batch in chosen.texts(MEASURED_ROWS)]
+        return round(sum(widths) / len(widths))
 
     def loader(self, run: Run, rows: int, world: World) -> PairLoader:
         """Batches of the training side."""
