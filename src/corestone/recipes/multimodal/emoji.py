@@ -22,8 +22,8 @@ DRAWINGS = Augmentation(
     mean=(0.48145466, 0.4578275, 0.40821073),
     std=(0.26862954, 0.26130258, 0.27577711),
 )
-"""The colours' scale is that of CLIP, the crop wider, as drawings fill their square. Nothing is mirrored: names tell left
-from right."""
+"""The colours' scale is CLIP's; the crop is wider, as drawings fill their square. Nothing is mirrored, for names tell
+left from right."""
 
 
 def clip_emoji() -> Run:
