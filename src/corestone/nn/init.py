@@ -77,7 +77,7 @@ def initialise(model: nn.Module, spec: Init, branches: int, seed: int) -> None:
         branches: number of residual branches, two per layer.
     """
     for name, parameter in model.named_parameters():
-        inputs = parameter.shape[-1] if parameter.ndim < 4 else parameter.shape[1:].numel()  # of a convolution
+        inputs = parameter.shape[-1:].numel() if parameter.ndim < 4 else parameter.shape[1:].numel()  # of a convolution
         std = init_std(name, spec, branches, inputs)
         if std is None:
             parameter.fill_(0.0 if name.endswith("bias") else 1.0)

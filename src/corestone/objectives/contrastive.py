@@ -16,6 +16,7 @@ from corestone.core.batch import ImageBatch, ImageTextBatch, TextBatch
 from corestone.core.errors import SpecError
 from corestone.core.protocols import Loss, Ranks
 from corestone.core.rng import Draws
+from corestone.nn.norm import at_least_float32
 from corestone.objectives.spec import Contrastive
 
 
@@ -104,8 +105,9 @@ def sigmoid_share(model: PairModel, image_NE: Tensor, text_NE: Tensor, rows: sli
 
 def softmax_loss(image_NE: Tensor, text_NE: Tensor, log_scale: Tensor, rows: slice = slice(None)) -> Tensor:
     """Half the nats of finding each picture's text among all and half those of finding each text's picture, summed over
-    some rows, in float32 (Radford et al. 2021, figure 3; van den Oord et al. 2018, equation 4)."""
-    image_NE, text_NE, scale = image_NE.float(), text_NE.float(), log_scale.float().exp()
+    some rows, in float32 at least (Radford et al. 2021, figure 3; van den Oord et al. 2018, equation 4)."""
+    image_NE, text_NE, log_scale = map(at_least_float32, (image_NE, text_NE, log_scale))
+    scale = log_scale.exp()
     own_R = torch.arange(len(image_NE), device=image_NE.device)[rows]
     text_of_RN = scale * image_NE[rows] @ text_NE.T
     image_of_RN = scale * text_NE[rows] @ image_NE.T
@@ -116,10 +118,10 @@ def softmax_loss(image_NE: Tensor, text_NE: Tensor, log_scale: Tensor, rows: sli
 def sigmoid_loss(
     image_NE: Tensor, text_NE: Tensor, log_scale: Tensor, bias: Tensor, rows: slice = slice(None)
 ) -> Tensor:
-    """Nats of telling for each picture of some rows, and every text, whether they are a pair; summed, in float32
+    """Nats of telling for each picture of some rows, and every text, whether they are a pair; summed, in float32 at least
     (Zhai et al. 2023, section 3.2, which divides by the number of pairs, not by that of questions)."""
-    scale = log_scale.float().exp()
-    logits_RN = scale * image_NE.float()[rows] @ text_NE.float().T + bias.float()
+    image_NE, text_NE, log_scale, bias = map(at_least_float32, (image_NE, text_NE, log_scale, bias))
+    logits_RN = log_scale.exp() * image_NE[rows] @ text_NE.T + bias
     sign_RN = 2 * torch.eye(len(text_NE), device=logits_RN.device)[rows] - 1
     return -F.logsigmoid(sign_RN * logits_RN).sum()
 
@@ -159,7 +161,7 @@ def two_pass_gradients(
     one_pass = len(seeded) == 1  # nothing is saved by computing it again
     with torch.set_grad_enabled(one_pass):
         ran = [_seeded(again if one_pass else towers, model, batch.to(device), seed) for batch, seed in seeded]
-    images, texts = (torch.cat([found[tower] for found in ran]).detach().float() for tower in (0, 1))
+    images, texts = (at_least_float32(torch.cat([found[tower] for found in ran]).detach()) for tower in (0, 1))
     count, first = len(images), 0
     if ranks is not None:
         images, texts, first = ranks.gather(images), ranks.gather(texts), ranks.rank * count
@@ -192,7 +194,7 @@ def _feature_gradients(
     """The loss of some rows and its gradient in both towers' features; that in scale and bias is added to theirs."""
     image_NE.requires_grad_()
     text_NE.requires_grad_()
-    total = torch.zeros((), device=image_NE.device)
+    total = torch.zeros((), dtype=image_NE.dtype, device=image_NE.device)
     for rows in all_rows:
         part = share(model, image_NE, text_NE, rows)
         part.backward()
