@@ -13,7 +13,11 @@ from corestone.report.units import PICTURES, TEXT, Unit
 NAMED = 20
 """Class names told of a set; of more, the first ones."""
 
-COLUMNS = {TEXT.key: ("tokens", "documents", "bytes of text"), PICTURES.key: ("pictures", "with a class", "captions")}
+COLUMNS = {
+    TEXT.key: {"tokens": "tokens", "documents": "documents", "bytes": "bytes of text"},
+    PICTURES.key: {"pictures": "pictures", "labelled": "with a class", "captions": "captions"},
+}
+"""What a manifest tells of each side, and its heading."""
 
 
 @dataclass(frozen=True)
@@ -51,13 +55,16 @@ def _data_set(item: Tree, before: Sequence[Tree]) -> DataSet:
     ]
     shared = unit == PICTURES and manifest in [_manifest(other) for other in before]  # parts of one prepared set
     kept = f"{counts.get('kept', '?'):,} of {counts.get('read', '?'):,} {unit.items} kept" if _whole(counts) else None
-    dropped = counts.get("dropped")
+    dropped, sides = counts.get("dropped"), _sides(manifest, unit)
+    columns = {
+        k: name for k, name in COLUMNS[unit.key].items() if k != "captions" or any(map(_captions, sides.values()))
+    }
     return DataSet(
         title=str(card.get("title") or card.get("name") or _source(manifest.get("source")) or "data set"),
         card=[(label, value) for label, value in facts if value is not None],
         not_controlled=plain_text(card.get("not_controlled")),
-        columns=COLUMNS[unit.key],
-        sizes=[] if shared else _sizes(manifest, unit),
+        columns=list(columns.values()),
+        sizes=[] if shared else [(side, _size(told, list(columns))) for side, told in sides.items()],
         items=unit.items,
         kept="Its pictures are counted with those of the first part" if shared else kept,
         dropped=[(str(k), n) for k, n in dropped.items() if isinstance(n, int)]
@@ -120,13 +127,17 @@ def _source(told: Any) -> str | None:
     return plain_text(told)
 
 
-def _sizes(manifest: Tree, unit: Unit) -> list[tuple[str, list[str]]]:
-    """The sides and how much is on each."""
+def _sides(manifest: Tree, unit: Unit) -> dict[str, Tree]:
+    """What the manifest tells of each side: of text of these two, of pictures of those there are."""
     splits = manifest.get("splits")
-    sides = splits if isinstance(splits, Mapping) else manifest
-    text = unit == TEXT
-    keys = ("tokens", "documents", "bytes") if text else ("pictures", "labelled", "captions")
-    every = ("train", "validation", "test", "unlabelled")
-    names = every[:2] if text else [side for side in every if side in sides]
-    values = [(side, [_tree(sides, side).get(key) for key in keys]) for side in names]
-    return [(side, [f"{n:,}" if isinstance(n, int) else "not counted" for n in row]) for side, row in values]
+    found = splits if isinstance(splits, Mapping) else manifest
+    names = ["train", "validation"] + [side for side in ("test", "unlabelled") if unit == PICTURES and side in found]
+    return {side: _tree(found, side) for side in names}
+
+
+def _captions(side: Tree) -> bool:
+    return bool(side.get("captions"))
+
+
+def _size(side: Tree, keys: Sequence[str]) -> list[str]:
+    return [f"{value:,}" if isinstance(value := side.get(key), int) else "not counted" for key in keys]

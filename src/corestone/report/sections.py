@@ -126,7 +126,7 @@ def setup(run: Run) -> Pairs:
         ("Tokenizer", joined(kind_of(tokenizer), counted(find(tokenizer, "vocab_size"), "tokens"))),
         ("Context", counted(find(recipe.get("data"), "context_length"), "tokens")),
         ("Pictures", _pixels(augmentation)),
-        ("Augmentation", _steps(augmentation)),
+        ("Augmented", _steps(augmentation)),
         ("Batch", counted(find(recipe, unit.batch.split(".")[-1]), f"{unit.key} per step")),
         ("Length", plain_text(find(training, "length"))),
         ("Optimiser", joined(kind_of(optimiser), _named("learning rate", find(optimiser, "learning_rate")))),

@@ -19,8 +19,9 @@ from corestone.report.compare import System, compare, held_out_curves, labels, s
 from corestone.report.data_sets import data_sets
 from corestone.report.evaluations import kept
 from corestone.report.folder import Run, read_run
+from corestone.report.pictures import picture_page
 from corestone.report.plots import picture
-from corestone.report.units import unit_of
+from corestone.report.units import PICTURES, unit_of
 
 HERE = Path(__file__).parent
 
@@ -111,6 +112,7 @@ def _page(run: Run) -> dict[str, Any]:
         "speed_charts": sections.speed_charts(run),
         "evaluations": sections.evaluations(run),
         "kept": kept(run),
+        "pictures": picture_page(run) if unit_of(run) == PICTURES else None,
         "moments": shown,
         "between": between,
         "anomalies": sections.anomalies(run),
