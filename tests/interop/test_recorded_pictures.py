@@ -1,13 +1,14 @@
 """Folders as `transformers` and timm save them, imported: the same logits from the same uint8 pictures as recorded.
 
-Measured worst case from recorded pictures on: 1.4e-6 where the resize is that of torchvision (Hugging Face) or
-Pillow's is taken in its stead; with this house's own resize in place of Pillow's (timm) see `RESIZED`.
+Measured worst case: 1.9e-6 (of logits whose deviation is 0.6 to 4.5), with each library's own resize: torchvision's of
+Hugging Face, which this house has too, and Pillow's of timm. With ours in place of Pillow's: 0.017.
 """
 
 from __future__ import annotations
 
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -26,11 +27,15 @@ from corestone.train.archive import read_model_files
 DATA = Path(__file__).parents[1] / "parity" / "data"
 CASES = ("vit", "vit-grey", "timm-vit", "timm-vit-pool", "timm-coatnet")
 TOLERANCE = 1e-4
-RESIZED = 2e-2
+RESIZED = 5e-2
 """By how much logits may differ where the resize is not Pillow's but torchvision's, which rounds a value in some
 hundreds to the next of 255 levels."""
 
-pytestmark = pytest.mark.usefixtures("without_transformers")
+
+@pytest.fixture(autouse=True)
+def without_libraries(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("transformers", "timm"):
+        monkeypatch.setitem(sys.modules, name, None)
 
 
 def recorded(case: str) -> tuple[list[np.ndarray], torch.Tensor]:
@@ -114,7 +119,7 @@ def test_options_that_mean_nothing_here_are_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("case", "changes", "message"),
     [
-        ("vit", {"hidden_act": "quick_gelu"}, "config.json: hidden_act='quick_gelu' cannot be expressed here; known: gelu"),
+        ("vit", {"hidden_act": "quick_gelu"}, "hidden_act='quick_gelu' cannot be expressed here; known: gelu"),
         ("vit", {"hidden_size": None}, "'hidden_size' must be a positive whole number"),
         ("vit", {"num_attention_heads": 4}, "hidden_size=18 is no multiple of num_attention_heads=4"),
         ("vit", {"patch_size": [4, 2]}, "only square patches can"),
@@ -171,10 +176,10 @@ def test_a_damaged_or_missing_processor_is_named(tmp_path: Path) -> None:
     folder = copy("vit", tmp_path)
     path = folder / "preprocessor_config.json"
     path.write_text('{"size": {"height": 14,\n "wid')
-    with pytest.raises(CheckpointError, match=r"preprocessor_config.json, line 2: not valid JSON"):
+    with pytest.raises(CheckpointError, match=r"preprocessor_config\.json, line 2: not valid JSON"):
         import_pictures(folder, tmp_path / "out")
     path.unlink()
-    with pytest.raises(CheckpointError, match="preprocessor_config.json: no such file; without it nothing says"):
+    with pytest.raises(CheckpointError, match=r"preprocessor_config\.json: no such file; without it nothing says"):
         import_pictures(folder, tmp_path / "out")
 
 
