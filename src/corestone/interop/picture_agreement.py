@@ -171,7 +171,10 @@ def check_transformers(
             given = [as_pillow(picture, seen.channels) for picture in pictures]
             pixels = torch.cat([processor(one, return_tensors="pt")["pixel_values"] for one in given])
         except Exception as error:  # the library's errors have no base of their own
-            raise _not_loaded("transformers", error, where) from None
+            reason = " ".join(str(error).split())
+            raise CheckpointError(
+                f"{where}: refused, nothing was written: transformers cannot load it ({reason})"
+            ) from None
     odd = [f"{kind} {sorted(map(str, names))[:3]}" for kind, names in loading.items() if names]
     if odd:
         raise CheckpointError(f"{where}: refused, nothing was written: transformers reports {'; '.join(odd)}")
@@ -184,30 +187,3 @@ def check_transformers(
 
     name = f"transformers {transformers.__version__} ({type(model).__name__}, {type(processor).__name__})"
     return compare(name, mine, Seen(pixels.double(), logits), seen, where)
-
-
-def check_timm(folder: Path, mine: Seen, seen: Augmentation, pictures: Sequence[Pixels], where: str) -> list[str]:
-    """Load an exported folder with `timm` and compare; where it is not installed, one line that says so."""
-    try:
-        import timm
-    except ImportError:
-        return ["timm: not checked, the library is not installed (pip install timm)"]
-    try:
-        model = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
-        transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model), is_training=False)
-        pixels = torch.stack([transform(as_pillow(picture, seen.channels)) for picture in pictures])
-    except Exception as error:  # the library's errors have no base of their own
-        raise _not_loaded("timm", error, where) from None
-
-    @torch.no_grad()
-    def logits(pixels_BCHW: Tensor) -> Tensor:
-        found: Tensor = model.to(pixels_BCHW.dtype)(pixels_BCHW)
-        return found
-
-    name = f"timm {timm.__version__} ({type(model).__name__})"
-    return compare(name, mine, Seen(pixels.double(), logits), seen, where)
-
-
-def _not_loaded(library: str, error: Exception, where: str) -> CheckpointError:
-    reason = " ".join(str(error).split())
-    return CheckpointError(f"{where}: refused, nothing was written: {library} cannot load it ({reason})")
