@@ -213,6 +213,17 @@ def test_a_record_is_its_text():
         ({"block": {"cross": {"num_heads": 1, "head_dim": 4}}}, "nothing to cross to"),
         ({"block": {"mixer": {"kind": "h3"}}}, "'h3' sees only earlier tokens"),
         ({"pool": {"kind": "class_tokn"}}, "class_token"),
+        (
+            {
+                "pool": {
+                    "kind": "attention",
+                    "queries": 2,
+                    "attention": {"num_heads": 1, "head_dim": 4},
+                    "feedforward": None,
+                }
+            },
+            "pool.queries=2: a picture as one vector needs one query",
+        ),
         ({"head": {"clases": 5}}, "did you mean 'classes'"),
     ],
 )

@@ -9,7 +9,7 @@ from corestone.core.errors import SpecError
 from corestone.core.mask import Mask
 from corestone.core.spec import parse
 from corestone.nn.pooling import MapPoolLayer, build_pool, pool_text
-from corestone.nn.spec import Attention, AttentionPool, ClassTokenPool, FeedForward, LastTokenPool, MeanPool
+from corestone.nn.spec import Attention, AttentionPool, ClassTokenPool, FeedForward, LastTokenPool, MeanPool, Norm
 
 ATTENTION = AttentionPool(attention=Attention(num_heads=3, head_dim=4), feedforward=FeedForward(hidden_dim=20))
 POOLS = {"class_token": ClassTokenPool(), "mean": MeanPool(), "attention": ATTENTION}
@@ -48,6 +48,27 @@ def test_attention_by_hand():
     normed = (found - found.mean(-1, keepdim=True)) / (found.var(-1, keepdim=True, unbiased=False) + 1e-5).sqrt()
     expected = found + pool.feedforward.down(pool.feedforward.up(normed).relu())
     torch.testing.assert_close(pool(hidden), expected, atol=1e-12, rtol=0)
+
+
+def test_several_queries_are_each_alone():
+    """With a feed-forward and without, where the norm is all that follows; the one vector is the first query's. Worst
+    of 100 pictures: 9.5e-7."""
+    for feedforward in (FeedForward(hidden_dim=20), None):
+        spec = AttentionPool(
+            queries=4, attention=Attention(num_heads=3, head_dim=4), norm=Norm(eps=1e-6), feedforward=feedforward
+        )
+        pool, hidden = build_pool(spec, 12, before=1), torch.randn(2, 8, 12)
+        found = pool.look(hidden)
+        assert found.shape == (2, 4, 12)
+        assert torch.equal(pool(hidden), found[:, 0])
+        for query in range(4):
+            single = build_pool(spec.model_copy(update={"queries": 1}), 12, before=1)
+            weights = pool.state_dict() | {"probe.weight": pool.probe.weight[query : query + 1]}
+            single.load_state_dict(weights)
+            torch.testing.assert_close(single(hidden), found[:, query], atol=3e-6, rtol=0)
+        if feedforward is None:
+            assert float(found.detach().mean(-1).abs().max()) < 1e-6
+            torch.testing.assert_close(found.var(-1, unbiased=False), torch.ones(2, 4), atol=1e-3, rtol=0)
 
 
 def test_attention_of_a_pool_has_no_order():

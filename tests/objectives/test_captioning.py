@@ -16,6 +16,9 @@ from corestone.core.errors import DataError, SpecError
 from corestone.core.mask import Mask
 from corestone.core.rng import Draws
 from corestone.core.spec import parse, plain
+from corestone.core.vocabulary import Vocabulary
+from corestone.generate.decode import caption
+from corestone.generate.spec import Sampling
 from corestone.models.captioner import build_captioner
 from corestone.models.spec import Captioner
 from corestone.nn.spec import Init, PatchEmbedding
@@ -87,7 +90,7 @@ def test_the_loss_is_the_weighted_sum_of_both(weights):
     model, batch = captioner(), captions()
     nats, pairs, tokens = by_loop(model, batch)
     found = objective(*weights).loss(model, objective(*weights).corrupt(batch, Draws(0, range(ROWS))))
-    assert float(found.total) == pytest.approx(weights[0] * nats + weights[1] * pairs, rel=1e-6)
+    assert float(found.total.detach()) == pytest.approx(weights[0] * nats + weights[1] * pairs, rel=1e-6)
     assert int(found.weight) == ROWS
     assert float(found.metrics["caption_nats"]) == pytest.approx(nats, rel=1e-6)
     assert int(found.metrics["caption_tokens"]) == tokens
@@ -230,8 +233,42 @@ def test_what_cannot_be_learnt_is_refused():
     with pytest.raises(SpecError, match="caption_weight"):
         parse(Captioning, {"caption_weight": 0.0}, "objective")
     tree = plain(SMALL["vision/mnist"]()) | {"model": plain(captioner().spec)}
-    with pytest.raises(SpecError, match="objective classification trains a model of kind coatnet or convnet or"):
+    with pytest.raises(SpecError, match=r"classification trains .* of kind captioner; .*the objective captioning"):
         parse(Run, tree, "recipe")
+    tree = plain(SMALL["language/shakespeare"]()) | {"objective": {"kind": "captioning"}}
+    with pytest.raises(SpecError, match="captioning trains a model of kind captioner, and this one is of kind decoder"):
+        parse(Run, tree, "recipe")
+
+
+def test_a_few_steps_teach_both():
+    """Eight patterns in noise, each with a caption of its own, in micro-batches. Of new pictures every caption is right
+    and each finds its text. Seen: 0.017 to 0.020 nats/token, four seeds; guessing among the eight takes 0.42."""
+    model = captioner().float()
+    optimiser = torch.optim.Adam(model.parameters(), lr=1e-2)
+    generator = torch.Generator().manual_seed(5)
+    patterns = torch.randn(8, 3, 6, 8, generator=generator)
+    words = torch.randint(1, SIZE, (8, 4), generator=generator)
+    ends = torch.full((8, 1), END)
+
+    def batch() -> ImageTextBatch:
+        images = patterns + 0.2 * torch.randn(patterns.shape, generator=generator)
+        texts = plain_batch(torch.cat((ends, words), dim=1), torch.cat((words, ends), dim=1))
+        return ImageTextBatch(ImageBatch(images), texts)
+
+    for _ in range(100):
+        optimiser.zero_grad()
+        loss = objective().gradients(model, split(batch(), (4, 4)), (0, 1))
+        for parameter in model.parameters():
+            parameter.grad /= loss.weight
+        optimiser.step()
+    model.eval()
+    new = batch()
+    written = caption(model, Vocabulary(size=SIZE, separator=END), new.images, Sampling(temperature=0.0, max_tokens=8))
+    assert written == words.tolist()
+    with torch.no_grad():
+        assert torch.equal((model.image(new.images) @ model.text(new.texts).T).argmax(dim=1), torch.arange(8))
+    found = objective().loss(model, new).metrics
+    assert float(found["caption_nats"].detach()) / int(found["caption_tokens"]) < 0.1
 
 
 @pytest.mark.parity

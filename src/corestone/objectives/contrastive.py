@@ -118,8 +118,8 @@ def softmax_loss(image_NE: Tensor, text_NE: Tensor, log_scale: Tensor, rows: sli
 def sigmoid_loss(
     image_NE: Tensor, text_NE: Tensor, log_scale: Tensor, bias: Tensor, rows: slice = slice(None)
 ) -> Tensor:
-    """Nats of telling for each picture of some rows, and every text, whether they are a pair; summed, float32 at least
-    (Zhai et al. 2023, section 3.2, which divides by the number of pairs, not by that of questions)."""
+    """Nats of telling for each picture of some rows, and every text, whether they are a pair; summed, in float32 at
+    least (Zhai et al. 2023, section 3.2, which divides by the number of pairs, not by that of questions)."""
     image_NE, text_NE, log_scale, bias = map(at_least_float32, (image_NE, text_NE, log_scale, bias))
     logits_RN = log_scale.exp() * image_NE[rows] @ text_NE.T + bias
     sign_RN = 2 * torch.eye(len(text_NE), device=logits_RN.device)[rows] - 1
