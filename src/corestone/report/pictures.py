@@ -60,6 +60,12 @@ class PicturePage:
     wrong: str
     augmented: Shown | None
 
+    @property
+    def beside(self) -> list[Chart]:
+        """The charts that stand side by side."""
+        charts = (None if self.wide else self.matrix, self.calibration)
+        return [one for one in charts if one is not None]
+
 
 def picture_page(run: Run) -> PicturePage:
     """Everything that a run on pictures tells of its classes and pictures."""
@@ -92,7 +98,8 @@ def _counts(found: Any, size: int) -> list[list[int]]:
 
 
 def _matrix(counts: Sequence[Sequence[int]], names: Sequence[str]) -> Chart:
-    short = [name if len(name) <= 12 else f"{name[:11]}…" for name in names]
+    room = 12 if len(names) <= BESIDE_CLASSES else 22
+    short = [name if len(name) <= room else f"{name[: room - 1]}…" for name in names]
     title, unit = "Confusion matrix", "pictures"
     describe = f"{title}: {len(names)} classes; the table of classes has its numbers"
     legend = [("named rightly", "c2", "line"), ("mistaken", "c3", "line")]

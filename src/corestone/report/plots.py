@@ -139,8 +139,8 @@ def plot(name: str, series: Sequence[Series], describe: str, look: Look = PLAIN)
 def matrix(name: str, counts: Sequence[Sequence[int]], classes: Sequence[str], describe: str) -> str:
     """Draw what was taken for what: a row per class, with its accuracy at its end, a column per guess.
 
-    A cell's strength is its share of the row; what is right has another colour than what is wrong. Numbers stand in the
-    cells as far as there is room for them.
+    A cell's strength is the root of its share of the row; what is right has another colour than what is wrong. Numbers
+    stand in the cells as far as there is room for them.
 
     Args:
         name, describe: as for `plot`.
@@ -158,7 +158,8 @@ def matrix(name: str, counts: Sequence[Sequence[int]], classes: Sequence[str], d
         axes.set(xlim=(-0.5, size - 0.5), ylim=(size - 0.5, -0.5), aspect="equal")
         axes.spines[:].set_visible(False)
         axes.tick_params(colors=_SENTINELS["ink"], length=0, pad=4)
-        upright = max(map(len, classes), default=0) <= 2
+        longest = max(map(len, classes), default=0)
+        upright = longest <= 2 or longest * size <= 36
         axes.set_xticks(range(size), classes, rotation=0 if upright else 90)
         axes.set_yticks(range(size), classes)
         right = axes.secondary_yaxis("right")
@@ -177,7 +178,7 @@ def _row_of_cells(axes: matplotlib.axes.Axes, row: int, numbers: Sequence[int]) 
     for column, number in enumerate(numbers):
         if number:
             colour = _SENTINELS["c2" if row == column else "c3"]
-            strength = 0.12 + 0.48 * number / total
+            strength = 0.1 + 0.42 * math.sqrt(number / total)  # a number on it stays readable, and few are seen
             axes.add_patch(
                 Rectangle((column - 0.47, row - 0.47), 0.94, 0.94, facecolor=colour, alpha=strength, linewidth=0)
             )

@@ -90,7 +90,7 @@ def _held_out_parts(run: Run) -> tuple[str, str]:
     held = find(find(run.data, "validation"), "pictures")
     known = isinstance(most, int) and isinstance(held, int)
     side = f"the validation side's first {most:,}" if known and held > most else "the validation side"
-    return side, f"the {split} side"
+    return side, f"the {split} side" if isinstance(split, str) else "all of it"
 
 
 def speed_charts(run: Run) -> list[Chart]:
