@@ -45,7 +45,10 @@ def test_every_recipe_round_trips_through_yaml(name):
             "model.stack.blocks.0.mixer={kind: h3, state_dim: 3}",
             "override: model.stack.blocks.0.mixer.state_dim: Input",
         ),
-        ("model.stack.blocks.0.mixer={kind: h4}", "override: model.stack.blocks.0.mixer: Input tag 'h4' .* 'h3'"),
+        (
+            "model.stack.blocks.0.mixer={kind: h4}",
+            "override: model.stack.blocks.0.mixer: unknown kind 'h4': did you mean 'h3'",
+        ),
         ("model.stack.blocks.0.mixer=3", "override: model.stack.blocks.0.mixer: "),
         ("model.stack.blocks.0={mixer: {kind: h3}}", "override: model.stack.blocks.0.feedforward: Field required"),
         ("objective={kind: mixture}", "override: objective.parts: Field required"),

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from corestone.core.errors import SpecError
 from corestone.core.spec import parse
 from corestone.nn.patches import PatchEmbeddingLayer, patches_of, resized_positions
-from corestone.nn.spec import PatchEmbedding
+from corestone.nn.spec import Norm, PatchEmbedding
 
 SIDES = st.integers(1, 6)
 
@@ -49,6 +49,17 @@ def test_the_class_token_stands_first_and_has_the_first_position():
     assert tokens.shape == (3, 7, 5)
     assert torch.equal(tokens[:, 0], (layer.class_token.weight + layer.position.weight[:1]).expand(3, -1))
     torch.testing.assert_close(tokens[:, 1:], layer.patch(patches_of(images, 2)) + layer.position.weight[1:])
+
+
+def test_a_norm_stands_behind_the_positions():
+    spec = PatchEmbedding(image_size=(4, 6), channels=1, patch_size=2)
+    torch.manual_seed(0)
+    plain = PatchEmbeddingLayer(spec, 5)
+    normed = PatchEmbeddingLayer(spec.model_copy(update={"norm": Norm(eps=0.1)}), 5)
+    normed.load_state_dict(plain.state_dict(), strict=False)
+    torch.nn.init.constant_(normed.norm.bias, 0.5)
+    images = torch.randn(3, 1, 4, 6)
+    torch.testing.assert_close(normed(images), F.layer_norm(plain(images), (5,), eps=0.1) + 0.5)
 
 
 @pytest.mark.parametrize("shape", [(1, 3, 8, 8), (1, 1, 8, 12), (1, 3, 12, 8)])

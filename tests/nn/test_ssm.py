@@ -297,7 +297,7 @@ def test_only_the_state_space_models_stay_float32_in_a_low_precision_model():
     [
         ("model.stack.blocks.0.mixer.state_dim=63", "multiple of 2 (got 63)"),
         ("model.stack.blocks.0.mixer.num_heads=4", "override 'model.stack.blocks.0.mixer.num_heads=4': unknown key"),
-        ("model.stack.blocks.0.mixer={kind: h4}", "'h4' found using 'kind' does not match any of the expected tags"),
+        ("model.stack.blocks.0.mixer={kind: h4}", "unknown kind 'h4': did you mean 'h3'"),
         ("model.stack.blocks.0.mixer={kind: h3, state: 64}", "unknown key 'state'; did you mean 'state_dim'?"),
     ],
 )

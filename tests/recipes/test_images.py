@@ -8,7 +8,9 @@ import shutil
 import pytest
 import torch
 from rich.console import Console
+from typer.testing import CliRunner
 
+from corestone.cli.main import app
 from corestone.core.errors import CheckpointError, CorestoneError, SpecError
 from corestone.core.spec import override, plain
 from corestone.recipes.catalogue import find_recipe
@@ -116,3 +118,12 @@ def test_what_reads_text_says_so(trained):
 def test_mistakes_are_told(tmp_path, change, message):
     with pytest.raises((SpecError, CorestoneError), match=message):
         pretrain(override(run(), change), tmp_path / "run", console=QUIET)
+
+
+def test_the_ledger_knows_pictures(trained):
+    told = CliRunner().invoke(app, ["ledger", str(trained), "--step", "2"]).output.splitlines()
+    assert told[0] == "step 2: 16 pictures"
+    assert len(told) == 17
+    assert all(name.startswith("row:") for name in told[1:])
+    steps = CliRunner().invoke(app, ["ledger", str(trained), "--document", told[1]]).output.splitlines()
+    assert "2" in steps[1:]

@@ -7,24 +7,30 @@ from typing import Annotated, Literal
 
 import typer
 
-from corestone.core.errors import CorestoneError, unknown
+from corestone.core.errors import CheckpointError, CorestoneError, unknown
 from corestone.core.format import si
+
+FORMATS = ("huggingface", "timm")
 
 
 def import_(
     folder: Annotated[
-        Path, typer.Argument(help="A Hugging Face folder: config.json, safetensors, tokenizer.", metavar="FOLDER")
+        Path, typer.Argument(help="A folder with config.json, safetensors and, of text, a tokenizer.", metavar="FOLDER")
     ],
     out: Annotated[Path, typer.Option(help="Folder of the checkpoint to write; must not exist yet.")],
 ) -> None:
-    """Turn a Hugging Face folder into a checkpoint.
+    """Turn a Hugging Face or timm folder into a checkpoint.
 
-    It may hold a GPT-1, GPT-2, GPT-J, OPT, BLOOM, BERT, ELECTRA, T5 or FLAN-T5; pickled weights go through convert
-    first.
+    It may hold a GPT-1, GPT-2, GPT-J, OPT, BLOOM, BERT, ELECTRA, T5 or FLAN-T5, or a picture classifier: a ViT, or a
+    CoAtNet of timm. Pickled weights go through convert first.
     """
     from corestone.interop.family import stacks_of
     from corestone.interop.incoming import import_huggingface  # keeps torch out of --help
+    from corestone.interop.incoming_pictures import holds_pictures
 
+    if holds_pictures(folder):
+        _import_pictures(folder, out)
+        return
     done = import_huggingface(folder, out)
     for note in done.notes:
         typer.echo(f"note: {note}")
@@ -34,6 +40,16 @@ def import_(
         f"{done.architecture}: {si(done.parameters)} parameters, {layers} layers of width {stacks[0].width}, "
         f"{table.vocab_size:,} tokens, context {table.context_length:,}"
     )
+    typer.echo(f"wrote {done.folder}")
+
+
+def _import_pictures(folder: Path, out: Path) -> None:
+    from corestone.interop.incoming_pictures import import_pictures  # keeps torch out of --help
+
+    done = import_pictures(folder, out)
+    for note in done.notes:
+        typer.echo(f"note: {note}")
+    typer.echo(f"{done.architecture}: {si(done.parameters)} parameters, {done.classes:,} classes of pictures")
     typer.echo(f"wrote {done.folder}")
 
 
@@ -66,7 +82,9 @@ def export(
         typer.Argument(help="A run folder (its newest whole checkpoint) or a checkpoint folder.", metavar="RUN"),
     ],
     out: Annotated[Path, typer.Option(help="Folder to write; must not exist yet.")],
-    format: Annotated[str, typer.Option(help="What to write: huggingface.")] = "huggingface",
+    format: Annotated[
+        str, typer.Option(help="What to write: huggingface, or timm (of pictures alone).")
+    ] = "huggingface",
     part: Annotated[
         Literal["generator", "discriminator"] | None,
         typer.Option(help="Which of ELECTRA's two encoders; without it, the discriminator.", show_default=False),
@@ -76,10 +94,20 @@ def export(
 
     The folder is kept only if what was written computes the same logits as the model.
     """
-    if format != "huggingface":
-        raise CorestoneError(unknown("format", format, ["huggingface"]))
+    if format not in FORMATS:
+        raise CorestoneError(unknown("format", format, FORMATS))
     from corestone.interop.outgoing import export_huggingface  # keeps torch out of --help
+    from corestone.interop.outgoing_pictures import reads_pictures
 
+    if reads_pictures(source):
+        if part is not None:
+            raise CheckpointError(f"{source}: this model reads pictures and has no {part}; export it without --part")
+        _export_pictures(source, out, format)
+        return
+    if format != "huggingface":
+        raise CheckpointError(
+            f"{source}: this model reads text, and {format} holds models of pictures alone; give --format huggingface"
+        )
     done = export_huggingface(source, out, part)
     if done.part is not None:
         typer.echo(f"note: this is the {done.part} alone; --part chooses between generator and discriminator")
@@ -88,3 +116,14 @@ def export(
     if done.dropped_rows:
         typer.echo(f"note: {done.dropped_rows} padding rows of the token table, which no token has, were left out")
     typer.echo(f"wrote {done.folder} ({done.architecture}; {done.loading} loads it)")
+
+
+def _export_pictures(source: Path, out: Path, library: str) -> None:
+    from corestone.interop.outgoing_pictures import export_pictures  # keeps torch out of --help
+
+    done = export_pictures(source, out, library)
+    for check in done.checks:
+        typer.echo(f"check: {check}")
+    for note in done.notes:
+        typer.echo(f"note: {note}")
+    typer.echo(f"wrote {done.folder} ({done.architecture}; {done.loading})")

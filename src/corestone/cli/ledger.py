@@ -28,10 +28,13 @@ def ledger(
     Nothing of this was logged: it follows from the recipe, its seed and the prepared data.
     """
     from corestone.data.ledger import documents_of_step, steps_of_document  # keeps numpy and torch out of --help
-    from corestone.recipes.load import open_run_data
+    from corestone.recipes.load import open_run, open_run_data
 
     if (step is None) == (document is None):
         raise DataError("ledger: give either --step NUMBER or --document ID")
+    if open_run(run).data.kind != "text":
+        _pictures(run, step, document, until)
+        return
     token_sets, spec, seed, batch_size, last_step = open_run_data(run)
     if step is not None:
         # The data room counts batches from 0; the log and this verb count steps done, so the first is 1.
@@ -48,3 +51,20 @@ def ledger(
         typer.echo(f"{document}: seen at {count} of the {end:,} from step 1 on")
         for number in steps:
             typer.echo(str(number + 1))
+
+
+def _pictures(run: Path, step: int | None, picture: str | None, until: int | None) -> None:
+    """The same for a run on pictures: a row is a whole picture, so names say it all."""
+    from corestone.recipes.load import open_run_loader
+
+    loader, rows, last_step = open_run_loader(run)
+    if step is not None:
+        note = "" if step <= last_step else f" (the run has made {last_step:,} steps: this one is yet to come)"
+        typer.echo("\n".join([f"step {step:,}: {rows:,} pictures{note}", *loader.names(step - 1)]))
+    if picture is not None:
+        end = last_step if until is None else until
+        steps = [number for number in range(end) if picture in loader.names(number)]
+        count = f"{len(steps):,} {'step' if len(steps) == 1 else 'steps'}"
+        typer.echo(
+            "\n".join([f"{picture}: seen at {count} of the {end:,} from step 1 on", *(str(n + 1) for n in steps)])
+        )

@@ -52,11 +52,11 @@ class Model(Protocol):
     Attributes:
         context_length: the most tokens a row may have.
         vocab_size: ids below it may stand in a row.
-        generates: continuations of prompts, answers to what was read, or nothing.
+        generates: continuations of prompts, answers to what was read, captions of pictures, or nothing.
     """
 
     head: Any
-    generates: Literal["continuations", "answers", "nothing"]
+    generates: Literal["continuations", "answers", "captions", "nothing"]
 
     @property
     def vocab_size(self) -> int: ...
@@ -115,18 +115,6 @@ class Objective(Protocol):
         ...
 
 
-class AskingObjective(Objective, Protocol):
-    """An objective that makes questions out of text, and says how well a model answers them."""
-
-    def scores(self, model: Any, batch: Any) -> Mapping[str, RowSums]:
-        """Held-out figures of a corrupted batch by name, the one that training lowers first."""
-        ...
-
-    def questions(self, before: Any, batch: Any) -> tuple[Tensor, Tensor]:
-        """Of a batch and what it was corrupted to: each place's left neighbour, and its target or IGNORE."""
-        ...
-
-
 class Ranks(Protocol):
     """The processes of a run, of which this is number `rank`."""
 
@@ -139,6 +127,31 @@ class Ranks(Protocol):
 
     def gather(self, rows: Tensor) -> Tensor:
         """The rows of all ranks, in their order; all have as many."""
+        ...
+
+
+class JointObjective(Objective, Protocol):
+    """An objective of `reduction` "joint": its loss is one of all rows of a step together."""
+
+    def gradients(self, model: Any, micro_batches: Sequence[Any], seeds: Sequence[int], ranks: Ranks) -> Loss:
+        """Add a step's gradient, this rank's part of it, to the parameters.
+
+        Args:
+            micro_batches: this rank's rows, on any device.
+            seeds: of each one's dropout.
+        """
+        ...
+
+
+class AskingObjective(Objective, Protocol):
+    """An objective that makes questions out of text, and says how well a model answers them."""
+
+    def scores(self, model: Any, batch: Any) -> Mapping[str, RowSums]:
+        """Held-out figures of a corrupted batch by name, the one that training lowers first."""
+        ...
+
+    def questions(self, before: Any, batch: Any) -> tuple[Tensor, Tensor]:
+        """Of a batch and what it was corrupted to: each place's left neighbour, and its target or IGNORE."""
         ...
 
 

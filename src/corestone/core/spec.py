@@ -57,6 +57,9 @@ def _problem(item: Any, tree: Any, where: str) -> str:
     path = ".".join(_keys(item["loc"], tree, item["type"] == "missing"))
     place = f"{where}: {path}" if path else where
     message = item["msg"].removeprefix("Value error, ")
+    if item["type"] == "union_tag_invalid":
+        tags = [tag.strip(" '") for tag in item["ctx"]["expected_tags"].split(",")]
+        message = unknown(item["ctx"]["discriminator"].strip("'"), item["ctx"]["tag"], tags)
     shown = "" if item["type"] == "unknown_key" or isinstance(item["input"], Mapping) else f" (got {item['input']!r})"
     return f"{place}: {message}{shown}"
 

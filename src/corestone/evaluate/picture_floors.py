@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import numpy as np
 import torch.nn.functional as F
 from numpy.typing import NDArray
+from torch import Tensor
 
 from corestone.core.batch import ImageBatch
 from corestone.core.errors import DataError
@@ -53,6 +54,29 @@ def picture_floors(training: Iterator[ImageBatch], held_out: Iterator[ImageBatch
         raise DataError("evaluation: no held-out picture has one class; give a split with labels")
     said = f"learnt from {int(n):,} training pictures, each side averaged down to at most {SIDE} pixels"
     return [share_metric(f"{name}_accuracy", np.concatenate(hits), said) for name, hits in right.items()]
+
+
+def nearest_caption_floors(known: tuple[Tensor, list[str]], asked: tuple[Tensor, list[str]]) -> list[Metric]:
+    """What finding captions reaches without a model: the caption of the nearest training picture, where it is the
+    picture's own, and chance.
+
+    Args:
+        known, asked: pictures (N, C, H, W) and a caption of each, of the training side and the held-out one.
+    """
+    known_ND, asked_ND = (
+        F.adaptive_avg_pool2d(images, SIDE).flatten(1).double().numpy() for images in (known[0], asked[0])
+    )
+    squares_N = (known_ND**2).sum(axis=1)
+    right = [
+        known[1][int((squares_N - 2 * known_ND @ pixels_D).argmin())] == said
+        for pixels_D, said in zip(asked_ND, asked[1], strict=True)
+    ]
+    said = f"averaged down to {SIDE} pixels, among {len(known[1]):,} training pictures"
+    n = len(asked[1])
+    return [
+        share_metric("nearest_picture_has_the_caption", np.array(right), said),
+        Metric("recall_at_1_by_chance", 1 / n, "share of pictures", n),
+    ]
 
 
 def _sums(training: Iterator[ImageBatch]) -> tuple[Numbers, Numbers, Numbers]:

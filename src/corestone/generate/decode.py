@@ -16,13 +16,13 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from corestone.core.batch import TextBatch
+from corestone.core.batch import ImageBatch, TextBatch
 from corestone.core.errors import DataError, SpecError
 from corestone.core.mask import Mask
 from corestone.core.protocols import Output
 from corestone.core.vocabulary import Vocabulary
 from corestone.generate.sampling import choose, streams
-from corestone.generate.source import PAD_SEGMENT, TEXT_SEGMENT, SourceReader
+from corestone.generate.source import PAD_SEGMENT, TEXT_SEGMENT, SourceReader, source_batch
 from corestone.generate.spec import Sampling
 from corestone.generate.weights import decoding_weights
 from corestone.nn.cache import KVCache
@@ -53,6 +53,8 @@ def check_writes(model: Any) -> None:
             "this model is an encoder: it reads texts and writes none; generate from a model of kind decoder or "
             "encoder_decoder, or make vectors of texts with this one (corestone embed)"
         )
+    if model.generates == "captions":
+        raise SpecError("this model writes captions of pictures and continues no text; give it pictures (`caption`)")
 
 
 def generate(
@@ -98,9 +100,45 @@ def generate(
             if model.generates == "continuations":
                 rows = [[vocabulary.separator, *prompt] if begin or not prompt else list(prompt) for prompt in prompts]
                 return _Decoding(packed, vocabulary, rows, sampling, on_token).run()
-            sources = [[*prompt, vocabulary.separator] for prompt in prompts]
-            reader = SourceReader(packed, sources, _room(model, sampling))
+            sources = source_batch([[*prompt, vocabulary.separator] for prompt in prompts])
+            reader = SourceReader(packed, sources, sources.mask.segments_BT, _room(model, sampling))
             return _Decoding(reader, vocabulary, [[vocabulary.start] for _ in prompts], sampling, on_token).run()
+    finally:
+        model.train(training)
+
+
+def caption(
+    model: Any,
+    vocabulary: Vocabulary,
+    images: ImageBatch,
+    sampling: Sampling,
+    on_token: OnToken | None = None,
+) -> list[list[int]]:
+    """Write a caption of each picture; it begins behind the separator and ends at the next one.
+
+    Args:
+        model: a captioner on any device; its training mode is restored.
+        vocabulary: ids below its size may be drawn.
+        images: as the model's training saw them.
+        on_token: sees each new token at once and may end its row.
+
+    Returns:
+        Tokens per picture, at most `sampling.max_tokens`, without the separators.
+
+    Raises:
+        SpecError: the model captions no pictures, or has no room for so many tokens.
+    """
+    if model.generates != "captions":
+        raise SpecError("this model writes no captions of pictures; take one of kind captioner")
+    if not len(images):
+        return []
+    training = model.training
+    model.eval()
+    try:
+        with torch.inference_mode():
+            reader = SourceReader(decoding_weights(model), images, None, _room(model, sampling))
+            starts = [[vocabulary.separator] for _ in range(len(images))]
+            return _Decoding(reader, vocabulary, starts, sampling, on_token).run()
     finally:
         model.train(training)
 

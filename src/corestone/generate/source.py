@@ -1,4 +1,4 @@
-"""An encoder-decoder as a model that continues: what it read stands beside every token it writes.
+"""A model that reads before it writes as one that continues: what it read stands beside every token.
 
 Shape letters: B batch, T tokens, S source.
 """
@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from corestone.core.batch import IGNORE, TextBatch
+from corestone.core.batch import IGNORE, ImageBatch, TextBatch
 from corestone.core.mask import Mask
 from corestone.core.protocols import Output
 from corestone.nn.cache import KVCache
@@ -27,13 +27,14 @@ class SourceReader:
 
     Args:
         model: with `encode` and `decode`.
-        sources: ids of each row's text, its end included.
+        sources: a batch of what is read: texts, or pictures.
+        segments_BS: which places of the sources are to be looked at; None: all.
         most: tokens that will be written; with what a model with learned positions can hold it bounds a row.
     """
 
-    def __init__(self, model: Any, sources: Sequence[Sequence[int]], most: int) -> None:
+    def __init__(self, model: Any, sources: TextBatch | ImageBatch, segments_BS: Tensor | None, most: int) -> None:
         self.model, self.head, self.most = model, model.head, most
-        self.texts = source_batch(sources)
+        self.sources, self.segments_BS = sources, segments_BS
 
     @property
     def context_length(self) -> int:
@@ -48,14 +49,13 @@ class SourceReader:
     def empty_cache(self, batch: int, capacity: int, dtype: torch.dtype) -> KVCache:
         """Room for the rows, and which of the sources' places are text where their lengths differ."""
         cache: KVCache = self.model.empty_cache(batch, capacity, dtype)
-        segments_BS = self.texts.mask.segments_BT
-        cache.sources_BS = None if segments_BS is None else segments_BS.to(next(self.parameters()).device)
+        cache.sources_BS = None if self.segments_BS is None else self.segments_BS.to(next(self.parameters()).device)
         return cache
 
     def __call__(self, batch: TextBatch, cache: KVCache | None = None) -> Output:
         """Read the sources before the first token; then the cache holds all that is needed of them."""
         assert cache is not None  # decoding always has one
-        hidden_BSD = None if cache.memory_BKSH else self.model.encode(self.texts.to(batch.tokens_BT.device))
+        hidden_BSD = None if cache.memory_BKSH else self.model.encode(self.sources.to(batch.tokens_BT.device))
         out: Output = self.model.decode(beside(batch, cache.sources_BS), hidden_BSD, cache)
         return out
 

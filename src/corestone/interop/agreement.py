@@ -96,7 +96,7 @@ def own_logits(
     return compute
 
 
-def agree(what: str, ours: Logits, theirs: Logits, where: str) -> str:
+def agree(what: str, ours: Logits, theirs: Logits, where: str, tolerance: float = TOLERANCE) -> str:
     """Say how well two models agree, or raise CheckpointError where they do not.
 
     They are compared in float32. Where that differs by more than the tolerance, float64 decides between rounding, which
@@ -107,11 +107,11 @@ def agree(what: str, ours: Logits, theirs: Logits, where: str) -> str:
         mine, other = ours(dtype), theirs(dtype)
         difference = float((mine - other).abs().max()) if mine.shape == other.shape else float("nan")
         found.append(f"{difference:.2g} in {str(dtype).removeprefix('torch.')}")
-        if difference <= TOLERANCE:  # false for nan
-            return f"{what}: largest difference between logits {', '.join(found)} (tolerance {TOLERANCE:g})"
+        if difference <= tolerance:  # false for nan
+            return f"{what}: largest difference between logits {', '.join(found)} (tolerance {tolerance:g})"
     raise CheckpointError(
         f"{where}: refused, nothing was written: {what} computes other logits (largest difference {', '.join(found)}; "
-        f"tolerance {TOLERANCE:g})"
+        f"tolerance {tolerance:g})"
     )
 
 
@@ -128,7 +128,7 @@ def check_reference(
         import transformers
     except ImportError:
         return ["transformers: not checked, the library is not installed (pip install 'corestone[hf]')"]
-    with _quiet(transformers):
+    with quiet(transformers):
         model, theirs = _load(transformers, family, folder, where)
         given = _given(batch)
 
@@ -176,7 +176,7 @@ def _load(transformers: Any, family: Family, folder: Path, where: str) -> tuple[
 
 
 @contextmanager
-def _quiet(transformers: Any) -> Iterator[None]:
+def quiet(transformers: Any) -> Iterator[None]:
     """Without the library's progress bar and remarks (the texts may be longer than a small model's context)."""
     log = transformers.utils.logging
     shown, verbosity = log.is_progress_bar_enabled(), log.get_verbosity()

@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from corestone.models.spec import Decoder, Encoder, EncoderDecoder, ImageEncoder
+from corestone.models.spec import Decoder, Encoder, EncoderDecoder, ImageEncoder, TwoTower
 from corestone.nn.spec import Stack
 
 Tree = dict[str, Any]
@@ -18,7 +18,7 @@ Exchanged = Decoder | Encoder | EncoderDecoder
 """The shapes of computation that model classes of the library have."""
 
 
-Mapped = Exchanged | ImageEncoder
+Mapped = Exchanged | ImageEncoder | TwoTower
 """The shapes whose parameters another library has under names of its own."""
 
 
@@ -26,25 +26,29 @@ def stacks_of(spec: Mapped) -> dict[str, Stack]:
     """A record's stacks by their names in it."""
     if isinstance(spec, EncoderDecoder):
         return {"encoder": spec.encoder, "decoder": spec.decoder}
+    if isinstance(spec, TwoTower):
+        image = {"image": spec.image.stack} if isinstance(spec.image, ImageEncoder) else {}
+        return {**image, "text": spec.text.stack}
     return {"stack": spec.stack}
 
 
 @dataclass(frozen=True)
 class Name:
-    """One parameter on both sides; `{layer}` stands for the layer's number.
+    """One parameter, or one statistic of a batch norm, on both sides; `{layer}` stands for the layer's number.
 
     Attributes:
         theirs: several names are parts of one parameter here, one above the other.
         layout: how the library keeps it: "plain" as here; "transposed" as (in, out) where a linear map has (out, in);
             "by_head" with the queries', keys' and values' rows of one head together, here all queries come first;
-            "batched" with an axis of length 1 in front; "kernel" as a convolution's (out, channels, height, width)
-            where the linear map of a patch has (out, channels * height * width).
+            "batched" with an axis of length 1 in front; "single" without the one that is here; "kernel" as a
+            convolution's (out, channels, height, width) where the linear map of a patch has (out, channels * height *
+            width).
         gated: the name goes with feed-forwards that are gated, or that are not; None: with both.
     """
 
     ours: str
     theirs: str | tuple[str, ...]
-    layout: Literal["plain", "transposed", "by_head", "batched", "kernel"] = "plain"
+    layout: Literal["plain", "transposed", "by_head", "batched", "single", "kernel"] = "plain"
     gated: bool | None = None
 
     @property

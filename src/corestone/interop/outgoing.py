@@ -85,7 +85,7 @@ def export_huggingface(source: Path, out: Path, part: Part | None = None) -> Exp
     rows = tokenizer.manifest.vocab_size
     partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
     try:
-        _write(partial, to_theirs(family, spec, tensors, rows), texts)
+        write_folder(partial, to_theirs(family, spec, tensors, rows), texts)
         batch = fixed_batch(spec, rows)
         ours = own_logits(model, family, batch, rows)
         checks = [_check_own(partial, spec, tensors, ours, batch, where)]
@@ -128,23 +128,24 @@ def _texts(family: Family, spec: Exchanged, tokenizer: Tokenizer, where: str) ->
     """All files but the weights, by name."""
     vocabulary = tokenizer.vocabulary
     texts = {
-        CONFIG: _json(to_config(family, spec, vocabulary)),
+        CONFIG: json_text(to_config(family, spec, vocabulary)),
         **tokenizer_texts(tokenizer, spec.embedding.context_length, where),
     }
     separator = vocabulary.separator
     if isinstance(spec, Decoder):
-        texts[GENERATION] = _json({"bos_token_id": separator, "eos_token_id": separator})
+        texts[GENERATION] = json_text({"bos_token_id": separator, "eos_token_id": separator})
     if isinstance(spec, EncoderDecoder):
         ids = {"decoder_start_token_id": vocabulary.start, "eos_token_id": separator, "pad_token_id": vocabulary.pad}
-        texts[GENERATION] = _json(ids)
+        texts[GENERATION] = json_text(ids)
     return texts
 
 
-def _json(tree: dict[str, Any]) -> str:
+def json_text(tree: dict[str, Any]) -> str:
+    """As the folders hold it."""
     return json.dumps(tree, indent=2, ensure_ascii=False) + "\n"
 
 
-def _write(folder: Path, tensors: dict[str, Tensor], texts: dict[str, str]) -> None:
+def write_folder(folder: Path, tensors: dict[str, Tensor], texts: dict[str, str]) -> None:
     """Write all files into a new folder; OSError where that fails."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)

@@ -23,19 +23,34 @@ from corestone.models.encoder import (
 )
 from corestone.models.encoder_decoder import EncoderDecoderModel, build_encoder_decoder
 from corestone.models.image_encoder import ImageEncoderModel, build_image_encoder
-from corestone.models.spec import Decoder, Encoder, EncoderDecoder, GeneratorDiscriminator, ImageEncoder
+from corestone.models.spec import (
+    Decoder,
+    Encoder,
+    EncoderDecoder,
+    GeneratorDiscriminator,
+    ImageEncoder,
+    ModifiedResNet,
+    TwoTower,
+)
+from corestone.models.two_tower import TwoTowerModel, build_two_tower
 
 Record = Exchanged | GeneratorDiscriminator
 """What the export verb takes."""
 
-Model = DecoderModel | EncoderModel | EncoderDecoderModel | GeneratorDiscriminatorModel | ImageEncoderModel
+Buildable = Record | ImageEncoder | TwoTower
+"""What a folder of another library may hold."""
 
-BUILDERS: Mapping[type[Record | ImageEncoder], Callable[..., Model]] = {
+Model = (
+    DecoderModel | EncoderModel | EncoderDecoderModel | GeneratorDiscriminatorModel | ImageEncoderModel | TwoTowerModel
+)
+
+BUILDERS: Mapping[type[Buildable], Callable[..., Model]] = {
     Decoder: build_decoder,
     Encoder: build_encoder,
     EncoderDecoder: build_encoder_decoder,
     GeneratorDiscriminator: build_generator_discriminator,
     ImageEncoder: build_image_encoder,
+    TwoTower: build_two_tower,
 }
 
 BY_TOKEN = ("embedding.token.weight", "head.weight", "head.bias")
@@ -72,14 +87,15 @@ def to_ours(family: Named, spec: Mapped, theirs: Mapping[str, Tensor], where: st
     ours: dict[str, Tensor] = {}
     for name in renamed(family, spec):
         shape = shapes[name.ours]
-        wanted = _their_shape(name, (shape[0] // len(name.parts), *shape[1:]), spec)
+        part_shape = (shape[0] // len(name.parts), *shape[1:]) if shape else shape
+        wanted = _their_shape(name, part_shape, spec)
         parts = [_checked(body[part], part, wanted, where) for part in name.parts]
         tensor = parts[0] if len(parts) == 1 else torch.cat(parts)
         if name.layout == "transposed":
             tensor = tensor.T
         elif name.layout == "by_head":
             tensor = tensor.unflatten(0, (heads, 3, -1)).transpose(0, 1).flatten(0, 2)
-        elif name.layout in ("batched", "kernel"):
+        elif name.layout in ("batched", "single", "kernel"):
             tensor = tensor.reshape(shape)
         ours[name.ours] = tensor.to(torch.float32).contiguous()
     return ours
@@ -91,8 +107,11 @@ def _their_shape(name: Name, shape: tuple[int, ...], spec: Mapped) -> tuple[int,
         return shape[::-1]
     if name.layout == "batched":
         return (1, *shape)
-    if name.layout == "kernel" and isinstance(spec, ImageEncoder):
-        return (shape[0], spec.embedding.channels, spec.embedding.patch_size, spec.embedding.patch_size)
+    if name.layout == "single":
+        return shape[1:]
+    image = spec.image if isinstance(spec, TwoTower) else spec
+    if name.layout == "kernel" and isinstance(image, ImageEncoder):
+        return (shape[0], image.embedding.channels, image.embedding.patch_size, image.embedding.patch_size)
     return shape
 
 
@@ -122,16 +141,17 @@ def to_theirs(family: Named, spec: Mapped, ours: Mapping[str, Tensor], rows: int
             tensor = tensor.T
         elif name.layout == "by_head":
             tensor = tensor.unflatten(0, (3, heads, -1)).transpose(0, 1).flatten(0, 2)
-        elif name.layout in ("batched", "kernel"):
+        elif name.layout in ("batched", "single", "kernel"):
             tensor = tensor.reshape(_their_shape(name, tuple(tensor.shape), spec))
-        for part, value in zip(name.parts, tensor.chunk(len(name.parts)), strict=True):
+        values = tensor.chunk(len(name.parts)) if len(name.parts) > 1 else (tensor,)
+        for part, value in zip(name.parts, values, strict=True):
             whole = part if part.startswith(family.tensors.heads) else family.tensors.prefixes[0] + part
             theirs[whole] = value.contiguous()
     return theirs
 
 
 def renamed(family: Named, spec: Mapped) -> Iterator[Name]:
-    """Every parameter of a model under both names, the layers' numbers filled in."""
+    """Every parameter and kept buffer of a model under both names, the layers' numbers filled in."""
     present, gated = parameter_shapes(spec).keys(), _gated(spec)
     for name in family.tensors.names:
         for layer in range(_layers(spec)) if "{layer}" in name.ours else (0,):
@@ -141,8 +161,11 @@ def renamed(family: Named, spec: Mapped) -> Iterator[Name]:
 
 
 def _layers(spec: Mapped) -> int:
-    """Of the deepest stack."""
-    return max(len(stack.blocks) for stack in stacks_of(spec).values())
+    """Of the deepest stack, or stage of convolutions."""
+    depths = [len(stack.blocks) for stack in stacks_of(spec).values()]
+    if isinstance(spec, TwoTower) and isinstance(spec.image, ModifiedResNet):
+        depths += spec.image.depths
+    return max(depths)
 
 
 def _heads(spec: Mapped) -> int:
@@ -153,13 +176,15 @@ def _gated(spec: Mapped) -> bool:
     return next(iter(stacks_of(spec).values())).blocks[0].feedforward.gated
 
 
-def parameter_shapes(spec: Record | ImageEncoder) -> dict[str, tuple[int, ...]]:
-    """Shapes by name of everything a model learns, found without allocating it."""
+def parameter_shapes(spec: Buildable) -> dict[str, tuple[int, ...]]:
+    """Shapes by name of everything a model learns, statistics of batch norms included, found without allocating it."""
     model = BUILDERS[type(spec)](spec, device="meta")
-    return {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+    kept = model.state_dict().keys()
+    buffers = [(name, buffer) for name, buffer in model.named_buffers() if name in kept]
+    return {name: tuple(tensor.shape) for name, tensor in [*model.named_parameters(), *buffers]}
 
 
-def build_with(spec: Record | ImageEncoder, tensors: Mapping[str, Tensor], where: str) -> Any:
+def build_with(spec: Buildable, tensors: Mapping[str, Tensor], where: str) -> Any:
     """A model in evaluation mode that holds exactly these weights, without copying them.
 
     Raises CheckpointError naming what is missing, unexpected or misshaped.
@@ -176,6 +201,9 @@ def build_with(spec: Record | ImageEncoder, tensors: Mapping[str, Tensor], where
     for module in model.modules():  # what shares a parameter goes on sharing it
         for name, parameter in list(module.named_parameters(recurse=False)):
             module.register_parameter(name, held[id(parameter)])
+    for name in model.state_dict().keys() - dict(model.named_parameters(remove_duplicate=False)).keys():
+        place, _, buffer = name.rpartition(".")
+        model.get_submodule(place).register_buffer(buffer, tensors[name])
     return model.eval()
 
 

@@ -36,7 +36,13 @@ def pool_flops(pool: Pool, width: int, patches: int) -> float:
     """Floating-point operations per picture of forward and backward, counted as in `stack_flops`."""
     if not isinstance(pool, AttentionPool):
         return 0.0
-    return _cross(pool.attention, width, 1, patches) + _feedforward(pool.feedforward, width)
+    each = _cross(pool.attention, width, pool.queries, patches)
+    return pool.queries * (each + (_feedforward(pool.feedforward, width) if pool.feedforward is not None else 0.0))
+
+
+def map_pool_flops(width: int, places: int) -> float:
+    """Of attention of one query among a map's places and their mean, as `pool_flops`."""
+    return 6.0 * width * width * (1 + 2 * (places + 1)) + 12.0 * width * (places + 1)
 
 
 def _feedforward(feedforward: FeedForward, width: int) -> float:

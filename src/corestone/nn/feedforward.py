@@ -13,9 +13,16 @@ from torch import Tensor, nn
 
 from corestone.nn.spec import FeedForward
 
+
+def quick_gelu(x: Tensor) -> Tensor:
+    """`x sigmoid(1.702 x)` (Hendrycks and Gimpel 2016, section 2), of which backward needs one tensor kept."""
+    return F.silu(1.702 * x) / 1.702
+
+
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu": F.gelu,
     "gelu_tanh": partial(F.gelu, approximate="tanh"),
+    "quick_gelu": quick_gelu,
     "relu": F.relu,
     "relu_squared": lambda x: F.relu(x).square(),
     "silu": F.silu,

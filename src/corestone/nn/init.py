@@ -16,6 +16,7 @@ from torch import nn
 from corestone.core.rng import fold
 from corestone.nn.attention import AttentionLayer, CrossAttentionLayer
 from corestone.nn.batch_norm import BatchNorm
+from corestone.nn.bottleneck import BottleneckBlock
 from corestone.nn.spec import Init
 from corestone.nn.ssm import DiagonalSSM, ShiftSSM
 
@@ -24,9 +25,16 @@ M = TypeVar("M", bound=nn.Module)
 
 def started(model: M, device: torch.device | str, spec: Init, branches: int, seed: int) -> M:
     """A model that was built on the meta device, on another one and with its initial values; on the meta device as it
-    is. What shares a parameter goes on sharing it."""
-    if torch.device(device).type == "meta":
-        return model
+    is."""
+    if torch.device(device).type != "meta":
+        materialise(model, device)
+        initialise(model, spec, branches, seed)
+    return model
+
+
+def materialise(model: nn.Module, device: torch.device | str) -> None:
+    """Bring a model from the meta device to another one, its parameters without values. What shares a parameter goes on
+    sharing it."""
     made: dict[int, nn.Parameter] = {}
     for module in model.modules():
         for name, parameter in list(module.named_parameters(recurse=False)):
@@ -34,8 +42,6 @@ def started(model: M, device: torch.device | str, spec: Init, branches: int, see
             module.register_parameter(name, new)
         if isinstance(module, BatchNorm):
             module.start(device)
-    initialise(model, spec, branches, seed)
-    return model
 
 
 def init_std(name: str, spec: Init, branches: int, inputs: int) -> float | None:
@@ -45,6 +51,7 @@ def init_std(name: str, spec: Init, branches: int, inputs: int) -> float | None:
     rules: list[tuple[str, float | None]] = [
         ("*.bias", None),
         ("*norm.weight", None),
+        ("*.log_scale", None),
         ("*.conv.weight", None),
         ("*.mixer.shift.*", None),
         ("*.mixer.diagonal.*", None),
@@ -70,7 +77,7 @@ def initialise(model: nn.Module, spec: Init, branches: int, seed: int) -> None:
         branches: number of residual branches, two per layer.
     """
     for name, parameter in model.named_parameters():
-        inputs = parameter.shape[-1] if parameter.ndim < 4 else parameter.shape[1:].numel()  # of a convolution
+        inputs = parameter.shape[-1:].numel() if parameter.ndim < 4 else parameter.shape[1:].numel()  # of a convolution
         std = init_std(name, spec, branches, inputs)
         if std is None:
             parameter.fill_(0.0 if name.endswith("bias") else 1.0)
@@ -83,6 +90,8 @@ def initialise(model: nn.Module, spec: Init, branches: int, seed: int) -> None:
     for name, module in model.named_modules():
         if isinstance(module, AttentionLayer | CrossAttentionLayer):
             module.start_like_scaled()
+        if isinstance(module, BottleneckBlock):
+            module.start_as_identity()
         if isinstance(module, ShiftSSM | DiagonalSSM):
             module.start(partial(_seeded, seed, name))
 

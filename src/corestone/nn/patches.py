@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from corestone.core.errors import SpecError
-from corestone.nn.norm import at_least_float32
+from corestone.nn.norm import at_least_float32, build_norm
 from corestone.nn.spec import PatchEmbedding
 
 
@@ -28,6 +28,7 @@ class PatchEmbeddingLayer(nn.Module):
         self.patch = nn.Linear(spec.patch_values, width, bias=spec.bias)
         self.class_token = nn.Embedding(1, width) if spec.class_token else None
         self.position = nn.Embedding(spec.tokens, width) if spec.position is not None else None
+        self.norm = build_norm(spec.norm, width) if spec.norm is not None else None
         self.dropout = nn.Dropout(spec.dropout)
 
     def forward(self, images_BCHW: Tensor) -> Tensor:
@@ -44,6 +45,8 @@ class PatchEmbeddingLayer(nn.Module):
             x_BTD = torch.cat((first, x_BTD), dim=1)
         if self.position is not None:
             x_BTD = x_BTD + self.position.weight
+        if self.norm is not None:
+            x_BTD = self.norm(x_BTD)
         out: Tensor = self.dropout(x_BTD)
         return out
 

@@ -141,14 +141,15 @@ class FeedForward(Spec):
     """Two linear maps with an activation between them (Vaswani et al. 2017, section 3.3).
 
     Attributes:
-        activation: "gelu" is the exact one (Hendrycks and Gimpel 2016), "gelu_tanh" their approximation of it.
+        activation: "gelu" is the exact one (Hendrycks and Gimpel 2016), "gelu_tanh" and "quick_gelu", `x sigmoid(1.702
+            x)`, their approximations of it.
         gated: the activation of one map multiplies the values of another (Shazeer 2020); silu makes it SwiGLU.
         dropout: on the hidden values (Raffel et al. 2020, code).
     """
 
     kind: Literal["feedforward"] = "feedforward"
     hidden_dim: int = Field(ge=1)
-    activation: Literal["gelu", "gelu_tanh", "relu", "relu_squared", "silu"] = "gelu_tanh"
+    activation: Literal["gelu", "gelu_tanh", "quick_gelu", "relu", "relu_squared", "silu"] = "gelu_tanh"
     gated: bool = False
     bias: bool = True
     dropout: float = Field(default=0.0, ge=0, lt=1)
@@ -263,6 +264,7 @@ class PatchEmbedding(Spec):
         image_size: height and width in pixels; those beyond the last whole patch go unused.
         class_token: whether a learned token stands before the patches.
         position: None where the model does not know where a patch was.
+        norm: behind it (Radford et al. 2021, section 2.4).
     """
 
     image_size: tuple[int, int]
@@ -271,6 +273,7 @@ class PatchEmbedding(Spec):
     bias: bool = True
     class_token: bool = True
     position: LearnedGrid | None = LearnedGrid()
+    norm: Norm | None = None
     dropout: float = Field(default=0.0, ge=0, lt=1)
 
     @property
@@ -302,25 +305,33 @@ class PatchEmbedding(Spec):
 
 
 class ClassTokenPool(Spec):
-    """A picture as its class token (Dosovitskiy et al. 2021, section 3.1)."""
+    """A picture as its class token (Dosovitskiy et al. 2021, section 3.1), a text as its first token (Devlin et al.
+    2018, section 3.1)."""
 
     kind: Literal["class_token"] = "class_token"
 
 
 class MeanPool(Spec):
-    """A picture as the mean of its patches (Dosovitskiy et al. 2021, appendix D.3)."""
+    """A picture as the mean of its patches (Dosovitskiy et al. 2021, appendix D.3), a text as that of its tokens."""
 
     kind: Literal["mean"] = "mean"
 
 
 class AttentionPool(Spec):
     """A picture as what a learned query finds among its patches, then `y = x + feedforward(norm(x))` (Zhai et al.
-    2022)."""
+    2022).
+
+    Attributes:
+        queries: vectors that are found; several are no pool of an image encoder, but what captions are written from (Yu
+            et al. 2022, section 3.2).
+        feedforward: None: `y = norm(x)` (Yu et al. 2022: the pool is one layer of attention).
+    """
 
     kind: Literal["attention"] = "attention"
+    queries: int = Field(default=1, ge=1)
     attention: Attention
     norm: Norm = Norm()
-    feedforward: FeedForward
+    feedforward: FeedForward | None
 
     @model_validator(mode="after")
     def _fits(self) -> AttentionPool:
@@ -330,6 +341,16 @@ class AttentionPool(Spec):
 
 Pool = Annotated[ClassTokenPool | MeanPool | AttentionPool, Field(discriminator="kind")]
 """How hidden values of a picture's tokens become one vector."""
+
+
+class LastTokenPool(Spec):
+    """A text as its last token: the end of text where texts end with one (Radford et al. 2021, section 2.4)."""
+
+    kind: Literal["last_token"] = "last_token"
+
+
+TextPool = Annotated[LastTokenPool | ClassTokenPool | MeanPool, Field(discriminator="kind")]
+"""How hidden values of a text's tokens become one vector."""
 
 
 class Init(Spec):

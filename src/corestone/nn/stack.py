@@ -5,6 +5,8 @@ Shape letters: B batch, T tokens, D width, U buckets of distances, N heads.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -42,16 +44,34 @@ class StackLayer(nn.Module):
         cache: KVCache | None = None,
         memory: Memory | None = None,
     ) -> Tensor:
+        x_BTD = self.through(range(len(self.blocks)), x_BTD, positions_BT, mask, cache, memory)
+        if cache is not None:
+            cache.length += x_BTD.shape[1]
+        return self.ended(x_BTD)
+
+    def through(
+        self,
+        layers: Iterable[int],
+        x_BTD: Tensor,
+        positions_BT: Tensor,
+        mask: Mask,
+        cache: KVCache | None = None,
+        memory: Memory | None = None,
+    ) -> Tensor:
+        """The residual stream behind some of the layers."""
         dtype = next(self.parameters()).dtype
         table_UN = self.position.weight if self.position is not None else None
         mixers = [block.mixer for block in self.spec.blocks]
         lowered = lower_all(mixers, mask, positions_BT, dtype, cache, table_UN, memory)
-        for layer, block in enumerate(self.blocks):
+        for layer in layers:
+            block = self.blocks[layer]
             if self.recompute and torch.is_grad_enabled():
                 x_BTD = checkpoint(block, x_BTD, lowered, use_reentrant=False)
             else:
                 x_BTD = block(x_BTD, lowered, cache, layer)
-        if cache is not None:
-            cache.length += x_BTD.shape[1]
-        hidden: Tensor = self.dropout(self.final_norm(x_BTD)).to(dtype)
+        return x_BTD
+
+    def ended(self, x_BTD: Tensor) -> Tensor:
+        """Hidden values of the residual stream behind the last layer."""
+        hidden: Tensor = self.dropout(self.final_norm(x_BTD)).to(next(self.parameters()).dtype)
         return hidden

@@ -16,6 +16,7 @@ from corestone.core.batch import ImageBatch, ImageTextBatch, TextBatch
 from corestone.core.errors import SpecError
 from corestone.core.protocols import Loss, Ranks
 from corestone.core.rng import Draws
+from corestone.nn.norm import at_least_float32
 from corestone.objectives.spec import Contrastive
 
 
@@ -41,6 +42,10 @@ class PairModel(Protocol):
 
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]: ...
 
+
+Run = Callable[[Any, ImageTextBatch], Sequence[Tensor]]
+"""Of a model and a batch, the features of both towers, drawing dropout for pictures first and then for texts; and
+scalars that are added to the loss as they are."""
 
 Share = Callable[[PairModel, Tensor, Tensor, slice], Tensor]
 """Of a model, the features of all pictures and of all texts, and some rows: what these rows add to the summed loss. The
@@ -81,8 +86,8 @@ class ContrastiveObjective:
         return two_pass_gradients(model, micro_batches, self.share, seeds, ranks)
 
     def training_flops(self, model: Any, tokens: int) -> float:
-        """Per pair, of which each is one target; what the two passes compute twice is not counted."""
-        flops: float = model.training_flops()
+        """Per pair whose text has so many tokens; what the two passes compute twice is not counted."""
+        flops: float = model.training_flops(tokens)
         return flops
 
 
@@ -100,8 +105,9 @@ def sigmoid_share(model: PairModel, image_NE: Tensor, text_NE: Tensor, rows: sli
 
 def softmax_loss(image_NE: Tensor, text_NE: Tensor, log_scale: Tensor, rows: slice = slice(None)) -> Tensor:
     """Half the nats of finding each picture's text among all and half those of finding each text's picture, summed over
-    some rows, in float32 (Radford et al. 2021, figure 3; van den Oord et al. 2018, equation 4)."""
-    image_NE, text_NE, scale = image_NE.float(), text_NE.float(), log_scale.float().exp()
+    some rows, in float32 at least (Radford et al. 2021, figure 3; van den Oord et al. 2018, equation 4)."""
+    image_NE, text_NE, log_scale = map(at_least_float32, (image_NE, text_NE, log_scale))
+    scale = log_scale.exp()
     own_R = torch.arange(len(image_NE), device=image_NE.device)[rows]
     text_of_RN = scale * image_NE[rows] @ text_NE.T
     image_of_RN = scale * text_NE[rows] @ image_NE.T
@@ -112,12 +118,17 @@ def softmax_loss(image_NE: Tensor, text_NE: Tensor, log_scale: Tensor, rows: sli
 def sigmoid_loss(
     image_NE: Tensor, text_NE: Tensor, log_scale: Tensor, bias: Tensor, rows: slice = slice(None)
 ) -> Tensor:
-    """Nats of telling for each picture of some rows, and every text, whether they are a pair; summed, in float32
+    """Nats of telling for each picture of some rows, and every text, whether they are a pair; summed, float32 at least
     (Zhai et al. 2023, section 3.2, which divides by the number of pairs, not by that of questions)."""
-    scale = log_scale.float().exp()
-    logits_RN = scale * image_NE.float()[rows] @ text_NE.float().T + bias.float()
+    image_NE, text_NE, log_scale, bias = map(at_least_float32, (image_NE, text_NE, log_scale, bias))
+    logits_RN = log_scale.exp() * image_NE[rows] @ text_NE.T + bias
     sign_RN = 2 * torch.eye(len(text_NE), device=logits_RN.device)[rows] - 1
     return -F.logsigmoid(sign_RN * logits_RN).sum()
+
+
+def towers(model: PairModel, batch: ImageTextBatch) -> tuple[Tensor, Tensor]:
+    """The features of a batch's pictures and texts."""
+    return model.image(batch.images), model.text(batch.texts)
 
 
 def two_pass_gradients(
@@ -126,28 +137,31 @@ def two_pass_gradients(
     share: Share,
     seeds: Sequence[int],
     ranks: Ranks | None = None,
+    again: Run = towers,
 ) -> Loss:
     """Add the gradient of one loss over all pairs to the parameters, with the activations of one micro-batch at a time
     (Gao et al. 2021, arXiv 2101.06983; Pham et al. 2021, arXiv 2111.10050).
 
-    First every micro-batch is embedded without a graph; the loss of all features, gathered from all ranks, gives their
-    gradients; then each micro-batch runs again and its part of those is sent back through the towers. Gradients summed
-    over ranks are those of one batch that holds all pairs, to rounding. Logits exist for one micro-batch's rows at a
-    time. Layers that mix rows (batch norm) see micro-batches, and twice.
+    First every micro-batch is embedded without a graph (a single one with its graph, and once); the loss of all
+    features, gathered from all ranks, gives their gradients; then each micro-batch runs again and its part of those is
+    sent back through the towers. Gradients summed over ranks are those of one batch that holds all pairs, to rounding.
+    Logits exist for one micro-batch's rows at a time. Layers that mix rows (batch norm) see micro-batches, and twice.
 
     Args:
         micro_batches: this rank's pairs, moved to the model's device when their turn comes. All ranks have as many.
         seeds: of each micro-batch's dropout, the same in both passes.
         ranks: all who take part; None: this one alone.
+        again: what runs in the second pass, where there are scalars to add.
 
     Returns:
-        This rank's part of the summed loss, without a graph, and its number of pairs.
+        This rank's part of the features' summed loss, without a graph, and its number of pairs.
     """
     device = next(iter(model.named_parameters()))[1].device
     seeded = list(zip(micro_batches, seeds, strict=True))
-    with torch.no_grad():
-        features = [_embedded(model, batch.to(device), seed) for batch, seed in seeded]
-    images, texts = (torch.cat(tower).float() for tower in zip(*features, strict=True))
+    one_pass = len(seeded) == 1  # nothing is saved by computing it again
+    with torch.set_grad_enabled(one_pass):
+        ran = [_seeded(again if one_pass else towers, model, batch.to(device), seed) for batch, seed in seeded]
+    images, texts = (at_least_float32(torch.cat([found[tower] for found in ran]).detach()) for tower in (0, 1))
     count, first = len(images), 0
     if ranks is not None:
         images, texts, first = ranks.gather(images), ranks.gather(texts), ranks.rank * count
@@ -155,15 +169,16 @@ def two_pass_gradients(
     if ranks is not None:
         ranks.sum_(gradients)
     for (batch, seed), rows in zip(seeded, _rows(micro_batches, first), strict=True):
-        again = _embedded(model, batch.to(device), seed)
-        back = [gradient[rows].to(tower.dtype) for gradient, tower in zip(gradients, again, strict=True)]
-        torch.autograd.backward(again, back)
+        image_BE, text_BE, *scalars = ran[0] if one_pass else _seeded(again, model, batch.to(device), seed)
+        ends = (image_BE, text_BE)
+        back = [gradient[rows].to(end.dtype) for gradient, end in zip(gradients, ends, strict=True)]
+        torch.autograd.backward([*ends, *scalars], [*back, *map(torch.ones_like, scalars)])
     return Loss(total, torch.tensor(count, device=device))
 
 
-def _embedded(model: PairModel, batch: ImageTextBatch, seed: int) -> tuple[Tensor, Tensor]:
+def _seeded(run: Run, model: PairModel, batch: ImageTextBatch, seed: int) -> Sequence[Tensor]:
     torch.manual_seed(seed)
-    return model.image(batch.images), model.text(batch.texts)
+    return run(model, batch)
 
 
 def _rows(micro_batches: Sequence[ImageTextBatch], first: int) -> Iterator[slice]:
@@ -179,7 +194,7 @@ def _feature_gradients(
     """The loss of some rows and its gradient in both towers' features; that in scale and bias is added to theirs."""
     image_NE.requires_grad_()
     text_NE.requires_grad_()
-    total = torch.zeros((), device=image_NE.device)
+    total = torch.zeros((), dtype=image_NE.dtype, device=image_NE.device)
     for rows in all_rows:
         part = share(model, image_NE, text_NE, rows)
         part.backward()

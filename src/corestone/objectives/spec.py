@@ -169,3 +169,16 @@ class Contrastive(Spec):
 
     kind: Literal["contrastive"] = "contrastive"
     loss: Literal["softmax", "sigmoid"] = "softmax"
+
+
+class Captioning(Spec):
+    """Write each picture's text, and tell which text goes with which picture (Yu et al. 2022, section 3.2).
+
+    Attributes:
+        caption_weight: of the nats of a text's tokens, summed.
+        contrastive_weight: of the nats of a pair among all pairs of a step; 0: captions alone are learnt.
+    """
+
+    kind: Literal["captioning"] = "captioning"
+    caption_weight: float = Field(default=2.0, gt=0)
+    contrastive_weight: float = Field(default=1.0, ge=0)

@@ -15,6 +15,7 @@ import yaml
 from corestone.core.errors import CheckpointError, SpecError
 from corestone.core.spec import Spec, parse, to_yaml
 from corestone.core.units import Duration
+from corestone.models.two_tower import TwoTowerModel
 from corestone.nn.batch_norm import recompute_statistics
 from corestone.nn.recurrent import RecurrentStack
 from corestone.nn.stack import StackLayer
@@ -86,7 +87,9 @@ class Built:
         return self.run.optimiser.learning_rate * self.factor(step)
 
     def updated(self) -> None:
-        """After each update of the weights."""
+        """After each update of the master weights."""
+        if isinstance(self.model, TwoTowerModel):
+            self.model.after_update(self.weights.masters)
         if self.average is not None:
             self.average.update()
 
@@ -98,7 +101,7 @@ class Built:
             yield self.model
             return
         with self.average.applied(self.model):
-            steps = max(1, min(STATISTICS_ROWS * self.data.row_units(), self.loader.epoch_units) // self.step_units)
+            steps = max(1, min(STATISTICS_ROWS // self.examples, self.loader.epoch_units // self.step_units))
             batches = (self.loader.batch(step).to(self.world.device) for step in range(steps))
             recompute_statistics(self.model, batches)
             yield self.model

@@ -14,6 +14,7 @@ from corestone.recipes.language.gpt2 import gpt2_124m
 from corestone.recipes.language.h3 import h3_125m
 from corestone.recipes.language.penn_treebank import mogrifier_ptb_char
 from corestone.recipes.language.shakespeare import shakespeare
+from corestone.recipes.multimodal import emoji
 from corestone.recipes.spec import Run
 from corestone.recipes.vision import cifar10, imagenet, mnist
 
@@ -36,6 +37,7 @@ SMALL: dict[str, Callable[[], Run]] = {
     "vision/mnist-m5": mnist.mnist_m5,
     "vision/mnist-m7": mnist.mnist_m7,
     "vision/mnist-vit": mnist.mnist_vit,
+    "multimodal/clip-emoji": emoji.clip_emoji,
 }
 """Minutes on a laptop, with data that is fetched."""
 

@@ -14,6 +14,7 @@ from rich.console import Console
 from corestone.core.errors import CheckpointError, SpecError
 from corestone.core.metric import Metric
 from corestone.core.spec import Spec, plain
+from corestone.data.images.spec import Pairs
 from corestone.data.prepare.pipeline import prepare_source
 from corestone.data.sources import describe, parse_source
 from corestone.data.spec import Data, Embedded, Prepare, Source
@@ -29,6 +30,7 @@ from corestone.parallel.collectives import World
 from corestone.parallel.precision import Precision
 from corestone.recipes.dynamic import gradient_statistics, named_dynamic, precision_with
 from corestone.recipes.evaluate_images import evaluate_images
+from corestone.recipes.evaluate_pairs import evaluate_pairs
 from corestone.recipes.kept import about_checkpoint, keep
 from corestone.recipes.load import is_run, load_model, open_run
 from corestone.recipes.registry import OBJECTIVES
@@ -75,7 +77,8 @@ def evaluate(
         return _evaluate_text(path, run, source, (precision, batch_size, dynamic), console)
     if source is not None or dynamic is not None:
         raise SpecError(f"{path}: pictures are scored on their own held-out side; leave --data and --dynamic out")
-    return evaluate_images(path, run, precision, batch_size, console)
+    score = evaluate_pairs if isinstance(run.data, Pairs) else evaluate_images
+    return score(path, run, precision, batch_size, console)
 
 
 def _evaluate_text(

@@ -1,28 +1,59 @@
-"""Score a run on pictures on those it was not trained on, beside floors measured on the same ones in the same call."""
+"""Score a run on pictures on those it was not trained on, beside floors measured on the same ones in the same call.
+
+The report shows pictures that this module leaves in the run's folder:
+
+    pictures/augmented.png           a grid of training pictures as the model saw them
+    pictures/misclassified-00.png    held-out pictures of another class than the model says, in the order of
+    ...                              `misclassified` in evaluation.json
+"""
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from PIL import Image
 from rich.console import Console
 
+from corestone.data.images.augment import evaluation_picture
+from corestone.data.images.picture_set import PictureSet
+from corestone.data.images.preview import preview
 from corestone.data.images.sources import describe
 from corestone.data.images.spec import Images
-from corestone.evaluate.classification import answers, classification_metrics, confusion_matrix, misclassified
+from corestone.evaluate.classification import (
+    BINS,
+    Answers,
+    answers,
+    classification_metrics,
+    confusion_matrix,
+    misclassified,
+)
+from corestone.evaluate.intervals import proportion_interval
 from corestone.evaluate.picture_floors import picture_floors
 from corestone.parallel.collectives import World, join_world
 from corestone.parallel.precision import Precision, compute_dtype
 from corestone.recipes.build import build_model, kept_buffers, load_weights, read_model_spec
-from corestone.recipes.images import IN_ORDER, open_images
+from corestone.recipes.images import IN_ORDER, ImageData, open_images
 from corestone.recipes.kept import about_checkpoint
 from corestone.recipes.results import plain_metric, show, write
 from corestone.recipes.spec import Run
 from corestone.train.archive import PICTURES, read_model_files
 
+Pixels = NDArray[np.uint8]
 
-def load_classifier(path: Path, precision: Precision = "auto") -> Any:
+MISTAKES = 24
+"""Misclassified pictures that are kept, the most confident mistakes first."""
+GRID_BYTES, MISTAKE_BYTES = 110_000, 3_500
+"""The grid and each mistake are made smaller until they take no more, so that a report stays below 200 kB of them."""
+SMALL = 64
+"""Pixels of a side up to which the grid has eight columns; four of larger pictures, which have more to show."""
+
+
+def load_picture_model(path: Path, precision: Precision = "auto") -> Any:
     """The model of a run's newest whole checkpoint, or of a checkpoint, that reads pictures; in evaluation mode."""
     world = join_world()
     text, tensors, _ = read_model_files(path, (PICTURES,))
@@ -38,16 +69,16 @@ def evaluate_images(
     learnt from the training side."""
     if batch_size is not None:
         run = run.model_copy(update={"evaluation": run.evaluation.model_copy(update={"batch_size": batch_size})})
-    data, model = open_images(run, World(rank=0, size=1, device=torch.device("cpu"))), load_classifier(path, precision)
+    data, model = (
+        open_images(run, World(rank=0, size=1, device=torch.device("cpu"))),
+        load_picture_model(path, precision),
+    )
     side, rows = "test" if "test" in data.sides else "validation", run.evaluation.batch_size
     found = answers(model, data.batches(side), rows)
     metrics = list(classification_metrics(found, data.sides[side].classes, IN_ORDER))
     measured = picture_floors(data.batches("train")(rows), data.batches(side)(rows))
     checkpoint = about_checkpoint(path)
-    wrong = [
-        (data.sides[side].id(int(place)), int(found.labels_N[place]), int(found.guesses_N[place]))
-        for place in misclassified(found)
-    ]
+    wrong = mistakes(found, data, side)
     result: dict[str, Any] = {
         "checkpoint": checkpoint["checkpoint"],
         "source": describe(run.data.source) if isinstance(run.data, Images) else "",
@@ -57,8 +88,72 @@ def evaluate_images(
         "floors": [plain_metric(metric) for metric in measured],
         "classes": list(data.sides[side].classes),
         "confusion": confusion_matrix(found.labels_N, found.guesses_N, found.classes).tolist(),
+        "calibration": calibration(found),
         "misclassified": wrong,
     }
+    keep_pictures(path / "pictures", run, data, data.sides[side], misclassified(found))
     write(path, [result])
     show(console, result, metrics, [], measured)
     return [result]
+
+
+def mistakes(found: Answers, data: ImageData, side: str) -> list[tuple[str, int, int]]:
+    """Id, class and guess of each wrongly named picture, the most confident mistake first."""
+    said = zip(found.places_N.tolist(), found.labels_N.tolist(), found.guesses_N.tolist(), strict=True)
+    classes = {place: (label, guess) for place, label, guess in said}
+    return [(data.sides[side].id(place), *classes[place]) for place in misclassified(found).tolist()]
+
+
+def calibration(found: Answers) -> list[dict[str, Any]]:
+    """The pictures of each bin of confidence that has some: how many, the mean confidence, the accuracy, its interval.
+
+    The bins are those of `evaluate.classification.calibration_error`.
+    """
+    bins_N = np.clip(np.ceil(found.confidence_N * BINS).astype(np.int64) - 1, 0, BINS - 1)
+    told = []
+    for number in np.unique(bins_N):
+        chosen_N = bins_N == number
+        hits, n = int((found.guesses_N == found.labels_N)[chosen_N].sum()), int(chosen_N.sum())
+        confidence = float(found.confidence_N[chosen_N].mean())
+        interval = proportion_interval(hits, n)
+        told.append({"n": n, "confidence": confidence, "accuracy": hits / n, "interval": interval})
+    return told
+
+
+def keep_pictures(folder: Path, run: Run, data: ImageData, side: PictureSet, wrong_N: NDArray[np.int64]) -> None:
+    """Write the pictures for the report, in place of those of an earlier evaluation.
+
+    Args:
+        wrong_N: numbers of the misclassified pictures of the side.
+    """
+    folder.mkdir(exist_ok=True)
+    for old in folder.glob("*.png"):
+        old.unlink()
+    spec, batch = data.spec.augmentation, data.batch(run)[0]
+    columns = min(8 if max(spec.size) <= SMALL else 4, batch)
+    grid = preview(data.sides["train"], spec, run.seed, min(4, batch // columns), columns)
+    (folder / "augmented.png").write_bytes(small_png(with_clear_gaps(grid, spec.size, columns), GRID_BYTES))
+    for number, place in enumerate(wrong_N[:MISTAKES].tolist()):
+        shown = evaluation_picture(spec, side.pixels(place)).permute(1, 2, 0).numpy()
+        (folder / f"misclassified-{number:02d}.png").write_bytes(small_png(shown, MISTAKE_BYTES))
+
+
+def with_clear_gaps(grid: Pixels, size: tuple[int, int], columns: int) -> Pixels:
+    """A grid of pictures of this size with a further channel that lets the page show between them."""
+    gap = (grid.shape[1] - columns * size[1]) // max(1, columns - 1)
+    down, right = (np.arange(length) % (side + gap) < side for length, side in zip(grid.shape[:2], size, strict=True))
+    return np.dstack([grid, np.where(down[:, None] & right, 255, 0).astype(np.uint8)])
+
+
+def small_png(pixels: Pixels, most: int) -> bytes:
+    """Pixels (H, W, 1 to 4: grey or colours, and what is opaque) as a PNG file, scaled down by as little as keeps it
+    within so many bytes."""
+    picture = Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
+    width, height = picture.size
+    for scale in 0.9 ** np.arange(40):
+        size = max(1, round(width * scale)), max(1, round(height * scale))
+        stream = io.BytesIO()
+        (picture if size == picture.size else picture.resize(size, Image.Resampling.BOX)).save(stream, "png")
+        if stream.tell() <= most:
+            break
+    return stream.getvalue()

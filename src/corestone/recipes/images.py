@@ -15,11 +15,12 @@ from corestone.core.protocols import Evaluator
 from corestone.core.spec import plain
 from corestone.core.vocabulary import Vocabulary
 from corestone.data.cache import cache_dir
+from corestone.data.images.augment_spec import Augmentation
 from corestone.data.images.loader import ImageLoader, evaluation_batches
 from corestone.data.images.picture_set import PictureSet
 from corestone.data.images.prepared import open_pictures, prepare_images
 from corestone.data.images.sources import card
-from corestone.data.images.spec import Images
+from corestone.data.images.spec import Images, Pairs
 from corestone.evaluate.objective import ObjectiveScore
 from corestone.parallel.collectives import World
 from corestone.recipes.spec import Run
@@ -49,13 +50,8 @@ class ImageData:
 
     def check(self, model: Any) -> None:
         """Refuse a model that reads pictures of another size, or names other classes."""
-        seen, classes = self.spec.augmentation, self.sides["train"].classes
-        if model.image_size != seen.size or model.channels != seen.channels:
-            wanted, given = (*model.image_size, model.channels), (*seen.size, seen.channels)
-            raise SpecError(
-                f"data.augmentation: gives pictures of {_shape(given)} and the model reads {_shape(wanted)}; make "
-                "size and channels agree with the model's image_size and channels"
-            )
+        check_pictures(model, self.spec.augmentation)
+        classes = self.sides["train"].classes
         if model.classes != len(classes):
             raise SpecError(f"model: names {model.classes} classes and the data has {len(classes)}; set classes")
 
@@ -64,8 +60,8 @@ class ImageData:
         pictures = run.training.batch_examples or 0
         return pictures, pictures
 
-    def row_units(self) -> int:
-        """A row is a picture."""
+    def row_tokens(self) -> int:
+        """A picture has none."""
         return 1
 
     def loader(self, run: Run, rows: int, world: World) -> ImageLoader:
@@ -94,8 +90,8 @@ class ImageData:
     def summary(self) -> str:
         """Pictures of each side, classes, size."""
         counts = ", ".join(f"{len(side):,} {name}" for name, side in self.sides.items())
-        size = self.spec.augmentation
-        return f"{counts} pictures, {len(self.sides['train'].classes)} classes, {_shape((*size.size, size.channels))}"
+        size = picture_size(self.spec.augmentation)
+        return f"{counts} pictures, {len(self.sides['train'].classes)} classes, {size}"
 
     def held_out(self, run: Run, objective: Any) -> Evaluator:
         """The beginning of the validation side, by which checkpoints are chosen; never the test side."""
@@ -119,6 +115,11 @@ def open_images(run: Run, world: World) -> ImageData:
     spec = run.data
     if not isinstance(spec, Images):
         raise SpecError(f"{run.name}: learns from {spec.kind}; what was asked needs a run on pictures")
+    return ImageData(spec, *open_sides(spec, world))
+
+
+def open_sides(spec: Images | Pairs, world: World) -> tuple[Path, dict[str, PictureSet]]:
+    """A prepared set's folder and its sides; train and validation are there, or SpecError says so."""
     if world.is_main:
         folder = prepare_images(spec.source, cache_dir(), spec.prepare)
     world.barrier()
@@ -128,8 +129,22 @@ def open_images(run: Run, world: World) -> ImageData:
     for side in ("train", "validation"):
         if side not in found:
             raise SpecError(f"data.source: has no {side} side, and a run needs one (it has {', '.join(found)})")
-    sides = {side: open_pictures(folder, side) for side in ("train", "validation", "test") if side in found}
-    return ImageData(spec, folder, sides)
+    return folder, {side: open_pictures(folder, side) for side in ("train", "validation", "test") if side in found}
+
+
+def check_pictures(model: Any, seen: Augmentation) -> None:
+    """SpecError for a model that reads pictures of another size."""
+    if model.image_size != seen.size or model.channels != seen.channels:
+        wanted = _shape((*model.image_size, model.channels))
+        raise SpecError(
+            f"data.augmentation: gives pictures of {picture_size(seen)} and the model reads {wanted}; make size and "
+            "channels agree with the model's image_size and channels"
+        )
+
+
+def picture_size(seen: Augmentation) -> str:
+    """Height, width and channels of what the model sees."""
+    return _shape((*seen.size, seen.channels))
 
 
 def _shape(shape: tuple[int, ...]) -> str:

@@ -10,7 +10,7 @@ import torch
 
 from corestone.core.errors import CheckpointError
 from corestone.core.spec import read_yaml
-from corestone.data.images.spec import Images
+from corestone.data.images.spec import Images, Pairs
 from corestone.data.prepare.pipeline import Progress
 from corestone.data.spec import Data
 from corestone.data.tokenizer import Tokenizer, load_tokenizer
@@ -20,7 +20,8 @@ from corestone.parallel.collectives import World, join_world
 from corestone.parallel.precision import Precision, compute_dtype
 from corestone.recipes.build import build_model, kept_buffers, load_weights, read_model_spec
 from corestone.recipes.images import open_images
-from corestone.recipes.run_data import RunData
+from corestone.recipes.pairs import open_pairs
+from corestone.recipes.run_data import EpochLoader, RunData
 from corestone.recipes.spec import Run
 from corestone.recipes.text import batch_examples, open_text
 from corestone.train.archive import read_model_files
@@ -49,6 +50,8 @@ def load_model(
 
 def open_data(run: Run, world: World, progress: Progress | None = None) -> RunData:
     """Prepare a run's data where that was not done yet, and open it."""
+    if isinstance(run.data, Pairs):
+        return open_pairs(run, world)
     return open_images(run, world) if isinstance(run.data, Images) else open_text(run, world, progress)
 
 
@@ -65,10 +68,21 @@ def open_run(path: Path) -> Run:
     return read_yaml(Run, recipe)
 
 
+def open_run_loader(path: Path) -> tuple[EpochLoader, int, int]:
+    """The loader of a run on pictures, pictures per step, and steps done."""
+    run, world = open_run(path), World(rank=0, size=1, device=torch.device("cpu"))
+    data = open_data(run, world)
+    rows, _ = data.batch(run)
+    return data.loader(run, rows, world), rows, _steps_done(path)
+
+
+def _steps_done(path: Path) -> int:
+    newest, _ = newest_whole(path)
+    return int(newest.name.split("-")[1]) if newest else 0
+
+
 def open_run_data(path: Path) -> tuple[list[TokenSet], Data, int, int, int]:
     """What a run drew its batches from: training sets, data record, seed, samples per step, steps done."""
     run = open_run(path)
     data = open_text(run, World(rank=0, size=1, device=torch.device("cpu")))
-    newest, _ = newest_whole(path)
-    done = int(newest.name.split("-")[1]) if newest else 0
-    return data.train, data.spec, run.seed, batch_examples(run), done
+    return data.train, data.spec, run.seed, batch_examples(run), _steps_done(path)

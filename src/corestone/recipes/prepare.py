@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.console import Console
 
 from corestone.core.format import si
@@ -13,6 +14,8 @@ from corestone.data.cache import cache_dir
 from corestone.data.prepare.pipeline import prepare, prepare_data, prepare_tokenizer
 from corestone.data.sources import parse_source
 from corestone.data.spec import Component, Data, OnBad, Prepare, Tokenizer
+from corestone.parallel.collectives import World
+from corestone.recipes.images import open_sides
 from corestone.recipes.show_progress import PrepareProgress
 from corestone.recipes.spec import Run
 from corestone.recipes.text import text_of
@@ -20,6 +23,10 @@ from corestone.recipes.text import text_of
 
 def prepare_recipe(run: Run, workers: int, console: Console) -> list[Path]:
     """Prepare what a recipe needs, in the cache; `pretrain` finds it there."""
+    if not isinstance(run.data, Data):
+        folder, _ = open_sides(run.data, World(rank=0, size=1, device=torch.device("cpu")))
+        _tell_pictures(console, json.loads((folder / "manifest.json").read_text(encoding="utf-8")), folder)
+        return [folder]
     with PrepareProgress(console) as progress:
         _, folders = prepare_data(text_of(run), cache_dir(), workers, progress)
     for folder in folders:
@@ -39,6 +46,17 @@ def prepare_folder(
         manifest = prepare(source, made, options, out, workers, progress)
     _tell(console, manifest, out)
     return manifest
+
+
+def _tell_pictures(console: Console, manifest: dict[str, Any], folder: Path) -> None:
+    counts = manifest["counts"]
+    dropped = ", ".join(f"{n:,} {reason}" for reason, n in counts["dropped"].items()) or "none"
+    console.print(f"[bold]{folder}[/]", highlight=False, soft_wrap=True)
+    console.print(f"pictures   {counts['read']:,} read, {counts['kept']:,} kept; dropped: {dropped}", highlight=False)
+    for side, facts in manifest["splits"].items():
+        console.print(f"{side:<10} {facts['pictures']:,} pictures", highlight=False)
+    if manifest["classes"]:
+        console.print(f"classes    {len(manifest['classes']):,}", highlight=False)
 
 
 def _tell(console: Console, manifest: dict[str, Any], folder: Path) -> None:

@@ -58,7 +58,7 @@ def pretrain(run: Run, folder: Path, resume: Resume = "auto", console: Console |
         data = open_data(run, world, progress)
     built = Built(run, data, world, compute_format(run, folder, world))
     meter = Meter(
-        built.objective.training_flops(built.model, data.row_units()),
+        built.objective.training_flops(built.model, data.row_tokens()),
         peak := gemm_peak(built.dtype, world.device) * world.size,
         world.device,
     )

@@ -16,6 +16,7 @@ from pydantic_core import CoreSchema, core_schema
 from corestone.core.errors import SpecError
 from corestone.core.spec import Spec
 from corestone.models.spec import (
+    Captioner,
     CoAtNet,
     ConvNet,
     Decoder,
@@ -24,10 +25,13 @@ from corestone.models.spec import (
     GeneratorDiscriminator,
     ImageEncoder,
     Recurrent,
+    TwoTower,
 )
 from corestone.objectives.spec import (
+    Captioning,
     Classification,
     Continuation,
+    Contrastive,
     Denoising,
     MaskedToken,
     Mixture,
@@ -86,6 +90,8 @@ MODELS.add(Recurrent, "corestone.models.recurrent:build_recurrent")
 MODELS.add(ImageEncoder, "corestone.models.image_encoder:build_image_encoder")
 MODELS.add(CoAtNet, "corestone.models.coatnet:build_coatnet")
 MODELS.add(ConvNet, "corestone.models.convnet:build_convnet")
+MODELS.add(Captioner, "corestone.models.captioner:build_captioner")
+MODELS.add(TwoTower, "corestone.models.two_tower:build_two_tower")
 
 OBJECTIVES = Registry("objective")
 OBJECTIVES.add(NextToken, "corestone.objectives.next_token:NextTokenObjective")
@@ -93,6 +99,8 @@ OBJECTIVES.add(MaskedToken, "corestone.objectives.masked_token:MaskedTokenObject
 OBJECTIVES.add(NextSentence, "corestone.objectives.next_sentence:NextSentenceObjective")
 OBJECTIVES.add(ReplacedToken, "corestone.objectives.replaced_token:ReplacedTokenObjective")
 OBJECTIVES.add(Classification, "corestone.objectives.classification:ClassificationObjective")
+OBJECTIVES.add(Contrastive, "corestone.objectives.contrastive:ContrastiveObjective")
+OBJECTIVES.add(Captioning, "corestone.objectives.captioning:CaptioningObjective")
 OBJECTIVES.add(Mixture, "corestone.objectives.mixture:build_mixture")
 OBJECTIVES.add(Prefix, "corestone.objectives.prefix:PrefixObjective")
 OBJECTIVES.add(SpanCorruption, "corestone.objectives.seq2seq:SpanCorruptionObjective")

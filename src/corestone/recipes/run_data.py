@@ -45,8 +45,8 @@ class RunData(Protocol):
         """Rows and units of a step over all ranks."""
         ...
 
-    def row_units(self) -> int:
-        """Units of a row."""
+    def row_tokens(self) -> int:
+        """Tokens of a row, by which an objective counts its operations; 1 where there are none."""
         ...
 
     def loader(self, run: Run, rows: int, world: World) -> EpochLoader: ...

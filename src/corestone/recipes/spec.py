@@ -8,10 +8,11 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, model_validator
 
 from corestone.core.spec import Spec
-from corestone.data.images.spec import Images
+from corestone.data.images.spec import Images, Pairs
 from corestone.data.spec import Data
 from corestone.generate.spec import Sampling
 from corestone.models.spec import (
+    Captioner,
     CoAtNet,
     ConvNet,
     Decoder,
@@ -20,10 +21,13 @@ from corestone.models.spec import (
     GeneratorDiscriminator,
     ImageEncoder,
     Recurrent,
+    TwoTower,
 )
 from corestone.objectives.spec import (
+    Captioning,
     Classification,
     Continuation,
+    Contrastive,
     Denoising,
     MaskedToken,
     Mixture,
@@ -49,7 +53,7 @@ def _text_unless_named(data: Any) -> Any:
     return {"kind": "text", **data} if isinstance(data, Mapping) else data
 
 
-DataAxis = Annotated[Data | Images, Field(discriminator="kind"), BeforeValidator(_text_unless_named)]
+DataAxis = Annotated[Data | Images | Pairs, Field(discriminator="kind"), BeforeValidator(_text_unless_named)]
 """What a run learns from; text where a recipe names no kind."""
 
 
@@ -109,8 +113,9 @@ class Run(Spec):
         if text != (self.training.batch_tokens is not None):
             given, wanted = ("batch_examples", "batch_tokens") if text else ("batch_tokens", "batch_examples")
             raise ValueError(f"a run on {self.data.kind} counts in training.{wanted}; give it in place of {given}")
-        if text == isinstance(objective, Classification):
-            raise ValueError(f"objective {_kind(objective)} does not learn from data of kind {self.data.kind}")
+        kind = LEARNS_FROM.get(type(objective), Data if type(objective) in TRAINS else type(self.data))
+        if not isinstance(self.data, kind):
+            raise ValueError(f"objective {_kind(objective)} learns from data of kind {_kind(kind)}")
         for part in [share.objective for share in objective.parts] if isinstance(objective, Mixture) else [objective]:
             shapes, shape = TRAINS.get(type(part)), type(self.model)
             fitting = [known for known, trained in TRAINS.items() if shape in trained]
@@ -135,6 +140,9 @@ class Run(Spec):
         return self
 
 
+LEARNS_FROM: dict[type[Spec], type[Spec]] = {Captioning: Pairs, Classification: Images, Contrastive: Pairs}
+"""What objectives of the house learn from, where that is not text."""
+
 TRAINS: dict[type[Spec], tuple[type[Spec], ...]] = {
     NextToken: (Decoder, Recurrent),
     Prefix: (Decoder,),
@@ -145,6 +153,8 @@ TRAINS: dict[type[Spec], tuple[type[Spec], ...]] = {
     Denoising: (EncoderDecoder,),
     Continuation: (EncoderDecoder,),
     Classification: (CoAtNet, ConvNet, ImageEncoder),
+    Captioning: (Captioner,),
+    Contrastive: (Captioner, TwoTower),
 }
 """The shapes of computation that each objective of the house trains."""
 

@@ -64,7 +64,7 @@ class TextData:
         """Samples and tokens of one step over all ranks."""
         return batch_examples(run), run.training.batch_tokens or 0
 
-    def row_units(self) -> int:
+    def row_tokens(self) -> int:
         """Tokens of a sample."""
         return self.spec.context_length
 

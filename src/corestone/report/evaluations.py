@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from corestone.report import figures
 from corestone.report.folder import Run, Tree, metric
+from corestone.report.units import interval, told
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ def _line(item: Tree, before: str = "") -> Line:
     if one is None:  # a ruined model's perplexity has no value in JSON
         return Line(name, convention, "not finite", str(item.get("unit", "")), beside=bool(before))
     n = f"{one.n:,}" if one.n else ""
-    return Line(name, convention, figures.precise(one.value), one.unit, figures.interval(one), n, bool(before))
+    return Line(name, convention, *told(one.value, one.unit), interval(one), n, bool(before))
 
 
 def _published(row: Tree) -> Line:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from corestone.core.format import clock, si
 from corestone.core.metric import Metric
 from corestone.core.runlog import Event, number
 from corestone.report.folder import Run, find
+from corestone.report.units import interval, judges, quality, seen, told, unit_of
 
 
 @dataclass(frozen=True)
@@ -37,14 +38,14 @@ def quantity(label: str, value: float | None, unit: str, remark: str = "") -> Fi
 
 
 def column(events: Sequence[Event], key: str, nested: str | None = None) -> tuple[list[float], list[float]]:
-    """Tokens and values of the events that have a number under the key (inside `nested`, where given)."""
+    """Tokens or pictures, and values, of the events that have a number under the key (inside `nested`, where given)."""
     x, y = [], []
     for event in events:
         inner = event if nested is None else event.get(nested)
         value = number(inner, key) if isinstance(inner, dict) else None
-        tokens = number(event, "tokens")
-        if value is not None and tokens is not None:
-            x.append(tokens)
+        at = seen(event)
+        if value is not None and at is not None:
+            x.append(at)
             y.append(value)
     return x, y
 
@@ -54,56 +55,17 @@ def finite(events: Sequence[Event], key: str) -> list[float]:
     return [value for value in column(events, key)[1] if math.isfinite(value)]
 
 
-@dataclass(frozen=True)
-class Quality:
-    """The held-out figure by which runs of a kind are judged: its key in logs, its name, its unit."""
-
-    key: str
-    name: str
-    unit: str
-
-
-QUALITIES = (
-    Quality("bits_per_byte", "Bits per byte", "bits/byte"),
-    Quality("nats_per_target", "Nats per target", "nats/target"),
-    Quality("detection_nats", "Detection loss", "nats/token"),
-)
-
-
-def quality_of(names: Iterable[str]) -> Quality:
-    """The figure that stands among metrics of these names; bits per byte where none does."""
-    names = set(names)
-    return next((quality for quality in QUALITIES if quality.key in names), QUALITIES[0])
-
-
-def quality(run: Run) -> Quality:
-    """The figure by which a run is judged."""
-    logged = [event["metrics"] for event in run.events.of("evaluate") if isinstance(event.get("metrics"), dict)]
-    return quality_of([metric.name for metric in run.metrics("model")] or (logged[-1] if logged else ()))
-
-
-def judges(metric: Metric, by: Quality) -> bool:
-    """Whether a metric, of a model or a floor, is that figure."""
-    return is_bits_per_byte(metric) if by is QUALITIES[0] else metric.unit == by.unit
-
-
-def is_bits_per_byte(metric: Metric) -> bool:
-    """Whether a metric is bits per byte of text, the one unit in which models and compressors compare."""
-    words = f"{metric.name} {metric.unit}".lower()
-    for short, full in (("_", " "), ("/", " per "), ("bpb", "bits per byte")):
-        words = words.replace(short, full)
-    return "bits per byte" in " ".join(words.split())
-
-
 def held_out(run: Run) -> Metric | None:
     """The figure by which the run is judged: from evaluation.json, None where it was not evaluated."""
     return next((metric for metric in run.metrics("model") if judges(metric, quality(run))), None)
 
 
 def best_floor(run: Run) -> Metric | None:
-    """The lowest floor of that figure."""
-    floors = [metric for metric in run.metrics("floors") if judges(metric, quality(run))]
-    return min(floors, key=lambda metric: metric.value, default=None)
+    """The best floor of that figure."""
+    by = quality(run)
+    floors = [metric for metric in run.metrics("floors") if judges(metric, by, floor=True)]
+    best = by.best(metric.value for metric in floors)
+    return next((metric for metric in floors if metric.value == best), None)
 
 
 def parameters(run: Run) -> int | None:
@@ -112,23 +74,24 @@ def parameters(run: Run) -> int | None:
     return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 
-def tokens_seen(run: Run) -> float | None:
-    """Training tokens up to the last event."""
-    return max((value for row in run.events.rows if (value := number(row, "tokens")) is not None), default=None)
+def units_seen(run: Run) -> float | None:
+    """Training tokens or pictures up to the last event."""
+    return max((value for row in run.events.rows if (value := seen(row)) is not None), default=None)
 
 
 def training_clock(run: Run) -> tuple[list[float], list[float]]:
-    """Tokens and the seconds spent on training steps up to each log line: tokens between lines over their logged speed.
+    """Tokens or pictures, and the seconds spent on training steps, up to each log line: what lies between lines over
+    their logged speed.
 
     Evaluation, samples, checkpoints and the pauses of a resumed run are not in it.
     """
-    ends, seconds = [0.0], [0.0]
+    ends, seconds, unit = [0.0], [0.0], unit_of(run)
     for event in run.events.of("train"):
-        tokens, speed = number(event, "tokens"), number(event, "tokens_per_second")
-        if tokens is None or not speed or not math.isfinite(speed):
+        at, speed = number(event, unit.key), number(event, unit.speed_key)
+        if at is None or not speed or not math.isfinite(speed):
             continue
-        seconds.append(seconds[-1] + (tokens - ends[-1]) / speed)
-        ends.append(tokens)
+        seconds.append(seconds[-1] + (at - ends[-1]) / speed)
+        ends.append(at)
     return ends, seconds
 
 
@@ -167,11 +130,11 @@ def state(run: Run) -> tuple[str, str]:
 
 def headline(run: Run) -> list[Figure]:
     """The five numbers at the top of the page."""
-    tokens, size = tokens_seen(run), parameters(run)
+    amount, size, unit = units_seen(run), parameters(run), unit_of(run)
     return [
         _quality(run),
         _floor(run),
-        Figure("Tokens seen", None if tokens is None else si(tokens), "tokens", _epochs(run, tokens)),
+        Figure(f"{unit.key.capitalize()} seen", None if amount is None else si(amount), unit.key, _epochs(run, amount)),
         time_figure(run),
         Figure("Parameters", None) if size is None else Figure("Parameters", si(size), "", f"{size:,} in all"),
     ]
@@ -185,11 +148,11 @@ def clock_unit(seconds: float) -> str:
 def _quality(run: Run) -> Figure:
     metric, by = held_out(run), quality(run)
     if metric is not None:
-        remark = "held-out text" + ("" if metric.interval is None else f", 95 % interval {interval(metric)}")
-        return Figure(by.name, f"{metric.value:.3f}", by.unit, remark)
+        span = "" if metric.interval is None else f", 95 % interval {interval(metric)}"
+        return Figure(by.name, *told(metric.value, by.unit), unit_of(run).held_out + span)
     _, values = column(run.events.of("evaluate"), by.key, "metrics")
     if values:
-        return Figure(by.name, f"{values[-1]:.3f}", by.unit, "last while training; not evaluated")
+        return Figure(by.name, *told(values[-1], by.unit), "last while training; not evaluated")
     return Figure(by.name, None, remark="not evaluated")
 
 
@@ -199,42 +162,32 @@ def _floor(run: Run) -> Figure:
         return Figure("Best floor", None, remark="not evaluated")
     remark = floor_name(floor)
     if model is not None:
-        change = 100 * (model.value / floor.value - 1)
-        remark += f"; the model is {abs(change):.1f} % {'below' if change < 0 else 'above'} it"
-    return Figure("Best floor", f"{floor.value:.3f}", floor.unit, remark)
+        change = 100 * (model.value - floor.value if quality(run).share else model.value / floor.value - 1)
+        far = f"{abs(change):.1f} {'points' if quality(run).share else '%'}"
+        remark += f"; the model is {far} {'below' if change < 0 else 'above'} it"
+    return Figure("Best floor", *told(floor.value, floor.unit), remark)
 
 
 def floor_name(metric: Metric) -> str:
     """A floor's method without the words that only say its unit (`xz bits per byte` -> `xz`)."""
     words = metric.name.replace("_", " ")
-    for unit in ("bits per byte", "bits/byte", "bpb", "nats per target"):
+    for unit in ("bits per byte", "bits/byte", "bpb", "nats per target", "accuracy"):
         words = words.replace(unit, "")
     return " ".join(words.split()).strip(" ,:()") or metric.name
 
 
-def interval(metric: Metric) -> str:
-    """A metric's interval as text, in the metric's unit."""
-    if metric.interval is None:
-        return ""
-    return f"{precise(metric.interval[0])} to {precise(metric.interval[1])}"
-
-
-def precise(value: float) -> str:
-    """A measured value: three decimals below a thousand, whole and grouped above."""
-    return f"{value:.3f}" if abs(value) < 1000 else f"{value:,.0f}"
-
-
-def _epochs(run: Run, tokens: float | None) -> str:
+def _epochs(run: Run, amount: float | None) -> str:
     """How often the data was seen, where one prepared set makes that a plain quotient."""
-    if tokens is None or len(run.data) != 1:
+    if amount is None or len(run.data) != 1:
         return ""
-    size = find(find(run.data[0], "train"), "tokens")
-    return f"{tokens / size:.2f} epochs of {si(size)} tokens" if isinstance(size, int) and size else ""
+    unit = unit_of(run).key
+    size = find(find(run.data[0], "train"), unit)
+    return f"{amount / size:.2f} epochs of {si(size)} {unit}" if isinstance(size, int) and size else ""
 
 
 def speed(run: Run) -> float | None:
-    """Training tokens per second: the median log line's."""
-    return _median(finite(run.events.of("train"), "tokens_per_second"))
+    """Training tokens or pictures per second: the median log line's."""
+    return _median(finite(run.events.of("train"), unit_of(run).speed_key))
 
 
 def arithmetic(run: Run) -> float | None:
@@ -258,8 +211,8 @@ def _median(values: Sequence[float]) -> float | None:
 
 def throughput(run: Run) -> list[Figure]:
     """Speed, utilisation, waiting and memory over the run's train events."""
-    train = run.events.of("train")
-    tokens, share, wait = speed(run), utilisation(run), _median(finite(train, "data_wait_share"))
+    train, unit = run.events.of("train"), unit_of(run)
+    rate, share, wait = speed(run), utilisation(run), _median(finite(train, "data_wait_share"))
 
     def lines(key: str) -> str:
         count = len(finite(train, key))
@@ -267,7 +220,7 @@ def throughput(run: Run) -> list[Figure]:
 
     use = "" if share is None else f"of the GEMM peak, {lines('utilisation')}"
     return [
-        Figure("Training speed", None if tokens is None else f"{tokens:,.0f}", "tokens/s", lines("tokens_per_second")),
+        Figure("Training speed", None if rate is None else f"{rate:,.0f}", unit.speed, lines(unit.speed_key)),
         quantity("Model arithmetic", arithmetic(run), "FLOP/s", lines("flops_per_second")),
         Figure("Utilisation", _percent(share, 1), "%", use),
         _peak(run),

@@ -17,6 +17,9 @@ from corestone.core.runlog import Events, read_events
 Tree = Mapping[str, Any]
 EVALUATIONS = "evaluations.jsonl"
 """What a run was scored on besides its own held-out text, one evaluation per line."""
+PICTURE_BYTES = 400_000
+"""How much a report takes in of pictures; a recipe writes half of it at most."""
+PNG_BEGIN, PNG_END = b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR", b"\x00\x00\x00\x00IEND\xaeB`\x82"
 
 
 @dataclass(frozen=True)
@@ -30,7 +33,12 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class Run:
-    """A run folder in memory. What is missing is None or empty; what is damaged is named in `notes`."""
+    """A run folder in memory. What is missing is None or empty; what is damaged is named in `notes`.
+
+    Attributes:
+        kept: evaluations that were asked for.
+        pictures: PNG files for the report, by name without ending.
+    """
 
     folder: Path
     recipe_text: str | None
@@ -41,6 +49,7 @@ class Run:
     evaluation: Tree | None
     checkpoints: tuple[Checkpoint, ...]
     kept: tuple[Tree, ...] = ()
+    pictures: Mapping[str, bytes] = field(default_factory=dict)
     notes: tuple[str, ...] = field(default=())
 
     @property
@@ -92,6 +101,7 @@ def read_run(folder: Path) -> Run:
         evaluation=_json(folder / "evaluation.json", dict, notes),
         checkpoints=tuple(_checkpoints(folder / "checkpoints")),
         kept=tuple(_kept(folder / EVALUATIONS, notes)),
+        pictures=dict(_pictures(folder / "pictures", notes)),
         notes=tuple(notes),
     )
 
@@ -121,6 +131,23 @@ def _kept(path: Path, notes: list[str]) -> Iterator[Tree]:
         else:
             unreadable.append(place)
     _note_lines(path.name, unreadable, notes)
+
+
+def _pictures(folder: Path, notes: list[str]) -> Iterator[tuple[str, bytes]]:
+    """The whole PNG files of a folder, as long as they are small together; runs on text have no such folder."""
+    room = PICTURE_BYTES
+    for path in sorted(folder.glob("*.png")) if folder.is_dir() else []:
+        try:
+            content = path.read_bytes() if path.stat().st_size <= room else b""
+        except OSError as error:
+            notes.append(f"{folder.name}/{path.name}: cannot be read ({error.strerror})")
+            continue
+        if content.startswith(PNG_BEGIN) and content.endswith(PNG_END):
+            room -= len(content)
+            yield path.stem, content
+        else:
+            why = "is no whole PNG file" if content else "is too large for a report"
+            notes.append(f"{folder.name}/{path.name}: {why}")
 
 
 def _text(path: Path, notes: list[str]) -> str | None:

@@ -16,7 +16,7 @@ from typing import Any
 from corestone.core.metric import Metric
 from corestone.core.runlog import number
 from corestone.evaluate.leaderboard import Benchmark, Measured, Row, merged
-from corestone.report import figures
+from corestone.report import figures, units
 from corestone.report.folder import Run, Tree, find, metrics, read_run
 from corestone.train.archive import identity
 
@@ -111,7 +111,7 @@ def _text_rows(run: Run) -> Iterator[tuple[Benchmark, Row]]:
     trained = _trained(run)
     for entry in [*own, *(tree for tree in run.kept if tree.get("task") == "text")]:
         found = _whole(entry)
-        by = figures.quality_of(metric.name for metric in found)
+        by = units.quality_of(metric.name for metric in found)
         data = str(entry.get("data"))
         name = f"{data}, {entry.get('variant')}, {by.name.lower()}"
         for metric in found:
@@ -119,7 +119,7 @@ def _text_rows(run: Run) -> Iterator[tuple[Benchmark, Row]]:
                 trains = entry in own or data in trained.described
                 adapts = ", dynamic evaluation" if metric.name.endswith(DYNAMIC) else ""
                 yield (
-                    Benchmark(name=name, metric=by.name.lower(), unit=by.unit, lower_is_better=True, rows=()),
+                    Benchmark(name=name, metric=by.name.lower(), unit=by.unit, lower_is_better=not by.share, rows=()),
                     Row(
                         measure=by.key,
                         counted=metric.convention or None,
@@ -140,7 +140,7 @@ def _about(run: Run, entry: Tree, metric: Metric, convention: str) -> dict[str, 
         except (OSError, ValueError, KeyError, TypeError):
             weights = None
     name = str((run.recipe or {}).get("name") or run.name)
-    interval = f"95 %: {figures.interval(metric)}" if metric.interval else ""
+    interval = f"95 %: {units.interval(metric)}" if metric.interval else ""
     return {
         "system": name if name == run.name else f"{name} ({run.name})",
         "value": metric.value,

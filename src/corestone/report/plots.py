@@ -6,7 +6,7 @@ import html
 import io
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,12 +14,16 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patches import Rectangle
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from corestone.core.format import clock, si
 
 MAX_POINTS = 600
 """Points drawn per line; longer lines keep the lowest and highest value of each stretch, so that spikes stay."""
+
+NUMBERED = 20
+"""Classes up to which the cells of a matrix hold numbers."""
 
 COLOURS = ("c1", "c2", "c3", "c4", "c5", "c6", "c7", "c8")
 """CSS variables of the series, in order."""
@@ -60,22 +64,26 @@ class Look:
     Attributes:
         percent: y is a fraction, shown as percent.
         zero: y begins at zero, so that lengths compare.
-        seconds: x is a time in seconds, shown as a clock, not training tokens.
+        seconds: x is a time in seconds, shown as a clock.
         years: x is a date in years, which does not begin at zero.
+        shares: x is a fraction too.
+        over: what x is, where it is none of these.
     """
 
     percent: bool = False
     zero: bool = False
     seconds: bool = False
     years: bool = False
+    shares: bool = False
+    over: str = "training tokens"
 
     @property
     def axis(self) -> str:
         """What x is."""
-        return "date of the source" if self.years else "training time" if self.seconds else "training tokens"
+        return "date of the source" if self.years else "training time" if self.seconds else self.over
 
 
-TOKENS = Look()
+PLAIN = Look()
 """Plain values over training tokens."""
 
 
@@ -109,8 +117,8 @@ def thin(x: Sequence[float], y: Sequence[float], limit: int = MAX_POINTS) -> tup
     return [x[place] for place in sorted(places)], [y[place] for place in sorted(places)]
 
 
-def plot(name: str, series: Sequence[Series], describe: str, look: Look = TOKENS) -> str:
-    """Draw lines over training tokens or time.
+def plot(name: str, series: Sequence[Series], describe: str, look: Look = PLAIN) -> str:
+    """Draw lines over training tokens, pictures or time.
 
     Args:
         name: unique on the page; it keeps the ids inside the drawing apart from those of other plots.
@@ -126,6 +134,60 @@ def plot(name: str, series: Sequence[Series], describe: str, look: Look = TOKENS
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     return _inline(buffer.getvalue(), name, describe)
+
+
+def matrix(name: str, counts: Sequence[Sequence[int]], classes: Sequence[str], describe: str) -> str:
+    """Draw what was taken for what: a row per class, with its accuracy at its end, a column per guess.
+
+    A cell's strength is its share of the row; what is right has another colour than what is wrong. Numbers stand in the
+    cells as far as there is room for them.
+
+    Args:
+        name, describe: as for `plot`.
+
+    Returns:
+        An `<svg>` element, safe to put into a page.
+    """
+    size = len(classes)
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": name, "font.size": 12 if size <= 12 else 9}):
+        side = max(5.4, 0.3 * size + 1.8)
+        figure = Figure(figsize=(side, 0.94 * side), layout="constrained")
+        axes = figure.add_subplot()
+        for row, numbers in enumerate(counts):
+            _row_of_cells(axes, row, numbers)
+        axes.set(xlim=(-0.5, size - 0.5), ylim=(size - 0.5, -0.5), aspect="equal")
+        axes.spines[:].set_visible(False)
+        axes.tick_params(colors=_SENTINELS["ink"], length=0, pad=4)
+        upright = max(map(len, classes), default=0) <= 2
+        axes.set_xticks(range(size), classes, rotation=0 if upright else 90)
+        axes.set_yticks(range(size), classes)
+        right = axes.secondary_yaxis("right")
+        right.set_yticks(range(size), [_accuracy(row, numbers) for row, numbers in enumerate(counts)])
+        right.spines[:].set_visible(False)
+        right.tick_params(colors=_SENTINELS["muted"], length=0, pad=4)
+        buffer = io.StringIO()
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    return _inline(buffer.getvalue(), name, describe)
+
+
+def _row_of_cells(axes: matplotlib.axes.Axes, row: int, numbers: Sequence[int]) -> None:
+    """The cells of a class that hold something, on a faint line that guides the eye."""
+    total = sum(numbers)
+    axes.axhline(row + 0.5, color=_SENTINELS["line"], linewidth=0.6)
+    for column, number in enumerate(numbers):
+        if number:
+            colour = _SENTINELS["c2" if row == column else "c3"]
+            strength = 0.12 + 0.48 * number / total
+            axes.add_patch(
+                Rectangle((column - 0.47, row - 0.47), 0.94, 0.94, facecolor=colour, alpha=strength, linewidth=0)
+            )
+            if len(numbers) <= NUMBERED:
+                axes.text(column, row, str(number), ha="center", va="center", color=_SENTINELS["ink"])
+
+
+def _accuracy(row: int, numbers: Sequence[int]) -> str:
+    total = sum(numbers)
+    return f"{100 * numbers[row] / total:.0f} %" if total else "none"
 
 
 def picture(series: Sequence[Series], title: str, unit: str, look: Look) -> bytes:
@@ -202,12 +264,14 @@ def _dress(axes: matplotlib.axes.Axes, look: Look, palette: Mapping[str, str]) -
         low, high = axes.dataLim.intervalx
         axes.set_xlim(math.floor(low), max(math.ceil(high), math.floor(low) + 1))
     else:
-        axes.set_xlim(left=0)
+        axes.set_xlim(0, 1.02 if look.shares else None)
     # Ticks of a clock stand at 1, 1.5, 3 and 6 times ten: whole minutes and quarters of one.
     steps = [1, 1.5, 3, 6, 10] if look.seconds else None
     axes.xaxis.set_major_locator(MaxNLocator(5, steps=steps, integer=look.years))
     axes.yaxis.set_major_locator(MaxNLocator(5))
-    along = _year if look.years else si if not look.seconds else clock if axes.get_xlim()[1] >= 60 else _seconds
+    along: Callable[[float], str] = _year if look.years else _percent if look.shares else si
+    if look.seconds:
+        along = clock if axes.get_xlim()[1] >= 60 else _seconds
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: along(value)))
     shown = _percent if look.percent else _tick
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: shown(value)))

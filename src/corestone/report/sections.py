@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from corestone.core.format import si
@@ -14,10 +14,14 @@ from corestone.core.runlog import Event, number
 from corestone.report import figures
 from corestone.report.figures import column
 from corestone.report.folder import Run, Tree, find, metrics
-from corestone.report.plots import TOKENS, Look, Series, plot, smooth
+from corestone.report.plots import PLAIN, Look, Series, plot, smooth
+from corestone.report.units import BITS, TEXT, UNITS, Quality, interval, judges, quality, quality_of, told, unit_of
 
 OPEN_SAMPLES = 4
 """Moments of sampling shown at once (the first and the newest); the others can be opened."""
+
+OF_CLASS = "accuracy of "
+"""How the accuracy of one class is called, before its name."""
 
 Pairs = list[tuple[str, str | None]]
 
@@ -33,7 +37,7 @@ class Chart:
     legend: Sequence[tuple[str, str, str]] = ()
 
 
-def chart(name: str, title: str, unit: str, series: Sequence[Series], look: Look = TOKENS) -> Chart:
+def chart(name: str, title: str, unit: str, series: Sequence[Series], look: Look = PLAIN) -> Chart:
     """Draw a chart; one without values says so in place of the drawing."""
     shown = [item for item in series if len(item.y)]
     if not any(item.style != "level" for item in shown):
@@ -56,39 +60,51 @@ def raw_and_smooth(events: Sequence[Event], key: str, colour: str) -> list[Serie
 def curves(run: Run) -> list[Chart]:
     """Loss, validation, learning rate and gradient norm."""
     train, evaluated = run.events.of("train"), run.events.of("evaluate")
-    by = figures.quality(run)
+    by, unit = quality(run), unit_of(run)
+    part, whole = _held_out_parts(run)
     x, y = column(evaluated, by.key, "metrics")
-    validation = [Series(x, y, "its beginning alone, while training", "c2", "points")]
+    validation = [Series(x, y, f"{part}, while training", "c2", "points")]
     floor = figures.best_floor(run)
     if floor is not None:
         validation.append(
-            Series((), (floor.value,), f"best floor, on all of it: {figures.floor_name(floor)}", "c3", "level")
+            Series((), (floor.value,), f"best floor, on {whole}: {figures.floor_name(floor)}", "c3", "level")
         )
+    look = Look(over=unit.axis)
     rate = [Series(*column(train, "learning_rate"), "learning rate", "c4")]
+    loss = "nats/token" if by is BITS else "nats"
+    shown = by.name.lower() if by.share else by.unit
     return [
-        chart(
-            "loss",
-            "Training loss",
-            "nats/token" if by is figures.QUALITIES[0] else "nats",
-            raw_and_smooth(train, "loss", "c1"),
-        ),
-        chart("validation", "Held-out text", by.unit, validation),
-        chart("rate", "Learning rate", "", rate),
-        chart("norm", "Gradient norm", "before clipping", raw_and_smooth(train, "grad_norm", "c5")),
+        chart("loss", "Training loss", loss, raw_and_smooth(train, "loss", "c1"), look),
+        chart("validation", unit.held_out.capitalize(), shown, validation, replace(look, percent=by.share)),
+        chart("rate", "Learning rate", "", rate, look),
+        chart("norm", "Gradient norm", "before clipping", raw_and_smooth(train, "grad_norm", "c5"), look),
     ]
 
 
+def _held_out_parts(run: Run) -> tuple[str, str]:
+    """What is scored while training, and what the floors were measured on: of pictures they may be two sides."""
+    split = (run.evaluation or {}).get("split")
+    if unit_of(run) == TEXT:
+        return "its beginning alone", "all of it"
+    most = find(run.recipe, "pictures_while_training")
+    held = find(find(run.data, "validation"), "pictures")
+    known = isinstance(most, int) and isinstance(held, int)
+    side = f"the validation side's first {most:,}" if known and held > most else "the validation side"
+    return side, f"the {split} side"
+
+
 def speed_charts(run: Run) -> list[Chart]:
-    """Tokens per second, and shares of the peak and of the time."""
-    train = run.events.of("train")
+    """Tokens or pictures per second, and shares of the peak and of the time."""
+    train, unit = run.events.of("train"), unit_of(run)
     shares = [
         Series(*column(train, "utilisation"), "utilisation of the GEMM peak", "c2"),
         Series(*column(train, "data_wait_share"), "waiting for data", "c5"),
     ]
-    speed = [Series(*column(train, "tokens_per_second"), "tokens/s", "c1")]
+    speed = [Series(*column(train, unit.speed_key), unit.speed, "c1")]
+    look = Look(zero=True, over=unit.axis)
     return [
-        chart("speed", "Training speed", "tokens/s", speed, Look(zero=True)),
-        chart("shares", "Utilisation and waiting", "share", shares, Look(percent=True, zero=True)),
+        chart("speed", "Training speed", unit.speed, speed, look),
+        chart("shares", "Utilisation and waiting", "share", shares, replace(look, percent=True)),
     ]
 
 
@@ -99,35 +115,58 @@ def setup(run: Run) -> Pairs:
     shape = None
     if isinstance(stack, Mapping) and isinstance(stack.get("blocks"), list):
         heads = find(stack, "num_heads")
-        shape = _joined(
+        shape = joined(
             f"{len(stack['blocks'])} layers", _named("width", stack.get("width")), heads and f"{heads} heads"
         )
     training, optimiser, tokenizer = recipe.get("training"), recipe.get("optimiser"), find(recipe, "tokenizer")
+    augmentation, schedule, unit = find(recipe.get("data"), "augmentation"), recipe.get("schedule"), unit_of(run)
     rows: Pairs = [
-        ("Model", _joined(_kind(recipe.get("model")), shape)),
-        ("Objective", _kind(recipe.get("objective"))),
-        ("Tokenizer", _joined(_kind(tokenizer), _counted(find(tokenizer, "vocab_size"), "tokens"))),
-        ("Context", _counted(find(recipe.get("data"), "context_length"), "tokens")),
-        ("Batch", _counted(find(training, "batch_tokens"), "tokens per step")),
-        ("Length", _text(find(training, "length"))),
-        ("Optimiser", _joined(_kind(optimiser), _named("learning rate", find(optimiser, "learning_rate")))),
-        ("Schedule", _joined(_kind(recipe.get("schedule")), _named("warm-up", find(recipe.get("schedule"), "warmup")))),
-        ("Precision", _text(find(training, "precision"))),
-        ("Seed", _text(recipe.get("seed"))),
+        ("Model", joined(kind_of(recipe.get("model")), shape)),
+        ("Objective", kind_of(recipe.get("objective"))),
+        ("Tokenizer", joined(kind_of(tokenizer), counted(find(tokenizer, "vocab_size"), "tokens"))),
+        ("Context", counted(find(recipe.get("data"), "context_length"), "tokens")),
+        ("Pictures", _pixels(augmentation)),
+        ("Augmented", _steps(augmentation)),
+        ("Batch", counted(find(recipe, unit.batch.split(".")[-1]), f"{unit.key} per step")),
+        ("Length", plain_text(find(training, "length"))),
+        ("Optimiser", joined(kind_of(optimiser), _named("learning rate", find(optimiser, "learning_rate")))),
+        (
+            "Schedule",
+            joined(kind_of(schedule), _named("warm-up", find(schedule, "warmup"))),
+        ),
+        ("Precision", plain_text(find(training, "precision"))),
+        ("Seed", plain_text(recipe.get("seed"))),
     ]
     return [(label, value) for label, value in rows if value is not None]
 
 
-def _kind(record: Any) -> str | None:
+def _pixels(augmentation: Any) -> str | None:
+    """Height, width and channels of what the model sees."""
+    size = find(augmentation, "size")
+    if not isinstance(size, list):
+        return None
+    return " x ".join(str(value) for value in (*size, find(augmentation, "channels")) if value is not None)
+
+
+def _steps(augmentation: Any) -> str | None:
+    """What is done to training pictures, in order, and what with two of them."""
+    if not isinstance(augmentation, Mapping):
+        return None
+    groups = (augmentation.get(key) for key in ("steps", "mix"))
+    kinds = [kind_of(step) for group in groups if isinstance(group, list) for step in group]
+    return ", ".join(kind for kind in kinds if kind) or "none"
+
+
+def kind_of(record: Any) -> str | None:
     kind = record.get("kind") if isinstance(record, Mapping) else None
     return None if kind is None else str(kind).replace("_", " ")
 
 
-def _text(value: Any) -> str | None:
+def plain_text(value: Any) -> str | None:
     return None if value is None or isinstance(value, (Mapping, list)) else str(value)
 
 
-def _counted(value: Any, unit: str) -> str | None:
+def counted(value: Any, unit: str) -> str | None:
     return f"{value:,} {unit}" if isinstance(value, int) else None
 
 
@@ -135,7 +174,7 @@ def _named(label: str, value: Any) -> str | None:
     return None if value is None else f"{label} {value}"
 
 
-def _joined(*parts: str | None) -> str | None:
+def joined(*parts: str | None) -> str | None:
     return ", ".join(part for part in parts if part) or None
 
 
@@ -149,20 +188,20 @@ def machine(run: Run) -> Pairs:
     packages = told.get("packages")
     versions = [f"{name} {version}" for name, version in packages.items()] if isinstance(packages, Mapping) else []
     return [
-        ("Processor", _joined(_text(box.get("cpu")), _counted(box.get("cores"), "usable cores"))),
+        ("Processor", joined(plain_text(box.get("cpu")), counted(box.get("cores"), "usable cores"))),
         ("Memory", _bytes(box.get("memory_bytes"))),
         ("GPU", _gpus(box.get("gpu"))),
-        ("Computed on", _joined(_text(told.get("device")), _text(told.get("precision")), _ranks(told))),
-        ("System", _text(told.get("platform"))),
-        ("Python", _text(told.get("python"))),
-        ("Corestone", _text(told.get("corestone"))),
+        ("Computed on", joined(plain_text(told.get("device")), plain_text(told.get("precision")), _ranks(told))),
+        ("System", plain_text(told.get("platform"))),
+        ("Python", plain_text(told.get("python"))),
+        ("Corestone", plain_text(told.get("corestone"))),
         ("Packages", ", ".join(versions) or None),
         ("Git", git(told["git"]) if "git" in told else None),
     ]
 
 
 def _ranks(told: Tree) -> str | None:
-    return _joined(_counted(told.get("ranks"), "rank(s)"), _counted(told.get("threads"), "thread(s) in each"))
+    return joined(counted(told.get("ranks"), "rank(s)"), counted(told.get("threads"), "thread(s) in each"))
 
 
 def _bytes(value: Any) -> str | None:
@@ -173,7 +212,7 @@ def _gpus(found: Any) -> str | None:
     if not isinstance(found, list):
         return None
     shown = [
-        _joined(_text(item.get("name")), _bytes(item.get("memory_bytes")))
+        joined(plain_text(item.get("name")), _bytes(item.get("memory_bytes")))
         for item in found
         if isinstance(item, Mapping)
     ]
@@ -187,79 +226,6 @@ def git(told: Any) -> str | None:
     branch = f" on {told['branch']}" if told.get("branch") else ""
     changes = {"True": ", with uncommitted changes", "False": ", without uncommitted changes"}
     return f"{told['commit'][:12]}{branch}{changes.get(str(told.get('modified')), '')}"
-
-
-@dataclass(frozen=True)
-class DataSet:
-    """A data set on the page: card, sizes and what became of its documents."""
-
-    title: str
-    card: Pairs
-    not_controlled: str | None
-    sizes: Sequence[tuple[str, str, str, str]]
-    kept: str | None
-    dropped: Sequence[tuple[str, int]]
-
-
-def data_sets(run: Run) -> list[DataSet]:
-    """One per entry of data.json: `{manifest, card, weight}`, or a bare manifest."""
-    return [_data_set(item) for item in run.data]
-
-
-def _data_set(item: Tree) -> DataSet:
-    manifest = item["manifest"] if isinstance(item.get("manifest"), Mapping) else item
-    card = item["card"] if isinstance(item.get("card"), Mapping) else {}
-    tokenizer = manifest.get("tokenizer")
-    tokenizer = tokenizer if isinstance(tokenizer, Mapping) else {}
-    counts = manifest.get("counts")
-    counts = counts if isinstance(counts, Mapping) else {}
-    dropped = counts.get("dropped")
-    ratio = tokenizer.get("bytes_per_token")
-    rule = card.get("split") or (f"by {card['group']}" if card.get("group") else None)
-    percent = card.get("validation_percent")
-    facts: Pairs = [
-        ("Licence", _text(card.get("licence"))),
-        ("Source", _source(card.get("wheel") or manifest.get("source"))),
-        ("Split", _joined(_text(rule), None if percent is None or card.get("split") else f"{percent:g} % validation")),
-        ("Weight", _text(item.get("weight"))),
-        ("Tokenizer", _joined(_kind(tokenizer), _counted(tokenizer.get("vocab_size"), "tokens"))),
-        ("Bytes per token", f"{ratio:.3f}" if isinstance(ratio, float) else None),
-        ("Encoder", _joined(_text(manifest.get("encoder")), _text(manifest.get("encoder_reason")))),
-        ("Fingerprint", _text(manifest.get("fingerprint"))),
-        ("Corpus sha256", _text(card.get("corpus_sha256"))),
-    ]
-    return DataSet(
-        title=str(card.get("title") or card.get("name") or _source(manifest.get("source")) or "data set"),
-        card=[(label, value) for label, value in facts if value is not None],
-        not_controlled=_text(card.get("not_controlled")),
-        sizes=[_size(side, manifest) for side in ("train", "validation")],
-        kept=f"{counts.get('kept', '?'):,} of {counts.get('read', '?'):,} documents kept" if _whole(counts) else None,
-        dropped=[(str(k), n) for k, n in dropped.items() if isinstance(n, int)] if isinstance(dropped, Mapping) else [],
-    )
-
-
-def _whole(counts: Tree) -> bool:
-    return isinstance(counts.get("kept"), int) and isinstance(counts.get("read"), int)
-
-
-def _source(told: Any) -> str | None:
-    if isinstance(told, Mapping):
-        paths = told.get("paths")
-        if isinstance(paths, list):
-            return ", ".join(str(path) for path in paths)
-        if told.get("project"):
-            return f"the wheel {told['project']} {told.get('version', '')}".strip()
-        return _text(told.get("name") or told.get("path"))
-    return _text(told)
-
-
-def _size(side: str, manifest: Tree) -> tuple[str, str, str, str]:
-    splits = manifest.get("splits")
-    told = (splits if isinstance(splits, Mapping) else manifest).get(side)
-    told = told if isinstance(told, Mapping) else {}
-    values = [told.get(key) for key in ("tokens", "documents", "bytes")]
-    shown = [f"{value:,}" if isinstance(value, int) else "not counted" for value in values]
-    return side, shown[0], shown[1], shown[2]
 
 
 @dataclass(frozen=True)
@@ -281,6 +247,7 @@ class Evaluated:
     """The evaluation of one held-out set: what was scored, model and floors in one unit, and the rest."""
 
     about: str
+    direction: str
     unit: str
     compared: Sequence[Row]
     others: Sequence[Row]
@@ -290,8 +257,9 @@ def evaluations(run: Run) -> list[Evaluated]:
     """All held-out sets that were scored; those without a whole metric are left out."""
     found = []
     for tree in run.evaluations:
-        by = figures.quality_of(metric.name for metric in metrics(tree, "model"))
-        found.append(Evaluated(_about(tree), by.unit, _compared(tree, by), _others(tree, by)))
+        by = quality_of((metric.name for metric in metrics(tree, "model")), quality(run))
+        shown = f"{by.name}, {by.shown_unit}" if by.share else by.unit
+        found.append(Evaluated(_about(tree), by.direction, shown, _compared(tree, by), _others(tree, by)))
     return [item for item in found if item.compared or item.others]
 
 
@@ -300,29 +268,33 @@ def _about(tree: Tree) -> str:
     return ", ".join(f"{label}{tree[key]}" for key, label in labels if isinstance(tree.get(key), str) and tree[key])
 
 
-def _compared(tree: Tree, by: figures.Quality) -> list[Row]:
+def _compared(tree: Tree, by: Quality) -> list[Row]:
     """Model and floors by the figure that judges them, best first."""
-    model = [(metric, True) for metric in metrics(tree, "model") if figures.judges(metric, by)]
-    floors = [(metric, False) for metric in metrics(tree, "floors") if figures.judges(metric, by)]
-    both = sorted(model + floors, key=lambda pair: pair[0].value)
-    longest = max((metric.value for metric, _ in both), default=1.0) or 1.0
+    model = [(metric, True) for metric in metrics(tree, "model") if judges(metric, by)]
+    floors = [(metric, False) for metric in metrics(tree, "floors") if judges(metric, by, floor=True)]
+    both = sorted(model + floors, key=lambda pair: pair[0].value, reverse=by.share)
+    longest = 1.0 if by.share else max((metric.value for metric, _ in both), default=1.0) or 1.0
     return [
         _row(metric, is_model, is_best=place == 0 and len(both) > 1, share=100 * metric.value / longest)
         for place, (metric, is_model) in enumerate(both)
     ]
 
 
-def _others(tree: Tree, by: figures.Quality) -> list[Row]:
-    """What was evaluated besides, in the order of the file."""
+def _others(tree: Tree, by: Quality) -> list[Row]:
+    """What was evaluated besides, in the order of the file; each class's accuracy has a table of its own."""
     sides = ((metric, side == "model") for side in ("model", "floors") for metric in metrics(tree, side))
-    return [_row(metric, is_model) for metric, is_model in sides if not figures.judges(metric, by)]
+    return [
+        _row(metric, is_model)
+        for metric, is_model in sides
+        if not judges(metric, by, floor=not is_model) and not metric.name.startswith(OF_CLASS)
+    ]
 
 
-def _row(metric: Metric, is_model: bool, is_best: bool = False, share: float = 0.0) -> Row:
+def _row(metric: Metric, is_model: bool, is_best: bool = False, share: float | None = None) -> Row:
     plain = metric.name.replace("_", " ")
-    name = ("this model" if is_model else figures.floor_name(metric)) if share else plain
-    span, n = figures.interval(metric), f"{metric.n:,}" if metric.n else ""
-    return Row(name, figures.precise(metric.value), metric.unit, span, n, is_model, is_best, share)
+    name = plain if share is None else "this model" if is_model else figures.floor_name(metric)
+    n = f"{metric.n:,}" if metric.n else ""
+    return Row(name, *told(metric.value, metric.unit), interval(metric), n, is_model, is_best, share or 0.0)
 
 
 @dataclass(frozen=True)
@@ -351,13 +323,13 @@ def _moment(event: Event) -> Moment:
 
 
 def _when(event: Event) -> str:
-    tokens = number(event, "tokens")
-    return f"step {event['step']:,}" + ("" if tokens is None else f", after {si(tokens)} tokens")
+    told = [(value, unit.key) for unit in UNITS if (value := number(event, unit.key)) is not None]
+    return f"step {event['step']:,}" + "".join(f", after {si(value)} {key}" for value, key in told)
 
 
 def anomalies(run: Run) -> list[tuple[str, str]]:
     """Each anomaly: when, and everything the log says of it."""
-    plumbing = ("event", "step", "tokens", "time")
+    plumbing = ("event", "step", "time", *(unit.key for unit in UNITS))
     found = []
     for event in run.events.of("anomaly"):
         told = [f"{key.replace('_', ' ')}: {_listed(event[key])}" for key in event if key not in plumbing]

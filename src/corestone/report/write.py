@@ -16,9 +16,12 @@ from corestone.core.errors import CheckpointError
 from corestone.core.runlog import spelled
 from corestone.report import figures, sections
 from corestone.report.compare import System, compare, held_out_curves, labels, summary
+from corestone.report.data_sets import data_sets
 from corestone.report.evaluations import kept
 from corestone.report.folder import Run, read_run
+from corestone.report.pictures import picture_page
 from corestone.report.plots import picture
+from corestone.report.units import PICTURES, unit_of
 
 HERE = Path(__file__).parent
 
@@ -98,16 +101,18 @@ def _page(run: Run) -> dict[str, Any]:
         "mood": mood,
         "state": state,
         "notes": run.notes,
+        "held_out": unit_of(run).held_out.capitalize(),
         "headline": figures.headline(run),
         "setup": sections.setup(run),
         "recipe_text": run.recipe_text,
         "machine": sections.machine(run),
-        "data_sets": sections.data_sets(run),
+        "data_sets": data_sets(run),
         "curves": sections.curves(run),
         "throughput": figures.throughput(run),
         "speed_charts": sections.speed_charts(run),
         "evaluations": sections.evaluations(run),
         "kept": kept(run),
+        "pictures": picture_page(run) if unit_of(run) == PICTURES else None,
         "moments": shown,
         "between": between,
         "anomalies": sections.anomalies(run),

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from corestone.core.errors import CorestoneError, Interrupted
-from corestone.core.protocols import Loader, Objective
+from corestone.core.protocols import JointObjective, Loader, Loss, Objective
 from corestone.core.rng import Draws, fold
 from corestone.optim.build import set_learning_rate
 from corestone.parallel.collectives import World
@@ -53,7 +53,7 @@ class Trainer:
         step_units: tokens or pictures of a step over all ranks, for the meter.
         model: what the objective is applied to (compiled or not), holding `weights`' compute copy.
         learning_rate: of a step.
-        updated: called when the weights have changed.
+        updated: called when the master weights have changed, before the model gets them.
         save: writes a checkpoint of the state now.
         roll_back: restores weights, optimiser and state of the last checkpoint and returns that state.
         log_anomaly: tells of an anomaly: state, what, documents.
@@ -107,10 +107,7 @@ class Trainer:
         """Leave the step's mean gradient, clipped, in the master weights."""
         with self.meter.waiting_for_data():
             batch = self._corrupted(self.loader.batch(step), step)
-        size = self.spec.micro_batch or len(batch)
-        sums: dict[str, Tensor] = {}
-        for start in range(0, len(batch), size):
-            self._add(sums, batch.rows(start, start + size).to(self.world.device), step, start)
+        sums = self._parts(batch, step)
         gradients = self.weights.gradients()
         self.world.sum_([*gradients, *sums.values()])
         weight = float(sums.pop("weight"))
@@ -130,11 +127,25 @@ class Trainer:
         first = self.world.rank * len(batch)
         return self.objective.corrupt(batch, Draws(fold(self.seed, "corrupt", step), range(first, first + len(batch))))
 
-    def _add(self, sums: dict[str, Tensor], batch: Any, step: int, start: int) -> None:
-        """Run one micro-batch forward and backward and add its sums. Its dropout follows from its place alone."""
-        torch.manual_seed(fold(self.seed, "micro-batch", step, self.world.rank, start))
-        loss = self.objective.loss(self.model, batch)
-        loss.total.backward()
+    def _parts(self, batch: Any, step: int) -> dict[str, Tensor]:
+        """Run a batch forward and backward in micro-batches; its sums. A micro-batch's dropout follows from its place
+        alone."""
+        size, sums = self.spec.micro_batch or len(batch), dict[str, Tensor]()
+        starts = range(0, len(batch), size)
+        seeds = [fold(self.seed, "micro-batch", step, self.world.rank, start) for start in starts]
+        parts = (batch.rows(start, start + size) for start in starts)
+        if self.objective.reduction == "joint":
+            self._add(sums, cast(JointObjective, self.objective).gradients(self.model, list(parts), seeds, self.world))
+            return sums
+        for part, seed in zip(parts, seeds, strict=True):
+            torch.manual_seed(seed)
+            loss = self.objective.loss(self.model, part.to(self.world.device))
+            loss.total.backward()
+            self._add(sums, loss)
+        return sums
+
+    @staticmethod
+    def _add(sums: dict[str, Tensor], loss: Loss) -> None:
         found = {"loss": loss.total, "weight": loss.weight, **loss.metrics}
         for name, value in found.items():
             sums[name] = sums.get(name, 0.0) + value.detach().double()
@@ -142,9 +153,9 @@ class Trainer:
     def _update(self, learning_rate: float) -> None:
         set_learning_rate(self.optimiser, learning_rate)
         self.optimiser.step()
+        self.updated()
         self.weights.publish()
         self.weights.clear()
-        self.updated()
 
     def _anomaly(self, state: State, problem: str) -> State:
         """Follow the policy; the documents of the batch are named in any case."""

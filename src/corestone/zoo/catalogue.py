@@ -7,7 +7,9 @@ from corestone.zoo import (
     alexatm,
     bert,
     bloom,
+    clip,
     coatnet,
+    coca,
     electra,
     gpt,
     gptj,
@@ -17,12 +19,32 @@ from corestone.zoo import (
     opt,
     palm,
     primer,
+    siglip,
     t5,
     vit,
 )
 from corestone.zoo.entry import Entry
 
-FAMILIES = (gpt, gptj, primer, opt, bloom, palm, h3, bert, electra, t5, alexatm, mogrifier, vit, mnist_cnn, coatnet)
+FAMILIES = (
+    gpt,
+    gptj,
+    primer,
+    opt,
+    bloom,
+    palm,
+    h3,
+    bert,
+    electra,
+    t5,
+    alexatm,
+    mogrifier,
+    vit,
+    mnist_cnn,
+    coatnet,
+    coca,
+    clip,
+    siglip,
+)
 
 
 def zoo() -> dict[str, Entry]:

@@ -67,7 +67,7 @@ def test_digits_are_the_rows_of_the_table_split_by_their_pixels(
         assert pictures.classes == tuple("0123456789")
         assert pictures.shape == (size, size, 1)
         for i in range(len(pictures)):
-            row = int(pictures.ids(i).removeprefix("row:"))
+            row = int(pictures.id(i).removeprefix("row:"))
             seen.add(row)
             values = np.array(rows[row][:-1]).reshape(size, size, 1)
             pixels = pictures.pixels(i)
@@ -176,6 +176,6 @@ def test_emoji_splits_keep_what_they_promise(cache: Path) -> None:
 def test_emoji_by_artist_and_its_floor(cache: Path) -> None:
     folder = prepared("emoji", cache, "artist")
     noto, twemoji = (open_pictures(folder, side) for side in ("train", "validation"))
-    assert {noto.ids(i).split("/")[0] for i in range(len(noto))} == {"noto"}
-    assert {twemoji.ids(i).split("/")[0] for i in range(len(twemoji))} == {"twemoji"}
+    assert {noto.id(i).split("/")[0] for i in range(len(noto))} == {"noto"}
+    assert {twemoji.id(i).split("/")[0] for i in range(len(twemoji))} == {"twemoji"}
     assert f"{100 * floors.nearest_caption(noto, twemoji):.1f} %" in entry("emoji").floor

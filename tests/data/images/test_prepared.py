@@ -60,8 +60,8 @@ def test_every_encoded_picture_comes_back(tmp_path: Path) -> None:
         assert pictures.array is None
         assert pictures.channels == 3
         for i in range(len(pictures)):
-            path = tmp_path / "own" / pictures.ids(i)
-            seen[pictures.ids(i)] = split
+            path = tmp_path / "own" / pictures.id(i)
+            seen[pictures.id(i)] = split
             assert pictures.encoded(i) == path.read_bytes()
             assert np.array_equal(pictures.pixels(i), np.asarray(Image.open(path)))
             assert pictures.classes[pictures.labels[i]] == path.parent.name
@@ -85,7 +85,7 @@ def test_shards_are_tar_files_for_everybody(tmp_path: Path) -> None:
                 stream = tar.extractfile(member)
                 assert stream is not None
                 found.append((member.name, stream.read()))
-    endings = [os.path.splitext(pictures.ids(i))[1].replace("jpeg", "jpg") for i in range(len(pictures))]
+    endings = [os.path.splitext(pictures.id(i))[1].replace("jpeg", "jpg") for i in range(len(pictures))]
     assert found == [(f"{i:09d}{end}", pictures.encoded(i)) for i, end in enumerate(endings)]
 
 
@@ -105,7 +105,7 @@ def test_pixels_come_back_and_belong_to_the_caller(tmp_path: Path) -> None:
         with pytest.raises(IndexError, match="of 518"):
             pictures.pixels(wrong)
         with pytest.raises(IndexError, match="of 518"):
-            pictures.ids(wrong)
+            pictures.id(wrong)
 
 
 def test_captions_come_back(tmp_path: Path) -> None:
@@ -286,7 +286,7 @@ def test_a_picture_damaged_later_is_named(tmp_path: Path) -> None:
     data[512:600] = bytes(88)
     path.write_bytes(data)
     pictures = open_pictures(folder, "train")
-    with pytest.raises(DataError, match=rf"picture '{pictures.ids(0)}' was readable when prepared"):
+    with pytest.raises(DataError, match=rf"picture '{pictures.id(0)}' was readable when prepared"):
         pictures.pixels(0)
     pictures.pixels(1)
 

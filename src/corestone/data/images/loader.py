@@ -103,6 +103,10 @@ class ImageLoader:
         """This rank's rows of a step (steps count from 0)."""
         return self._ahead.batch(step)
 
+    def rows_of(self, step: int) -> tuple[range, list[int]]:
+        """This rank's rows of a step, by their global numbers, and the picture of each."""
+        return self._rows, self._indices(step, self._rows)
+
     def names(self, step: int) -> list[str]:
         """Ids of the pictures that a step sees, over all ranks, each once, in the order of the rows."""
         return list(dict.fromkeys(self._pictures.id(i) for i in self._indices(step, range(self._batch_size))))

@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from corestone.core.spec import Spec
 from corestone.data.images.augment_spec import Augmentation
-from corestone.data.spec import OnBad
+from corestone.data.spec import OnBad, Tokenizer
 
 Side = Literal["train", "validation", "test", "unlabelled"]
 """The sides that a picture may stand on."""
@@ -191,3 +191,28 @@ class Images(Spec):
     augmentation: Augmentation
     workers: int = Field(default=0, ge=0)
     prefetch: int = Field(default=4, ge=0)
+
+
+class Pairs(Spec):
+    """The data axis of a run on pictures with captions.
+
+    Attributes:
+        prepare, augmentation, workers, prefetch: as for `Images`; no mixing, which would mix what captions say.
+        tokenizer: where it is trained, on the captions of the training side.
+        context_length: the most tokens of a caption, a separator in front and one behind it included.
+    """
+
+    kind: Literal["pairs"] = "pairs"
+    source: ImageSource
+    prepare: PrepareImages = PrepareImages()
+    augmentation: Augmentation
+    tokenizer: Tokenizer
+    context_length: int = Field(ge=3)
+    workers: int = Field(default=0, ge=0)
+    prefetch: int = Field(default=4, ge=0)
+
+    @model_validator(mode="after")
+    def _fits(self) -> Pairs:
+        if self.augmentation.mix:
+            raise ValueError("augmentation.mix: a mixed picture has no caption; leave it out")
+        return self

@@ -1,0 +1,119 @@
+"""Runs on pictures with captions: their data, opened, and how pairs are scored."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from corestone.core.errors import SpecError
+from corestone.core.protocols import Evaluator
+from corestone.core.spec import plain
+from corestone.core.vocabulary import Vocabulary
+from corestone.data.cache import cache_dir
+from corestone.data.images.pairs import HeldOutPairs, PairLoader, caption_tokenizer
+from corestone.data.images.picture_set import PictureSet
+from corestone.data.images.sources import card
+from corestone.data.images.spec import Pairs
+from corestone.data.tokenizer import Tokenizer
+from corestone.evaluate.retrieval import RetrievalScore
+from corestone.parallel.collectives import World
+from corestone.recipes.images import check_pictures, open_sides, picture_size
+from corestone.recipes.spec import Run
+from corestone.train.archive import PICTURES
+
+MEASURED_PICTURES, MEASURED_ROWS = 2048, 256
+
+READING = "pictures without chance, every caption"
+
+
+@dataclass(frozen=True)
+class PairData:
+    """A run's prepared pictures and captions. Satisfies `recipes.run_data.RunData`.
+
+    Attributes:
+        sides: by name: train and validation, and test where the source has one.
+    """
+
+    spec: Pairs
+    folder: Path
+    sides: dict[str, PictureSet]
+    tokenizer: Tokenizer
+
+    unit = "pictures"
+
+    @property
+    def vocabulary(self) -> Vocabulary | None:
+        """The captions'."""
+        return self.tokenizer.vocabulary
+
+    def check(self, model: Any) -> None:
+        """Refuse a model that reads pictures of another size, or too few or too short tokens."""
+        check_pictures(model, self.spec.augmentation)
+        needed = self.tokenizer.manifest.vocab_size
+        if model.vocab_size < needed:
+            raise SpecError(f"model: its vocabulary has {model.vocab_size} entries, the captions' tokenizer {needed}")
+        if model.context_length < self.spec.context_length:
+            raise SpecError(
+                f"data.context_length: {self.spec.context_length} tokens do not fit a model of context_length "
+                f"{model.context_length}"
+            )
+
+    def batch(self, run: Run) -> tuple[int, int]:
+        """Pairs of one step over all ranks, twice: a pair is a row."""
+        pairs = run.training.batch_examples or 0
+        return pairs, pairs
+
+    def row_tokens(self) -> int:
+        """Tokens of the longest caption of a batch, the mean over a few batches."""
+        chosen = HeldOutPairs(self.sides["train"], self.tokenizer, self.spec, MEASURED_PICTURES)
+        widths = [batch.tokens_BT.shape[1] for batch in chosen.texts(MEASURED_ROWS)]
+        return round(sum(widths) / len(widths))
+
+    def loader(self, run: Run, rows: int, world: World) -> PairLoader:
+        """Batches of the training side."""
+        return PairLoader(self.sides["train"], self.tokenizer, self.spec, run.seed, rows, world.rank, world.size)
+
+    def files(self) -> dict[str, str]:
+        """The tokenizer, and how a picture becomes what the model sees."""
+        told = {"augmentation": plain(self.spec.augmentation), "context_length": self.spec.context_length}
+        return {PICTURES: json.dumps(told, indent=1, ensure_ascii=False) + "\n", **self.tokenizer.files()}
+
+    def described(self) -> list[dict[str, Any]]:
+        """The cards of the source's parts, each with the set's manifest."""
+        manifest = self.sides["train"].manifest
+        return [{"card": one, "manifest": manifest} for one in card(self.spec.source)]
+
+    def summary(self) -> str:
+        """Pictures of each side, their size, the captions' vocabulary."""
+        counts = ", ".join(f"{len(side):,} {name}" for name, side in self.sides.items())
+        size, table = picture_size(self.spec.augmentation), self.tokenizer.manifest
+        return f"{counts} pictures with captions, {size}, vocabulary {table.vocab_size:,}"
+
+    def held_out(self, run: Run, objective: Any) -> Evaluator:
+        """Retrieval among the first pictures of the validation side."""
+        return self.scorer(run, "validation", run.evaluation.pictures_while_training)
+
+    def scorer(self, run: Run, side: str, pictures: int | None = None) -> Evaluator:
+        """Retrieval among a side's pictures and captions, or its first ones."""
+        pairs = HeldOutPairs(self.sides[side], self.tokenizer, self.spec, pictures)
+        return RetrievalScore(pairs.images, pairs.texts, pairs.owner_T, run.evaluation.batch_size, READING)
+
+    def samples(self, run: Run, model: Any) -> list[tuple[str, str]]:
+        """Two towers write nothing."""
+        return []
+
+
+def open_pairs(run: Run, world: World) -> PairData:
+    """Prepare what is not prepared yet (the main rank does) and open it."""
+    spec = run.data
+    if not isinstance(spec, Pairs):
+        raise SpecError(f"{run.name}: learns from {spec.kind}; what was asked needs a run on pairs")
+    folder, sides = open_sides(spec, world)
+    if world.is_main:
+        tokenizer = caption_tokenizer(spec, sides["train"], cache_dir())
+    world.barrier()
+    if not world.is_main:
+        tokenizer = caption_tokenizer(spec, sides["train"], cache_dir())
+    return PairData(spec, folder, sides, tokenizer)
