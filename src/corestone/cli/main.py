@@ -26,6 +26,7 @@ from corestone.cli import (
     pretrain,
     recipes,
     report,
+    vote,
     zoo,
 )
 from corestone.core.errors import CorestoneError, Interrupted
@@ -44,6 +45,7 @@ app.command("show")(recipes.show)
 app.command("pretrain")(pretrain.pretrain)
 app.command("compare")(compare.compare)
 app.command("evaluate")(evaluate.evaluate)
+app.command("vote")(vote.vote)
 app.command("generate")(generate.generate)
 app.command("embed")(embed.embed)
 app.command("report")(report.report)

@@ -96,26 +96,37 @@ def answers(model: Any, batches: Batches, batch_size: int) -> Answers:
     Raises:
         DataError: a picture has several classes, or none has any.
     """
-    device, first, parts = next(iter(model.named_parameters()))[1].device, 0, []
-    with evaluation_mode(model), torch.inference_mode():
-        for batch in batches(batch_size):
-            found = _answers(model, batch, first, device)
-            parts += [found] if len(found) else []
-            first += len(batch)
+    parts = []
+    for logits_BK, labels_B, places_B in labelled_logits(model, batches, batch_size):
+        parts.append(Answers(**{**vars(answers_of(logits_BK, labels_B)), "places_N": places_B}))
     return joined(parts)
 
 
-def _answers(model: Any, batch: ImageBatch, first: int, device: torch.device) -> Answers:
+def labelled_logits(model: Any, batches: Batches, batch_size: int) -> Iterator[tuple[Tensor, Tensor, Ids]]:
+    """A classifier's logits (B, K), the classes (B,) and the numbers in the split (B,) of pictures that have a class.
+
+    Raises DataError as `answers` does.
+    """
+    device, first = next(iter(model.named_parameters()))[1].device, 0
+    with evaluation_mode(model), torch.inference_mode():
+        for batch in batches(batch_size):
+            keep_B, labels_B = _one_class(batch, first)
+            logits_BK = model.head(model(batch.to(device)).hidden).cpu()
+            if bool(keep_B.any()):
+                yield logits_BK[keep_B], labels_B[keep_B], first + keep_B.nonzero()[:, 0].numpy()
+            first += len(batch)
+
+
+def _one_class(batch: ImageBatch, first: int) -> tuple[Tensor, Tensor]:
+    """Which pictures have a class, boolean (B,), and which one it is (B,)."""
     if batch.targets_BK is None:
         raise DataError("evaluation: the pictures have no classes; give data with labels")
-    marks_B = (batch.targets_BK > 0).sum(dim=1)
+    targets_BK = batch.targets_BK.cpu()
+    marks_B = (targets_BK > 0).sum(dim=1)
     if bool((marks_B > 1).any()):
         place = first + int(marks_B.gt(1).nonzero()[0])
         raise DataError(f"evaluation: picture {place:,} has several classes; accuracy needs one of each picture")
-    logits_BK, keep_B = model.head(model(batch.to(device)).hidden).cpu(), marks_B > 0
-    found = answers_of(logits_BK[keep_B], batch.targets_BK.cpu().argmax(dim=1)[keep_B])
-    places_B = first + keep_B.nonzero()[:, 0].numpy()
-    return Answers(**{**vars(found), "places_N": places_B})
+    return marks_B > 0, targets_BK.argmax(dim=1)
 
 
 class ClassificationScore:

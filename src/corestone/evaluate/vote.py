@@ -5,15 +5,71 @@ Shape letters: M members, N pictures (or whatever is classified), K classes.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from corestone.core.errors import DataError
+from corestone.core.metric import Metric
+from corestone.evaluate.classification import Batches, labelled_logits, share_metric
+from corestone.evaluate.intervals import ratio_interval
 
 Probabilities = NDArray[np.floating]
 Classes = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What a member says of the pictures of a split that have a class.
+
+    Attributes:
+        places_N: number of the picture in its split.
+        labels_N: its class.
+        probabilities_NK: of each class, float32.
+    """
+
+    places_N: Classes
+    labels_N: Classes
+    probabilities_NK: Probabilities
+
+    @property
+    def guesses(self) -> Classes:
+        """The likeliest class of each (N,); the first one where several are."""
+        guesses: Classes = self.probabilities_NK.argmax(axis=1)
+        return guesses
+
+    @property
+    def nats(self) -> float:
+        """Mean of minus the logarithm of the probability of a picture's own class."""
+        own_N = self.probabilities_NK[np.arange(len(self.labels_N)), self.labels_N]
+        return float(-np.log(np.maximum(own_N, np.finfo(np.float32).tiny)).mean())
+
+
+def judge(model: Any, batches: Batches, batch_size: int) -> Judgement:
+    """A classifier's softmax of a split. Raises DataError where a picture has several classes, or none has any."""
+    found = list(labelled_logits(model, batches, batch_size))
+    if not found:
+        raise DataError("vote: no picture of the split has a class; give one with labels")
+    return Judgement(
+        places_N=np.concatenate([places_B for _, _, places_B in found]),
+        labels_N=np.concatenate([labels_B.numpy() for _, labels_B, _ in found]),
+        probabilities_NK=np.concatenate([logits_BK.double().softmax(dim=1).float().numpy() for logits_BK, *_ in found]),
+    )
+
+
+def agreement(guesses_MN: Classes, labels_N: Classes) -> Iterator[Metric]:
+    """Yield how much members say the same: `all_agree` (rightly or not), `pairs_agree` (mean over pairs of members) and
+    `none_right`, the share that no vote of theirs can get right. A single member agrees with itself."""
+    M, N = guesses_MN.shape
+    yield share_metric("all_agree", (guesses_MN == guesses_MN[0]).all(axis=0))
+    others_N = (guesses_MN[:, None] == guesses_MN[None]).sum(axis=(0, 1)) - M
+    pairs_N = others_N / (M * (M - 1)) if M > 1 else np.ones(N)
+    interval = ratio_interval(pairs_N, np.ones(N))
+    yield Metric("pairs_agree", float(pairs_N.mean()), "share of pictures", N, interval, "mean over pairs of members")
+    yield share_metric("none_right", (guesses_MN != labels_N).all(axis=0))
 
 
 def most_voted(votes_MN: Classes, support_NK: Probabilities) -> Classes:

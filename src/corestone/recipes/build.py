@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,9 +27,12 @@ from corestone.parallel.precision import MasterWeights
 from corestone.recipes.registry import MODELS, OBJECTIVES
 from corestone.recipes.run_data import RunData
 from corestone.recipes.spec import ModelFile, Run
+from corestone.recipes.start import START, begin, check_start
 from corestone.train.archive import AVERAGE
 from corestone.train.checkpoint import read_tensors, write_checkpoint
 from corestone.train.state import State
+
+_log = logging.getLogger(__name__)
 
 
 def build_model(spec: Spec, seed: int, device: torch.device) -> Any:
@@ -47,6 +51,9 @@ class Built:
         self.run, self.data, self.world, self.dtype = run, data, world, dtype
         self.model = build_model(run.model, run.seed, world.device)
         data.check(self.model)
+        self.start = begin(run.start, run.model, _by_name(self.model), data.files()) if run.start else None
+        if self.start and world.is_main:
+            _log.warning(self.start.told())
         self.parameters = sum(p.numel() for p in self.model.parameters())
         self.weights = MasterWeights(self.model, self.dtype)
         self.optimiser = build_optimiser(run.optimiser, self.weights.masters)
@@ -106,6 +113,7 @@ class Built:
             with self.given_away() as model:
                 buffers = {name: buffer.clone() for name, buffer in kept_buffers(model).items()}
             averages = {AVERAGE: {**self.average.tensors(), **buffers}}
+        begun = {START: json.dumps(self.start.identity, indent=1)} if self.start else {}
         write_checkpoint(
             folder,
             {
@@ -118,11 +126,14 @@ class Built:
                 "recipe.yaml": to_yaml(self.run),
                 "state.json": json.dumps(state.to_json()),
                 **self.data.files(),
+                **begun,
             },
         )
 
     def restore(self, folder: Path) -> State:
         """Put weights and optimiser back and return the state of a whole checkpoint."""
+        if self.start:
+            check_start(self.start, folder)
         tensors = read_tensors(folder / "model.safetensors", self.world.device)
         load_weights({**self.weights.masters, **kept_buffers(self.model)}, tensors, str(folder))
         self.weights.publish()
@@ -139,6 +150,11 @@ def kept_buffers(model: Any) -> dict[str, torch.Tensor]:
     """What a model remembers beside its parameters (the statistics of batch norms), by name."""
     kept = model.state_dict()
     return {name: buffer for name, buffer in model.named_buffers() if name in kept}
+
+
+def _by_name(model: Any) -> dict[str, torch.Tensor]:
+    """Parameters and what is remembered beside them."""
+    return {**dict(model.named_parameters()), **kept_buffers(model)}
 
 
 @torch.no_grad()

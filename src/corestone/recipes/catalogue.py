@@ -16,7 +16,7 @@ from corestone.recipes.language.penn_treebank import mogrifier_ptb_char
 from corestone.recipes.language.shakespeare import shakespeare
 from corestone.recipes.multimodal import emoji
 from corestone.recipes.spec import Run
-from corestone.recipes.vision import mnist
+from corestone.recipes.vision import cifar10, imagenet, mnist
 
 SMALL: dict[str, Callable[[], Run]] = {
     "language/shakespeare": shakespeare,
@@ -34,6 +34,8 @@ SMALL: dict[str, Callable[[], Run]] = {
     "language/shakespeare-h3": small.small_h3,
     "language/shakespeare-mogrifier": small.small_mogrifier,
     "vision/mnist": mnist.mnist,
+    "vision/mnist-m5": mnist.mnist_m5,
+    "vision/mnist-m7": mnist.mnist_m7,
     "vision/mnist-vit": mnist.mnist_vit,
     "multimodal/clip-emoji": emoji.clip_emoji,
 }
@@ -56,6 +58,9 @@ PUBLISHED: dict[str, Callable[[], Run]] = {
     "language/t5-base": t5.t5_base,
     "language/alexatm-20b": t5.alexatm_20b,
     "language/mogrifier-ptb-char": mogrifier_ptb_char,
+    "vision/vit-b16": imagenet.vit_b16,
+    "vision/vit-l16-cifar10": cifar10.vit_l16_cifar10,
+    "vision/coatnet-0": imagenet.coatnet_0,
 }
 """Published models with the settings of their papers, for GPUs and mostly for your own files."""
 

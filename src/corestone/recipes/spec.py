@@ -72,6 +72,22 @@ class Evaluation(Spec):
     pictures_while_training: int = Field(default=10_000, ge=1)
 
 
+class Start(Spec):
+    """Weights that a run begins with in place of chance (fine-tuning, or more training).
+
+    Every tensor is taken by its name and shape. A head that differs, or that names other classes, begins by chance, and
+    a ViT's learned positions are interpolated where it has another grid of patches (Dosovitskiy et al. 2021, section
+    3.2); anything else that is missing, left over or of another shape is an error.
+
+    Attributes:
+        path: a run folder (its newest whole checkpoint) or a checkpoint folder; of averaged weights, the averages.
+        zero_head: the head is not taken even where it fits, and its logits begin at zero (same section).
+    """
+
+    path: str
+    zero_head: bool = False
+
+
 class Run(Spec):
     """A run = architecture x objective x data x optimiser x scale."""
 
@@ -79,6 +95,7 @@ class Run(Spec):
     description: str = ""
     seed: int = 0
     model: Annotated[Spec, MODELS]
+    start: Start | None = None
     objective: Annotated[Spec, OBJECTIVES]
     data: DataAxis
     optimiser: Optimiser
@@ -114,6 +131,9 @@ class Run(Spec):
             and not self.model.head
         ):
             raise ValueError(f"objective {_kind(objective)} needs model.head")
+        own_head = isinstance(self.model, ImageEncoder) and self.model.head is not None
+        if self.start is not None and self.start.zero_head and not own_head:
+            raise ValueError("start.zero_head needs a model of kind image_encoder that has a head")
         pooler = self.model.pooler if isinstance(self.model, Encoder) else None
         if isinstance(objective, NextSentence) and (pooler is None or pooler.classes != 2):
             raise ValueError("objective next_sentence needs model.pooler with classes=2")

@@ -5,13 +5,13 @@ from __future__ import annotations
 from corestone.core.units import duration
 from corestone.data.images.augment_spec import Augmentation, RandomAffine
 from corestone.data.images.spec import EmbeddedImages, Images
-from corestone.models.spec import ClassHead, ConvNet, ImageEncoder
+from corestone.models.spec import ClassHead, ConvNet
 from corestone.nn.spec import PatchEmbedding
 from corestone.objectives.spec import Classification
 from corestone.optim.spec import AdamW, Cosine
 from corestone.recipes.spec import Run
-from corestone.train.spec import Rhythm, Training
-from corestone.zoo.mnist_cnn import m3
+from corestone.train.spec import Average, Rhythm, Training
+from corestone.zoo.mnist_cnn import m3, m5, m7
 from corestone.zoo.vit import vit
 
 DIGITS = Augmentation(
@@ -20,33 +20,69 @@ DIGITS = Augmentation(
 """The published networks' own (An et al. 2020)."""
 
 
-def _digits(name: str, description: str, model: ConvNet | ImageEncoder, learning_rate: float, steps: int) -> Run:
+BATCH = 120
+RHYTHM = Rhythm(log=duration("20 steps"), evaluate=duration("100 steps"), sample=None, checkpoint=duration("200 steps"))
+
+
+def _digits() -> Images:
+    return Images(source=EmbeddedImages(name="mnist5k"), augmentation=DIGITS)
+
+
+def _member(name: str, kind: str, model: ConvNet, steps: int) -> Run:
+    """A member of the ensemble that leads on MNIST (An et al. 2020 and the authors' code).
+
+    As published: pictures, their turns and shifts, Adam at 0.001 without decay, warm-up or clipping, batches of 120,
+    and weights averaged at 0.999 with a ramp. Otherwise: minutes, some 20 passes over 4,000 digits, in place of 150
+    over 60,000; the rate falls to 0.05, as 150 times 0.98 would, but along a cosine; and batch norms of the averaged
+    weights have statistics of their own, where the authors' code takes those of the last ones.
+
+    The authors take each run's best epoch by the test side; here that side is scored once, at the end.
+    """
     return Run(
         name=name,
-        description=description,
+        description=f"A simple convolutional network ({kind}) on 5,000 digits of MNIST.",
         model=model,
         objective=Classification(),
-        data=Images(source=EmbeddedImages(name="mnist5k"), augmentation=DIGITS),
-        optimiser=AdamW(learning_rate=learning_rate, beta2=0.999, weight_decay=0.0),
-        schedule=Cosine(warmup=duration("50 steps"), final=0.01),
-        training=Training(length=duration(f"{steps} steps"), batch_examples=120),
-        rhythm=Rhythm(
-            log=duration("20 steps"),
-            evaluate=duration("100 steps"),
-            sample=None,
-            checkpoint=duration("200 steps"),
+        data=_digits(),
+        optimiser=AdamW(learning_rate=1e-3, beta2=0.999, weight_decay=0.0),
+        schedule=Cosine(final=0.05),
+        training=Training(
+            length=duration(f"{steps} steps"),
+            batch_examples=BATCH,
+            clip_norm=None,
+            average=Average(decay=0.999, ramp=True),
         ),
+        rhythm=RHYTHM,
     )
 
 
 def mnist() -> Run:
-    """Ten convolutions of 3 x 3, a member of the ensemble that leads on MNIST."""
-    return _digits("mnist", "A simple convolutional network (M3) on 5,000 digits of MNIST.", m3(), 1e-3, 1000)
+    """Ten convolutions of 3 x 3."""
+    return _member("mnist", "M3", m3(), 600)
+
+
+def mnist_m5() -> Run:
+    """Five convolutions of 5 x 5."""
+    return _member("mnist-m5", "M5", m5(), 700)
+
+
+def mnist_m7() -> Run:
+    """Four convolutions of 7 x 7."""
+    return _member("mnist-m7", "M7", m7(), 700)
 
 
 def mnist_vit() -> Run:
     """A Vision Transformer of patches of 4 x 4."""
     model = vit(128, 4, 4, 4, image_size=(28, 28), head=ClassHead(classes=10))
     embedding: PatchEmbedding = model.embedding.model_copy(update={"channels": 1})
-    model = model.model_copy(update={"embedding": embedding})
-    return _digits("mnist-vit", "A small Vision Transformer on 5,000 digits of MNIST.", model, 1e-3, 1500)
+    return Run(
+        name="mnist-vit",
+        description="A small Vision Transformer on 5,000 digits of MNIST.",
+        model=model.model_copy(update={"embedding": embedding}),
+        objective=Classification(),
+        data=_digits(),
+        optimiser=AdamW(learning_rate=1e-3, beta2=0.999, weight_decay=0.0),
+        schedule=Cosine(warmup=duration("50 steps"), final=0.01),
+        training=Training(length=duration("1500 steps"), batch_examples=BATCH),
+        rhythm=RHYTHM,
+    )
