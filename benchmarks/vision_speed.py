@@ -26,7 +26,7 @@ from corestone.core.batch import ImageBatch
 from corestone.interop.vision import TIMM
 from corestone.interop.weights import to_theirs
 from corestone.models.image_encoder import build_image_encoder
-from corestone.models.spec import ClassHead, ImageEncoder
+from corestone.models.picture_spec import ClassHead, ImageEncoder
 from corestone.objectives.classification import ClassificationObjective
 from corestone.objectives.spec import Classification
 from corestone.parallel.allocator import keep_freed_memory

@@ -27,7 +27,7 @@ from corestone.interop.outgoing_pictures import export_pictures
 from corestone.interop.picture_agreement import Seen, compare
 from corestone.interop.timm_pictures import TIMM_VIT
 from corestone.models.coatnet import build_coatnet
-from corestone.models.spec import ClassHead, CoAtNet, ImageEncoder, Stage
+from corestone.models.picture_spec import ClassHead, CoAtNet, ImageEncoder, Stage
 from corestone.nn.spec import Attention, AttentionPool, GridTransformer, MBConv, MeanPool, Norm
 from corestone.train.checkpoint import write_checkpoint
 from corestone.zoo.coatnet import stem

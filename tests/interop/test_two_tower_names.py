@@ -18,7 +18,7 @@ from corestone.interop.two_tower import (
     two_tower_to,
 )
 from corestone.interop.weights import build_with, parameter_shapes
-from corestone.models.spec import ModifiedResNet, TwoTower
+from corestone.models.picture_spec import ModifiedResNet, TwoTower
 from corestone.models.two_tower import build_two_tower
 from corestone.nn.batch_norm import BatchNorm
 from corestone.zoo.clip import clip_vit, text_tower

@@ -10,7 +10,7 @@ from corestone.core.errors import CheckpointError
 from corestone.interop.outgoing import export_huggingface
 from corestone.interop.vision import HUGGINGFACE, TIMM
 from corestone.interop.weights import to_ours, to_theirs
-from corestone.models.spec import ClassHead, ImageEncoder
+from corestone.models.picture_spec import ClassHead, ImageEncoder
 from corestone.nn.spec import (
     Attention,
     AttentionPool,

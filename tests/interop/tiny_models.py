@@ -7,7 +7,8 @@ from typing import Any
 import torch
 
 from corestone.interop.weights import Record, parameter_shapes
-from corestone.models.spec import Decoder, ImageEncoder
+from corestone.models.picture_spec import ImageEncoder
+from corestone.models.spec import Decoder
 from corestone.nn.spec import Attention, Block, FeedForward, Init, Norm, Stack, TokenEmbedding
 
 

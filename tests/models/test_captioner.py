@@ -21,7 +21,7 @@ from corestone.generate.decode import caption, generate
 from corestone.generate.spec import Sampling
 from corestone.models.captioner import CaptionerModel, build_captioner
 from corestone.models.decoder import build_decoder
-from corestone.models.spec import Captioner
+from corestone.models.picture_spec import Captioner
 from corestone.nn.cross_entropy import linear_cross_entropy
 from corestone.nn.spec import Alibi, Init, LearnedPositions, PatchEmbedding, Rotary
 from corestone.zoo.coca import coca

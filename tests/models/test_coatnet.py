@@ -11,7 +11,7 @@ from corestone.core.batch import ImageBatch
 from corestone.core.errors import SpecError
 from corestone.core.spec import from_yaml, parse, plain, to_yaml
 from corestone.models.coatnet import CoAtNetModel, build_coatnet
-from corestone.models.spec import CoAtNet, Stage
+from corestone.models.picture_spec import CoAtNet, Stage
 from corestone.nn.batch_norm import BatchNorm
 from corestone.nn.drop_path import DropPath
 from corestone.nn.grid_transformer import GridTransformerBlock

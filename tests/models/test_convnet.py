@@ -12,7 +12,7 @@ from corestone.core.batch import ImageBatch
 from corestone.core.errors import SpecError
 from corestone.core.spec import from_yaml, parse, to_yaml
 from corestone.models.convnet import ConvNetModel, build_convnet
-from corestone.models.spec import ConvNet
+from corestone.models.picture_spec import ConvNet
 from corestone.nn.batch_norm import BatchNorm
 from corestone.nn.spec import ConvLayer
 from corestone.parallel.precision import MasterWeights

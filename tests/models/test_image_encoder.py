@@ -15,7 +15,7 @@ from corestone.core.batch import ImageBatch
 from corestone.core.errors import SpecError
 from corestone.core.spec import from_yaml, parse, to_yaml
 from corestone.models.image_encoder import ImageEncoderModel, build_image_encoder
-from corestone.models.spec import ClassHead, ImageEncoder
+from corestone.models.picture_spec import ClassHead, ImageEncoder
 from corestone.nn.spec import (
     Attention,
     AttentionPool,

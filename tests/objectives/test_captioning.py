@@ -20,7 +20,7 @@ from corestone.core.vocabulary import Vocabulary
 from corestone.generate.decode import caption
 from corestone.generate.spec import Sampling
 from corestone.models.captioner import build_captioner
-from corestone.models.spec import Captioner
+from corestone.models.picture_spec import Captioner
 from corestone.nn.spec import Init, PatchEmbedding
 from corestone.objectives.captioning import CaptioningObjective
 from corestone.objectives.contrastive import softmax_loss

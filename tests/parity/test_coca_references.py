@@ -28,7 +28,7 @@ from corestone.core.batch import ImageBatch, ImageTextBatch, plain_batch
 from corestone.core.mask import Mask
 from corestone.core.spec import parse, plain
 from corestone.models.captioner import CaptionerModel, build_captioner
-from corestone.models.spec import Captioner
+from corestone.models.picture_spec import Captioner
 from corestone.nn.spec import PatchEmbedding
 from corestone.zoo.coca import coca, entries
 

@@ -26,7 +26,7 @@ from corestone.interop.timm_pictures import COATNETS, TIMM_VIT
 from corestone.interop.timm_pictures import VITS as TIMM_VITS
 from corestone.models.coatnet import build_coatnet
 from corestone.models.image_encoder import build_image_encoder
-from corestone.models.spec import ClassHead, CoAtNet, ImageEncoder, Stage
+from corestone.models.picture_spec import ClassHead, CoAtNet, ImageEncoder, Stage
 from corestone.nn.spec import GridTransformer, MBConv, MeanPool
 from corestone.recipes.evaluate_images import load_classifier
 from corestone.train.archive import read_model_files

@@ -16,7 +16,7 @@ from corestone.core.batch import ImageBatch
 from corestone.core.errors import CheckpointError
 from corestone.interop.convolutional import COUNTERS, coatnet_from_timm, coatnet_to_timm
 from corestone.models.coatnet import CoAtNetModel, build_coatnet
-from corestone.models.spec import CoAtNet, Stage
+from corestone.models.picture_spec import CoAtNet, Stage
 from corestone.nn.batch_norm import BatchNorm
 from corestone.nn.spec import GridTransformer, MBConv
 from corestone.zoo.coatnet import entries, stem

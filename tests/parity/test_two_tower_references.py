@@ -25,7 +25,7 @@ from corestone.interop.two_tower import (
     two_tower_to,
 )
 from corestone.interop.weights import build_with
-from corestone.models.spec import ImageEncoder, ModifiedResNet, Projection, Similarity, TextTower, TwoTower
+from corestone.models.picture_spec import ImageEncoder, ModifiedResNet, Projection, Similarity, TextTower, TwoTower
 from corestone.models.two_tower import TwoTowerModel, build_two_tower
 from corestone.nn.spec import (
     Attention,

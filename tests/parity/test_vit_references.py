@@ -19,7 +19,7 @@ from corestone.interop.family import Named
 from corestone.interop.vision import HUGGINGFACE, HUGGINGFACE_POOLER, TIMM
 from corestone.interop.weights import build_with, to_ours, to_theirs
 from corestone.models.image_encoder import ImageEncoderModel
-from corestone.models.spec import ClassHead, ImageEncoder
+from corestone.models.picture_spec import ClassHead, ImageEncoder
 from corestone.nn.patches import resized_positions
 from corestone.nn.spec import (
     Attention,

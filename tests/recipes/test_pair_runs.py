@@ -18,7 +18,7 @@ from corestone.core.units import duration
 from corestone.data.images.augment_spec import Augmentation, RandomResizedCrop
 from corestone.data.images.spec import ImageTable, Pairs
 from corestone.data.spec import Bytes
-from corestone.models.spec import ImageEncoder, Similarity, TextTower, TwoTower
+from corestone.models.picture_spec import ImageEncoder, Similarity, TextTower, TwoTower
 from corestone.nn.spec import Norm, PatchEmbedding, TokenEmbedding
 from corestone.objectives.spec import Contrastive
 from corestone.optim.spec import AdamW, Constant

@@ -16,7 +16,7 @@ from rich.console import Console
 from corestone.core.errors import CheckpointError, DataError, SpecError
 from corestone.core.runlog import read_events
 from corestone.core.spec import override, plain
-from corestone.models.spec import ClassHead
+from corestone.models.picture_spec import ClassHead
 from corestone.nn.patches import resized_positions
 from corestone.parallel.collectives import World
 from corestone.recipes.build import Built

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from corestone.models.image_encoder import build_image_encoder
-from corestone.models.spec import ClassHead, ImageEncoder
+from corestone.models.picture_spec import ClassHead, ImageEncoder
 from corestone.zoo.vit import entries, vit
 
 SPECS: dict[str, ImageEncoder] = {entry.name: entry.spec for entry in entries()}  # type: ignore[misc]

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from corestone.core.errors import CheckpointError
 from corestone.models.coatnet import build_coatnet
-from corestone.models.spec import CoAtNet
+from corestone.models.picture_spec import CoAtNet
 from corestone.nn.spec import GridTransformer
 
 

@@ -9,7 +9,8 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from corestone.models.spec import Decoder, Encoder, EncoderDecoder, ImageEncoder, TwoTower
+from corestone.models.picture_spec import ImageEncoder, TwoTower
+from corestone.models.spec import Decoder, Encoder, EncoderDecoder
 from corestone.nn.spec import Stack
 
 Tree = dict[str, Any]

@@ -38,7 +38,7 @@ from corestone.interop.pictured import (
 )
 from corestone.interop.vision import HUGGINGFACE
 from corestone.interop.weights import to_ours, to_theirs
-from corestone.models.spec import ImageEncoder
+from corestone.models.picture_spec import ImageEncoder
 
 _ACTIVATIONS = {"gelu": ("gelu",), **ACTIVATIONS}
 

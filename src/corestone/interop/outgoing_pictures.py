@@ -33,7 +33,7 @@ from corestone.interop.picture_agreement import (
 )
 from corestone.interop.pictured import Format, Pictured, Pixels
 from corestone.interop.timm_pictures import TIMM_COATNET, TIMM_VIT
-from corestone.models.spec import CoAtNet, ImageEncoder
+from corestone.models.picture_spec import CoAtNet, ImageEncoder
 from corestone.train.archive import MODEL, PICTURES, locate, read_model_files
 
 FORMATS = (HUGGINGFACE_VIT, TIMM_VIT, TIMM_COATNET)

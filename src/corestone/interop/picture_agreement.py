@@ -23,7 +23,7 @@ from corestone.interop.agreement import agree, quiet
 from corestone.interop.pictured import Pictured, Pixels, crops, resize_of
 from corestone.interop.weights import build_with
 from corestone.models.coatnet import build_coatnet
-from corestone.models.spec import ImageEncoder
+from corestone.models.picture_spec import ImageEncoder
 
 TOLERANCE = 1e-4
 """Largest difference allowed between two logits of one picture, from its uint8 pixels on."""

@@ -15,7 +15,7 @@ from corestone.core.errors import CheckpointError, SpecError
 from corestone.core.spec import parse
 from corestone.data.images.augment_spec import Augmentation, CenterCrop, FixedStep, Resize
 from corestone.interop.family import Tree
-from corestone.models.spec import CoAtNet, ImageEncoder
+from corestone.models.picture_spec import CoAtNet, ImageEncoder
 
 Pictured = ImageEncoder | CoAtNet
 """The shapes of computation that other libraries have as picture classifiers."""

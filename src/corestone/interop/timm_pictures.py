@@ -40,7 +40,7 @@ from corestone.interop.pictured import (
 )
 from corestone.interop.vision import TIMM
 from corestone.interop.weights import to_ours, to_theirs
-from corestone.models.spec import CoAtNet, ImageEncoder
+from corestone.models.picture_spec import CoAtNet, ImageEncoder
 from corestone.zoo.coatnet import stem
 
 EPS = 1e-6

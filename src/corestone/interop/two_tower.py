@@ -10,7 +10,7 @@ from torch import Tensor
 
 from corestone.interop.family import Name, Named, Tensors
 from corestone.interop.weights import to_ours, to_theirs
-from corestone.models.spec import TwoTower
+from corestone.models.picture_spec import TwoTower
 
 
 @dataclass(frozen=True)

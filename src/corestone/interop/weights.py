@@ -23,15 +23,8 @@ from corestone.models.encoder import (
 )
 from corestone.models.encoder_decoder import EncoderDecoderModel, build_encoder_decoder
 from corestone.models.image_encoder import ImageEncoderModel, build_image_encoder
-from corestone.models.spec import (
-    Decoder,
-    Encoder,
-    EncoderDecoder,
-    GeneratorDiscriminator,
-    ImageEncoder,
-    ModifiedResNet,
-    TwoTower,
-)
+from corestone.models.picture_spec import ImageEncoder, ModifiedResNet, TwoTower
+from corestone.models.spec import Decoder, Encoder, EncoderDecoder, GeneratorDiscriminator
 from corestone.models.two_tower import TwoTowerModel, build_two_tower
 
 Record = Exchanged | GeneratorDiscriminator

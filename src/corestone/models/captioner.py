@@ -17,7 +17,7 @@ from corestone.core.mask import Mask
 from corestone.core.protocols import Output
 from corestone.models.decoder import build_head
 from corestone.models.flops import pool_flops, stack_flops
-from corestone.models.spec import Captioner
+from corestone.models.picture_spec import Captioner
 from corestone.nn.cache import KVCache, empty_cache
 from corestone.nn.embedding import TokenEmbeddingLayer
 from corestone.nn.init import started

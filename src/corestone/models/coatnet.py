@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from corestone.core.batch import ImageBatch
 from corestone.core.protocols import Output
-from corestone.models.spec import CoAtNet, Stage
+from corestone.models.picture_spec import CoAtNet, Stage
 from corestone.nn import grid_transformer, mbconv
 from corestone.nn.convolution import Convolution
 from corestone.nn.grid_transformer import GridTransformerBlock

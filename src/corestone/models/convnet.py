@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from corestone.core.batch import ImageBatch
 from corestone.core.protocols import Output
-from corestone.models.spec import ConvNet
+from corestone.models.picture_spec import ConvNet
 from corestone.nn.convolution import Convolution
 from corestone.nn.head import NormedHead
 from corestone.nn.init import started

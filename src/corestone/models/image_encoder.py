@@ -12,7 +12,7 @@ from corestone.core.batch import ImageBatch
 from corestone.core.mask import Mask
 from corestone.core.protocols import Output
 from corestone.models.flops import pool_flops, stack_flops
-from corestone.models.spec import ClassHead, ImageEncoder
+from corestone.models.picture_spec import ClassHead, ImageEncoder
 from corestone.nn.head import OwnHead, TanhHead
 from corestone.nn.init import started
 from corestone.nn.patches import PatchEmbeddingLayer

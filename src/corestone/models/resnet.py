@@ -12,7 +12,7 @@ from corestone.core.batch import ImageBatch
 from corestone.core.errors import SpecError
 from corestone.core.protocols import Output
 from corestone.models.flops import map_pool_flops
-from corestone.models.spec import ModifiedResNet
+from corestone.models.picture_spec import ModifiedResNet
 from corestone.nn.bottleneck import EXPANSION, BottleneckBlock
 from corestone.nn.convolution import Convolution
 from corestone.nn.norm import at_least_float32

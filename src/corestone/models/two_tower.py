@@ -18,8 +18,8 @@ from corestone.core.protocols import Output
 from corestone.core.rng import fold
 from corestone.models.flops import stack_flops
 from corestone.models.image_encoder import ImageEncoderModel
+from corestone.models.picture_spec import ImageEncoder, Projection, Similarity, TextTower, TwoTower
 from corestone.models.resnet import ModifiedResNetModel
-from corestone.models.spec import ImageEncoder, Projection, Similarity, TextTower, TwoTower
 from corestone.nn.embedding import TokenEmbeddingLayer
 from corestone.nn.exact import Exact
 from corestone.nn.init import initialise, materialise

@@ -15,18 +15,8 @@ from pydantic_core import CoreSchema, core_schema
 
 from corestone.core.errors import SpecError
 from corestone.core.spec import Spec
-from corestone.models.spec import (
-    Captioner,
-    CoAtNet,
-    ConvNet,
-    Decoder,
-    Encoder,
-    EncoderDecoder,
-    GeneratorDiscriminator,
-    ImageEncoder,
-    Recurrent,
-    TwoTower,
-)
+from corestone.models.picture_spec import Captioner, CoAtNet, ConvNet, ImageEncoder, TwoTower
+from corestone.models.spec import Decoder, Encoder, EncoderDecoder, GeneratorDiscriminator, Recurrent
 from corestone.objectives.spec import (
     Captioning,
     Classification,

@@ -11,18 +11,8 @@ from corestone.core.spec import Spec
 from corestone.data.images.spec import Images, Pairs
 from corestone.data.spec import Data
 from corestone.generate.spec import Sampling
-from corestone.models.spec import (
-    Captioner,
-    CoAtNet,
-    ConvNet,
-    Decoder,
-    Encoder,
-    EncoderDecoder,
-    GeneratorDiscriminator,
-    ImageEncoder,
-    Recurrent,
-    TwoTower,
-)
+from corestone.models.picture_spec import Captioner, CoAtNet, ConvNet, ImageEncoder, TwoTower
+from corestone.models.spec import Decoder, Encoder, EncoderDecoder, GeneratorDiscriminator, Recurrent
 from corestone.objectives.spec import (
     Captioning,
     Classification,

@@ -14,7 +14,7 @@ from torch import Tensor
 from corestone.core.errors import CheckpointError
 from corestone.core.spec import Spec, parse
 from corestone.data.tokenizer import MANIFEST_FILE, TokenizerManifest, check_same, load_tokenizer
-from corestone.models.spec import ImageEncoder
+from corestone.models.picture_spec import ImageEncoder
 from corestone.nn.patches import resized_positions
 from corestone.recipes.spec import ModelFile, Start
 from corestone.train.archive import PICTURES, TOKENIZER_FILES, identity, read_model_files

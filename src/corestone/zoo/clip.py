@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from corestone.models.spec import ImageEncoder, ModifiedResNet, Projection, TextTower, TwoTower
+from corestone.models.picture_spec import ImageEncoder, ModifiedResNet, Projection, TextTower, TwoTower
 from corestone.nn.spec import Attention, Block, FeedForward, Init, Norm, PatchEmbedding, Stack, TokenEmbedding
 from corestone.zoo.entry import Entry
 

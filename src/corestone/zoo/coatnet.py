@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from corestone.models.spec import CoAtNet, Stage
+from corestone.models.picture_spec import CoAtNet, Stage
 from corestone.nn.spec import ConvLayer, GridTransformer, MBConv
 from corestone.zoo.entry import Entry
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from corestone.models.spec import Captioner, Head
+from corestone.models.picture_spec import Captioner
+from corestone.models.spec import Head
 from corestone.nn.spec import Attention, AttentionPool, Block, FeedForward, Norm, PatchEmbedding, Stack, TokenEmbedding
 from corestone.zoo.entry import Entry
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from corestone.models.spec import ConvNet
+from corestone.models.picture_spec import ConvNet
 from corestone.nn.spec import ConvLayer
 from corestone.zoo.entry import Entry
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from corestone.models.spec import ImageEncoder, Projection, Similarity, TextTower, TwoTower
+from corestone.models.picture_spec import ImageEncoder, Projection, Similarity, TextTower, TwoTower
 from corestone.nn.spec import (
     Attention,
     AttentionPool,

@@ -3,7 +3,7 @@ g and G: Zhai et al. 2022)."""
 
 from __future__ import annotations
 
-from corestone.models.spec import ClassHead, ImageEncoder
+from corestone.models.picture_spec import ClassHead, ImageEncoder
 from corestone.nn.spec import Attention, Block, FeedForward, Init, Norm, PatchEmbedding, Stack
 from corestone.zoo.entry import Entry
 

@@ -6,7 +6,7 @@ from corestone.core.units import duration
 from corestone.data.images.augment_spec import Augmentation, RandomResizedCrop
 from corestone.data.images.spec import EmbeddedImages, Pairs
 from corestone.data.spec import BytePair
-from corestone.models.spec import ImageEncoder, TextTower, TwoTower
+from corestone.models.picture_spec import ImageEncoder, TextTower, TwoTower
 from corestone.nn.spec import Init, Norm, PatchEmbedding, TokenEmbedding
 from corestone.objectives.spec import Contrastive
 from corestone.optim.spec import AdamW, Cosine

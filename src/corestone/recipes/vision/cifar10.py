@@ -5,7 +5,7 @@ from __future__ import annotations
 from corestone.core.units import duration
 from corestone.data.images.augment_spec import Augmentation, HorizontalFlip, RandomResizedCrop, Resize
 from corestone.data.images.spec import Cifar10, Images, PrepareImages
-from corestone.models.spec import ClassHead
+from corestone.models.picture_spec import ClassHead
 from corestone.objectives.spec import Classification
 from corestone.optim.spec import SGD, Cosine
 from corestone.recipes.spec import Evaluation, Run, Start

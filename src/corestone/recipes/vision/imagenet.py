@@ -14,7 +14,7 @@ from corestone.data.images.augment_spec import (
     Resize,
 )
 from corestone.data.images.spec import ImageFolder, Images, PrepareImages
-from corestone.models.spec import ClassHead
+from corestone.models.picture_spec import ClassHead
 from corestone.objectives.spec import Classification
 from corestone.optim.spec import AdamW, Cosine
 from corestone.recipes.spec import Evaluation, Run

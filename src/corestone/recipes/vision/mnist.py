@@ -5,7 +5,7 @@ from __future__ import annotations
 from corestone.core.units import duration
 from corestone.data.images.augment_spec import Augmentation, RandomAffine
 from corestone.data.images.spec import EmbeddedImages, Images
-from corestone.models.spec import ClassHead, ConvNet
+from corestone.models.picture_spec import ClassHead, ConvNet
 from corestone.nn.spec import PatchEmbedding
 from corestone.objectives.spec import Classification
 from corestone.optim.spec import AdamW, Cosine
