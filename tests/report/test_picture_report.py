@@ -310,7 +310,7 @@ def test_the_bins_of_the_chart_are_those_of_the_calibration_error(pairs: list[tu
     assert all(one["interval"][0] - 1e-12 <= one["accuracy"] <= one["interval"][1] + 1e-12 for one in told)
     error = sum(one["n"] * abs(one["confidence"] - one["accuracy"]) for one in told) / len(pairs)
     wanted = calibration_error(found.confidence_N, found.guesses_N == found.labels_N)
-    assert error == pytest.approx(wanted, abs=1e-9)  # measured worst difference 2e-16
+    assert error == pytest.approx(wanted, abs=1e-9)
 
 
 def test_a_mistake_keeps_its_class_where_pictures_without_one_lie_between() -> None:

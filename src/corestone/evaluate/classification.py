@@ -192,17 +192,18 @@ def _mean_class_accuracy(found: Answers, confusion_KK: Ids, reading: str) -> Met
 def calibration_error(confidence_N: Numbers, right_N: NDArray[np.bool_]) -> float:
     """Mean distance of confidence and accuracy over bins of confidence, weighted by pictures (Guo et al. 2017,
     equation 3); a bin holds its upper edge, not its lower one."""
-    return float(np.abs(np.bincount(_bins(confidence_N), confidence_N - right_N, BINS)).sum() / len(right_N))
+    return float(np.abs(np.bincount(confidence_bins(confidence_N), confidence_N - right_N, BINS)).sum() / len(right_N))
 
 
-def _bins(confidence_N: Numbers) -> Ids:
+def confidence_bins(confidence_N: Numbers) -> Ids:
+    """Number of each picture's bin of confidence; a bin holds its upper edge."""
     return np.clip(np.ceil(confidence_N * BINS).astype(np.int64) - 1, 0, BINS - 1)
 
 
 def calibration_metric(confidence_N: Numbers, right_N: NDArray[np.bool_], reading: str = "") -> Metric:
     """`calibration_error` of the softmax's probability. A sample's error is never nought, so near that both the value
     and its interval are too high."""
-    bins_N, gaps_N, n = _bins(confidence_N), confidence_N - right_N, len(right_N)
+    bins_N, gaps_N, n = confidence_bins(confidence_N), confidence_N - right_N, len(right_N)
 
     def resampled(picks: Ids) -> float:
         return float(np.abs(np.bincount(bins_N[picks], gaps_N[picks], BINS)).sum() / n)

@@ -52,7 +52,10 @@ def contenders(recipes: Sequence[str], assignments: Sequence[str]) -> list[Conte
 def budget(run: Run) -> dict[str, Any]:
     """What a run may learn from: data (with tokenizer and context), tokens per step, length."""
     training = plain(run.training)
-    return {"data": plain(run.data), "training": {key: training[key] for key in ("batch_tokens", "length")}}
+    return {
+        "data": plain(run.data),
+        "training": {key: training[key] for key in ("batch_tokens", "batch_examples", "length")},
+    }
 
 
 def shoot_out() -> list[str]:

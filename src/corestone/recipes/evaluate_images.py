@@ -25,10 +25,10 @@ from corestone.data.images.preview import preview
 from corestone.data.images.sources import describe
 from corestone.data.images.spec import Images
 from corestone.evaluate.classification import (
-    BINS,
     Answers,
     answers,
     classification_metrics,
+    confidence_bins,
     confusion_matrix,
     misclassified,
 )
@@ -109,7 +109,7 @@ def calibration(found: Answers) -> list[dict[str, Any]]:
 
     The bins are those of `evaluate.classification.calibration_error`.
     """
-    bins_N = np.clip(np.ceil(found.confidence_N * BINS).astype(np.int64) - 1, 0, BINS - 1)
+    bins_N = confidence_bins(found.confidence_N)
     told = []
     for number in np.unique(bins_N):
         chosen_N = bins_N == number
