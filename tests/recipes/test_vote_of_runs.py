@@ -21,7 +21,7 @@ from corestone.evaluate.intervals import proportion_interval
 from corestone.parallel.collectives import World
 from corestone.recipes import vote as module
 from corestone.recipes.catalogue import find_recipe
-from corestone.recipes.evaluate_images import load_classifier
+from corestone.recipes.evaluate_images import load_picture_model
 from corestone.recipes.images import open_images
 from corestone.recipes.load import open_run
 from corestone.recipes.pretrain import pretrain
@@ -61,7 +61,7 @@ def data(run: Path):
 
 
 def guesses(run: Path, side: str = SIDE):
-    return answers(load_classifier(run, "float32"), data(run).batches(side), 100)
+    return answers(load_picture_model(run, "float32"), data(run).batches(side), 100)
 
 
 @pytest.fixture(scope="module")
