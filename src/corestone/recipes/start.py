@@ -17,7 +17,7 @@ from corestone.data.tokenizer import MANIFEST_FILE, TokenizerManifest, check_sam
 from corestone.models.picture_spec import ImageEncoder
 from corestone.nn.patches import resized_positions
 from corestone.recipes.spec import ModelFile, Start
-from corestone.train.archive import PICTURES, TOKENIZER_FILES, identity, read_model_files
+from corestone.train.archive import PICTURES, identity, read_model_files
 
 START = "start.json"
 """In each checkpoint of such a run: what it began with."""
@@ -70,22 +70,21 @@ def begin(start: Start, model: Spec, parameters: Mapping[str, Tensor], files: Ma
     Args:
         model: the record of the run's model.
         parameters: by name, as they begin by chance.
-        files: what travels with the run's checkpoints: the tokenizer, or the classes of pictures.
+        files: what travels with the run's checkpoints, and must with the start's: tokenizer, classes of pictures.
 
     Raises:
         CheckpointError: no whole checkpoint, one for other data, or tensors that do not fit; all are named or counted.
         DataError: the start has another tokenizer.
     """
-    pictures = PICTURES in files
-    found = read_model_files(Path(start.path).expanduser(), (PICTURES,) if pictures else TOKENIZER_FILES)
+    found = read_model_files(Path(start.path).expanduser(), tuple(files))
     folder, tensors = found.tokenizer_folder, dict(found.tensors)
     record = parse(ModelFile, {"model": yaml.safe_load(found.model_yaml)}, f"{start.path}: model.yaml").model
-    if not pictures:
+    if MANIFEST_FILE in files:
         manifest = parse(TokenizerManifest, json.loads(files[MANIFEST_FILE]), MANIFEST_FILE)
         check_same(load_tokenizer(folder).manifest, manifest, f"start.path={start.path}")
     interpolated = _interpolate(tensors, record, model)
     why = "start.zero_head" if start.zero_head else _differs(parameters, tensors)
-    if not why and pictures:
+    if not why and PICTURES in files:
         why = _named_otherwise((folder / PICTURES).read_text(encoding="utf-8"), files[PICTURES])
     left_out, fresh = (sorted(_head(names)) if why else [] for names in (tensors, parameters))
     wanted = {name: tensor for name, tensor in parameters.items() if name not in fresh}
