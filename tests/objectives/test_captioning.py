@@ -236,7 +236,7 @@ def test_what_cannot_be_learnt_is_refused():
     with pytest.raises(SpecError, match=r"classification trains .* of kind captioner; .*the objective captioning"):
         parse(Run, tree, "recipe")
     tree = plain(SMALL["language/shakespeare"]()) | {"objective": {"kind": "captioning"}}
-    with pytest.raises(SpecError, match="captioning trains a model of kind captioner, and this one is of kind decoder"):
+    with pytest.raises(SpecError, match="captioning learns from data of kind pairs"):
         parse(Run, tree, "recipe")
 
 
