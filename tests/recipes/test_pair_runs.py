@@ -20,13 +20,14 @@ from corestone.data.images.spec import ImageTable, Pairs
 from corestone.data.spec import Bytes
 from corestone.models.picture_spec import ImageEncoder, Similarity, TextTower, TwoTower
 from corestone.nn.spec import Norm, PatchEmbedding, TokenEmbedding
-from corestone.objectives.spec import Contrastive
+from corestone.objectives.spec import Captioning, Contrastive
 from corestone.optim.spec import AdamW, Constant
 from corestone.recipes.pretrain import pretrain
 from corestone.recipes.spec import Evaluation, Run
 from corestone.train.checkpoint import read_tensors
 from corestone.train.spec import Rhythm, Training
 from corestone.zoo.clip import stack
+from corestone.zoo.coca import coca
 
 QUIET = Console(quiet=True)
 COLOURS = {"red": (200, 30, 30), "green": (30, 200, 30), "blue": (30, 30, 200), "grey": (120, 120, 120)}
@@ -122,6 +123,21 @@ def test_retrieval_is_reported_beside_floors(trained):
     assert floors["recall_at_1_by_chance"] == 1 / n
     assert 0 < floors["nearest_picture_has_the_caption"] <= 1
     assert (trained / "report.html").is_file()
+
+
+def test_a_captioner_learns_from_the_same_pairs(run, tmp_path):
+    """Captions and pairs at once; resumed in the middle it ends with the same bits."""
+    patches = PatchEmbedding(image_size=(16, 16), patch_size=8, class_token=False)
+    model = coca(32, 2, (1, 64), (1, 64), vocab_size=320, picture=patches, queries=3)
+    captioned = run.model_copy(update={"model": model, "objective": Captioning()})
+    pretrain(captioned, tmp_path / "whole", console=QUIET)
+    found = json.loads((tmp_path / "whole" / "evaluation.json").read_text())
+    assert "text_recall_at_1" in {metric["name"] for metric in found["model"]}
+    shutil.copytree(tmp_path / "whole", tmp_path / "cut")
+    shutil.rmtree(tmp_path / "cut" / "checkpoints" / "step-0000008")
+    pretrain(captioned, tmp_path / "cut", console=QUIET)
+    whole, resumed = weights(tmp_path / "whole", 8), weights(tmp_path / "cut", 8)
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
 
 
 @pytest.mark.parametrize(
