@@ -264,18 +264,17 @@ def resnet_pair(case: dict[str, Any], dtype: torch.dtype) -> tuple[TwoTowerModel
 @pytest.mark.parametrize("name", RESNETS)
 @pytest.mark.parametrize(
     ("training", "dtype", "tolerance"),
-    [(False, torch.float64, 1e-12), (True, torch.float64, 1e-12), (False, torch.float32, TOLERANCE)],
+    [(False, torch.float64, 1e-12), (True, torch.float64, 1e-11), (False, torch.float32, TOLERANCE)],
     ids=["f64-evaluation", "f64-training", "f32-evaluation"],
 )
 def test_open_clips_residual_networks(name: str, training: bool, dtype: torch.dtype, tolerance: float) -> None:
-    """Measured worst case: in float64 1.6e-14 of vectors, 5.2e-13 of gradients, 2.4e-16 of statistics; in float32
+    """Measured worst case: in float64 1.6e-14 of vectors, 2.6e-12 of gradients, 2.4e-16 of statistics; in float32
     2.1e-6 of vectors, 7.4e-8 of losses, 7.2e-6 of gradients.
 
     In training the comparison is in float64 alone. On CPU, torch's batch norm of maps whose channels are together, as
     ours are, has ten times the rounding error of that of other maps, and so do our vectors in float32 (6.7e-5 here);
     with so few rows some activation changes its sign.
     """
-    rows = 24
     rows, exact = 24, dtype == torch.float64
     ours, theirs = (model.train(training) for model in resnet_pair(RESNETS[name], dtype))
     images, texts = pictures(ours.spec, rows, 3.0).to(dtype), captions(TEXT, rows)
@@ -284,7 +283,11 @@ def test_open_clips_residual_networks(name: str, training: bool, dtype: torch.dt
     batch = ImageTextBatch(ImageBatch(images), cut(texts))
     state = {key: value.clone() for key, value in ours.state_dict().items()}
     if exact:  # losses are float32 here
-        c, d, probe = ours.image(batch.images), ours.text(batch.texts), torch.randn(2, *a.shape, dtype=dtype)
+        c, d, probe = (
+            ours.image(batch.images),
+            ours.text(batch.texts),
+            torch.randn(2, *a.shape, dtype=dtype, generator=torch.Generator().manual_seed(0)),
+        )
         close(c, a, "vectors of pictures", tolerance)
         close(d, b, "vectors of texts", tolerance)
         ((torch.stack((a, b)) * probe).sum() + theirs.logit_scale).backward()
