@@ -16,12 +16,9 @@ discriminator's loss is only near).
 from __future__ import annotations
 
 import argparse
-import multiprocessing
 import statistics
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from multiprocessing.connection import Connection
 from typing import Any
 
 import torch
@@ -37,14 +34,13 @@ from corestone.objectives.masked_token import MaskedTokenObjective
 from corestone.objectives.replaced_token import ReplacedBatch, ReplacedTokenObjective
 from corestone.objectives.seq2seq import SpanCorruptionObjective
 from corestone.objectives.spec import MaskedToken, ReplacedToken, SpanCorruption
-from corestone.parallel.allocator import keep_freed_memory
-from corestone.parallel.peak import gemm_peak
 from corestone.parallel.precision import compute_dtype
-from corestone.train.meter import peak_memory
 from corestone.zoo.bert import bert
 from corestone.zoo.electra import electra
 from corestone.zoo.t5 import t5
 from ours import CPU, Corestone
+from peers import Loop
+from rounds import OURS, Times, add_rounds, conditions, rows, take_turns
 
 ROWS, LENGTH, SHORTEST = 16, 128, 36
 SIZE, MASK, FIRST = 30522, 103, 1000
@@ -248,27 +244,10 @@ def hf_loss(model: nn.Module, batch: Any) -> torch.Tensor:
     return model(input_ids=batch.source.tokens_BT, labels=batch.target.targets_BT).loss
 
 
-class HuggingFaceLoop:
-    """bfloat16 autocast (or float32), fused AdamW, clipping."""
-
-    def __init__(self, model: str, dtype: torch.dtype) -> None:
-        self.model = {"bert-base": hf_bert, "electra-small": ElectraPair, "t5-small": hf_t5}[model]()
-        self.dtype = dtype
-        self.optimiser = torch.optim.AdamW(self.model.parameters(), lr=3e-4, fused=True)
-
-    def times(self, batches) -> tuple[list[float], list[float]]:
-        seconds, losses = [], []
-        for batch in batches:
-            start = time.perf_counter()
-            self.optimiser.zero_grad(set_to_none=True)
-            with torch.autocast("cpu", torch.bfloat16, enabled=self.dtype == torch.bfloat16):
-                loss = hf_loss(self.model, batch)
-            loss.backward()
-            nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
-            self.optimiser.step()
-            losses.append(loss.item())
-            seconds.append(time.perf_counter() - start)
-        return seconds, losses
+def hugging_face(model: str, dtype: torch.dtype) -> Loop:
+    """bfloat16 autocast, or float32."""
+    theirs = {"bert-base": hf_bert, "electra-small": ElectraPair, "t5-small": hf_t5}[model]()
+    return Loop(theirs, lambda batch: hf_loss(theirs, batch), dtype == torch.bfloat16)
 
 
 TEXTS: dict[str, Callable[[str, int], Texts]] = {
@@ -276,69 +255,36 @@ TEXTS: dict[str, Callable[[str, int], Texts]] = {
     "electra-small": replaced_texts,
     "t5-small": span_texts,
 }
-SIDES = ["corestone", "hf", "hf+allocator"]
+SIDES = [OURS, "hf", "hf+allocator"]
 
 
-def worker(pipe: Connection, side: str, model: str, lengths: str, dtype: torch.dtype) -> None:
-    """Train as many steps as asked, until told None: seconds and losses of the steps, peak bytes so far."""
-    name, _, allocator = side.partition("+")
-    if allocator or name == "corestone":
-        keep_freed_memory()
-    runner = corestone_side(model, dtype) if name == "corestone" else HuggingFaceLoop(model, dtype)
-    while (steps := pipe.recv()) is not None:
+def make(name: str, model: str, lengths: str, dtype: torch.dtype) -> Times:
+    ours = name == OURS
+    runner = corestone_side(model, dtype) if ours else hugging_face(model, dtype)
+
+    def times(steps: int) -> tuple[list[float], list[float]]:
         batches = [TEXTS[model](lengths, seed).batch for seed in range(steps)]
-        batches = [our_batch(batch) for batch in batches] if name == "corestone" else batches
-        pipe.send((*runner.times(batches), peak_memory(CPU)))
+        return runner.times([our_batch(batch) for batch in batches] if ours else [(batch,) for batch in batches])
 
-
-def start(*given: object) -> Connection:
-    context = multiprocessing.get_context("spawn")  # allocator settings must precede the first tensor
-    ours, theirs = context.Pipe()
-    context.Process(target=worker, args=(theirs, *given), daemon=True).start()
-    return ours
+    return times
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", choices=TEXTS, default="bert-base")
     parser.add_argument("--lengths", choices=["natural", "full"], default="natural")
-    parser.add_argument("--sides", nargs="+", choices=SIDES, default=SIDES)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=4, help="steps per side and round; the first is not counted")
-    parser.add_argument("--precision", choices=["auto", "bfloat16", "float32"], default="auto")
+    add_rounds(parser, SIDES, rounds=3, precision="auto")
     given = parser.parse_args()
     dtype = compute_dtype(given.precision, CPU)
     texts = TEXTS[given.model](given.lengths, 0)
     useful = statistics.mean(TEXTS[given.model](given.lengths, seed).useful for seed in range(1, given.steps))
-    sides: dict[str, Connection] = {}
-    seconds: dict[str, list[float]] = {side: [] for side in given.sides}
-    first_loss, memory = {}, {}
-    for _ in range(given.rounds):
-        for side in given.sides:
-            if side not in sides:
-                sides[side] = start(side, given.model, given.lengths, dtype)
-            sides[side].send(given.steps)
-            took, losses, memory[side] = sides[side].recv()
-            seconds[side] += took[1:]
-            first_loss.setdefault(side, losses[0])
-    peak = gemm_peak(dtype, CPU, seconds=1.0)
-    for pipe in sides.values():
-        pipe.send(None)
+    measured, peak = take_turns(given, dtype, make, given.model, given.lengths, dtype)
     full = len(texts.batch) * LENGTH if given.model != "t5-small" else texts.useful
-    name = str(dtype).removeprefix("torch.")
     print(
-        f"{given.model}, {given.lengths} lengths ({texts.useful} of {full} tokens are text in the first batch), all "
-        f"sides in {name}, GEMM peak {peak / 1e9:.0f} GFLOP/s, {torch.get_num_threads()} threads"
+        f"{given.model}, {given.lengths} lengths ({texts.useful} of {full} tokens are text in the first batch), "
+        f"{conditions(dtype, peak)}"
     )
-    ours = statistics.median(seconds[given.sides[0]])
-    for side in given.sides:
-        median = statistics.median(seconds[side])
-        print(
-            f"{side:14} {useful / median:6.0f} useful tokens/s  median {median * 1e3:5.0f} ms of "
-            f"{len(seconds[side])} steps ({min(seconds[side]) * 1e3:.0f} to {max(seconds[side]) * 1e3:.0f})  "
-            f"first loss {first_loss[side]:.4f}  memory {memory[side] / 1e9:.2f} GB  "
-            f"{given.sides[0]} is {median / ours:.2f}x"
-        )
+    print("\n".join(rows(measured, useful, "useful tokens", {})))
 
 
 if __name__ == "__main__":

@@ -59,6 +59,10 @@ class Corestone:
             log_anomaly=lambda *given: None,
         )
 
+    def in_micro_batches(self, rows: int) -> None:
+        """Take a batch in parts: the same gradient from fewer activations at a time."""
+        self.trainer.spec = self.trainer.spec.model_copy(update={"micro_batch": rows})
+
     def times(self, batches) -> tuple[list[float], list[float]]:
         self.loader.batches = batches
         seconds, losses = [], []

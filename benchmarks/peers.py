@@ -1,13 +1,15 @@
-"""The other sides of the training benchmark: a loop in nanoGPT's style, and the Hugging Face Trainer.
+"""Other sides of training benchmarks: a loop as one writes it by hand, a GPT in nanoGPT's style for it, and the Hugging
+Face Trainer.
 
-Both compute the same GPT-2 from the same weights: `weights` are Corestone's parameters by name.
+The last two compute the same GPT-2 from the same weights: `weights` are Corestone's parameters by name.
 """
 
 from __future__ import annotations
 
 import tempfile
 import time
-from functools import partial
+from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -69,26 +71,20 @@ def groups(model: nn.Module, decay: float = 0.1):
     ]
 
 
-class HandWritten:
-    """bf16 autocast or float32, fused AdamW, clipping; compiled where asked."""
-
-    name = "hand-written loop"
+class Loop:
+    """A training loop as one writes it by hand: autocast to bfloat16 or none, fused AdamW, clipping."""
 
     def __init__(
-        self, spec, weights, dtype=torch.bfloat16, learning_rate: float = 3e-4, compiled: bool = False
+        self, model: nn.Module, loss: Callable[..., torch.Tensor], autocast: bool, learning_rate: float = 3e-4
     ) -> None:
-        self.autocast = partial(torch.autocast, "cpu", torch.bfloat16, enabled=dtype == torch.bfloat16)
-        self.model = PlainGPT(spec)
-        self.model.load(weights)
-        self.call = torch.compile(self.model) if compiled else self.model
-        if compiled:
-            self.name = "hand-written loop, compiled"
-        self.optimiser = torch.optim.AdamW(groups(self.model), lr=learning_rate, betas=(0.9, 0.95), fused=True)
+        """`loss` is the mean of a batch, whose parts it is given."""
+        self.model, self.loss, self.autocast = model, loss, autocast
+        self.optimiser = torch.optim.AdamW(groups(model), lr=learning_rate, betas=(0.9, 0.95), fused=True)
 
-    def step(self, tokens, targets) -> float:
+    def step(self, *batch: Any) -> float:
         self.optimiser.zero_grad(set_to_none=True)
-        with self.autocast():
-            loss = self.call(tokens, targets)
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.autocast):
+            loss = self.loss(*batch)
         loss.backward()
         nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimiser.step()
@@ -97,15 +93,30 @@ class HandWritten:
     def times(self, batches) -> tuple[list[float], list[float]]:
         """Seconds and loss of each step."""
         seconds, losses = [], []
-        for tokens, targets in batches:
+        for batch in batches:
             start = time.perf_counter()
-            losses.append(self.step(tokens, targets))
+            losses.append(self.step(*batch))
             seconds.append(time.perf_counter() - start)
         return seconds, losses
 
+
+class HandWritten(Loop):
+    """The GPT above, in bf16 or float32; compiled where asked."""
+
+    name = "hand-written loop"
+
+    def __init__(
+        self, spec, weights, dtype=torch.bfloat16, learning_rate: float = 3e-4, compiled: bool = False
+    ) -> None:
+        model = PlainGPT(spec)
+        model.load(weights)
+        if compiled:
+            self.name = "hand-written loop, compiled"
+        super().__init__(model, torch.compile(model) if compiled else model, dtype == torch.bfloat16, learning_rate)
+
     @torch.no_grad()
     def held_out(self, tokens, targets) -> float:
-        with self.autocast():
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.autocast):
             return self.model(tokens, targets).item()
 
 

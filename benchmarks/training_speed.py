@@ -12,9 +12,6 @@ Checked before: same loss on the same batch, bf16 gradients near float32 ones.
 from __future__ import annotations
 
 import argparse
-import multiprocessing
-import statistics
-from collections.abc import Callable
 from functools import partial
 from multiprocessing.connection import Connection
 
@@ -25,12 +22,11 @@ from corestone.models.decoder import build_decoder
 from corestone.objectives.next_token import NextTokenObjective
 from corestone.objectives.spec import NextToken
 from corestone.parallel.allocator import keep_freed_memory
-from corestone.parallel.peak import gemm_peak
 from corestone.parallel.precision import compute_dtype
-from corestone.train.meter import peak_memory
 from corestone.zoo.gpt import gpt2
 from ours import CPU, Corestone
 from peers import HandWritten, HuggingFace
+from rounds import OURS, Times, add_rounds, conditions, rows, start, take_turns
 
 SIZES = {  # spec, batch, context
     "10m": (gpt2(384, 6, 6, vocab_size=256, context_length=256), 16, 256),
@@ -47,10 +43,6 @@ class NextTokenSide(Corestone):
             for name, parameter in model.named_parameters():
                 parameter.copy_(weights[name])
         super().__init__(model, NextTokenObjective(NextToken()), dtype, learning_rate)
-
-    def in_micro_batches(self, rows: int) -> None:
-        """Take a batch in parts, whose gradients are summed: the same gradient from fewer activations at a time."""
-        self.trainer.spec = self.trainer.spec.model_copy(update={"micro_batch": rows})
 
     def times(self, batches) -> tuple[list[float], list[float]]:
         return super().times([plain_batch(*batch) for batch in batches])
@@ -86,25 +78,20 @@ def start_weights(spec):
 
 
 MAKERS = {
-    "corestone": NextTokenSide,
+    OURS: NextTokenSide,
     "hand": HandWritten,
     "hand-compiled": partial(HandWritten, compiled=True),
     "hf": HuggingFace,
 }
-SIDES = ["corestone", "hand", "hand+allocator", "hand-compiled", "hand-compiled+allocator", "hf", "hf+allocator"]
+SIDES = [OURS, "hand", "hand+allocator", "hand-compiled", "hand-compiled+allocator", "hf", "hf+allocator"]
 
 
-def worker(pipe: Connection, side: str, size: str, dtype: torch.dtype, micro_batch: int | None) -> None:
-    """Train as many steps as asked, until told None: seconds and losses of the steps, peak bytes so far."""
-    name, _, allocator = side.partition("+")
-    if allocator or name == "corestone":
-        keep_freed_memory()
+def make(name: str, size: str, dtype: torch.dtype, micro_batch: int | None) -> Times:
     spec, rows, length = SIZES[size]
     runner = MAKERS[name](spec, start_weights(spec), dtype)
-    if name == "corestone" and micro_batch is not None:
+    if isinstance(runner, NextTokenSide) and micro_batch is not None:
         runner.in_micro_batches(micro_batch)
-    while (steps := pipe.recv()) is not None:
-        pipe.send((*runner.times(data(spec, rows, length, steps)), peak_memory(CPU)))
+    return lambda steps: runner.times(data(spec, rows, length, steps))
 
 
 def gradients_worker(pipe: Connection, size: str) -> None:
@@ -113,55 +100,21 @@ def gradients_worker(pipe: Connection, size: str) -> None:
     pipe.send(gradients_error(spec, start_weights(spec), data(spec, rows, length, 1)[0]))
 
 
-def start(target: Callable[..., None], *given: object) -> Connection:
-    context = multiprocessing.get_context("spawn")  # allocator settings must precede the first tensor
-    ours, theirs = context.Pipe()
-    context.Process(target=target, args=(theirs, *given), daemon=True).start()
-    return ours
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", choices=SIZES, default="10m")
-    parser.add_argument("--sides", nargs="+", choices=SIDES, default=SIDES)
-    parser.add_argument("--rounds", type=int, default=4)
-    parser.add_argument("--steps", type=int, default=4, help="steps per side and round; the first is not counted")
-    parser.add_argument("--precision", choices=["auto", "bfloat16", "float32"], default="auto")
+    add_rounds(parser, SIDES, rounds=4, precision="auto")
     parser.add_argument("--micro-batch", type=int, help="rows at a time on Corestone's side (training.micro_batch)")
     given = parser.parse_args()
-    spec, rows, length = SIZES[given.model]
+    spec, batch, length = SIZES[given.model]
     dtype = compute_dtype(given.precision, CPU)
     print(f"{given.model}: relative error of bf16 gradients {start(gradients_worker, given.model).recv():.2%}")
-    seconds: dict[str, list[float]] = {side: [] for side in given.sides}
-    first_loss: dict[str, float] = {}
-    memory: dict[str, int] = {}
-    sides: dict[str, Connection] = {}
-    peaks = []
-    for _ in range(given.rounds):
-        for side in given.sides:
-            if side not in sides:
-                sides[side] = start(worker, side, given.model, dtype, given.micro_batch)
-            sides[side].send(given.steps)
-            took, losses, memory[side] = sides[side].recv()
-            seconds[side] += took[1:]
-            first_loss.setdefault(side, losses[0])
-        peaks.append(gemm_peak(dtype, CPU, seconds=1.0))
-    for pipe in sides.values():
-        pipe.send(None)
-    flops = build_decoder(spec, device="meta").training_flops(length)
-    peak = statistics.median(peaks)
-    name, threads = str(dtype).removeprefix("torch."), torch.get_num_threads()
-    print(f"all sides in {name}, GEMM peak {peak / 1e9:.0f} GFLOP/s (median of rounds), {threads} threads")
-    ours = statistics.median(seconds[given.sides[0]])
-    for side in given.sides:
-        median = statistics.median(seconds[side])
-        rate = rows * length / median
-        print(
-            f"{side:24} {rate:6.0f} tokens/s  median {median * 1e3:5.0f} ms of {len(seconds[side])} steps "
-            f"({min(seconds[side]) * 1e3:.0f} to {max(seconds[side]) * 1e3:.0f})  {rate * flops / peak:4.0%} of peak  "
-            f"first loss {first_loss[side]:.4f}  memory {memory[side] / 1e9:.2f} GB  "
-            f"{given.sides[0]} is {median / ours:.2f}x"
-        )
+    measured, peak = take_turns(given, dtype, make, given.model, dtype, given.micro_batch)
+    tokens = batch * length
+    flops = tokens * build_decoder(spec, device="meta").training_flops(length)
+    print(conditions(dtype, peak))
+    shares = {side: flops / found.median / peak for side, found in measured.items()}
+    print("\n".join(rows(measured, tokens, "tokens", shares)))
 
 
 if __name__ == "__main__":
