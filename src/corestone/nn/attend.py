@@ -20,6 +20,9 @@ BLOCK_ROWS = 128
 LONGEST_FOR_PRODUCTS = 1024
 """Above this many tokens the fused kernel wins on CPU too (measured, docs/LOG.md)."""
 
+VECTOR = 32
+"""Numbers in bfloat16 that the widest vector holds."""
+
 
 @dataclass(frozen=True)
 class LoweredMask:
@@ -219,7 +222,7 @@ class _Products(torch.autograd.Function):
             if bias_BTS is not None:
                 scores.view(B, N, stop - start, last - first).add_(bias_BTS[:, None, start:stop, first:last])
             _hide(scores, keys, causality=bias_BTS is None)
-            p = torch.ops.aten._softmax.out(scores, -1, False, out=scores)
+            p = _softmax_in_place(scores)
             out_BTNH[:, start:stop] = torch.bmm(p, v_GSH[:, first:last]).view(B, N, stop - start, H).transpose(1, 2)
             probabilities.append(p)
         ctx.save_for_backward(q_GTH, k_GSH, v_GSH, *probabilities)
@@ -255,6 +258,15 @@ class _Products(torch.autograd.Function):
         assert dv_GSH is not None
         dk_BNSH, dv_BNSH = dk_GSH.view(B, N, S, H), dv_GSH.view(B, N, S, H)
         return dq_GTH.view(B, N, T, H), dk_BNSH, dv_BNSH, dbias_NTS, None, None, None
+
+
+def _softmax_in_place(scores_GRS: Tensor) -> Tensor:
+    """Over the last axis. Rows that do not fill whole vectors go through float32: rounded to bfloat16 that is the same
+    within a unit in the last place, and torch's bfloat16 kernel takes 2 (S = 77) to 40 (S = 31) times as long."""
+    if scores_GRS.dtype == torch.bfloat16 and scores_GRS.shape[-1] % VECTOR:
+        return scores_GRS.copy_(torch.softmax(scores_GRS, dim=-1, dtype=torch.float32))
+    probabilities: Tensor = torch.ops.aten._softmax.out(scores_GRS, -1, False, out=scores_GRS)
+    return probabilities
 
 
 def _plus(total_GSH: Tensor | None, part_GSH: Tensor, first: int, sources: int) -> Tensor:
