@@ -52,7 +52,8 @@ class Training(Spec):
             make a step follows from it.
         precision: format of the arithmetic; master weights are float32 always.
         recompute: drop activations and compute them again in backward.
-        compile: torch.compile the model; off by default, since it gains little on CPU and costs start-up time.
+        compile: torch.compile every way by which the objective enters the model; off by default, since it gains little
+            on CPU and costs start-up time.
         clip_norm: largest global gradient norm; None does not clip.
         anomaly: what to do about losses that are not finite or leap.
         average: of the weights; None: the run gives the last ones.
