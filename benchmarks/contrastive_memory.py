@@ -63,10 +63,8 @@ def main() -> None:
     embeddings = 2 * 3 * 4 * large * spec_of("quick_gelu").embed_dim
     pictures = data("full", 1, 1)[0].images.images_BCHW.nbytes * (large - small)
     allowed = one + embeddings + pictures
-    print(
-        f"two passes take {(two - one) / 1e6:.0f} MB more than {small} pairs; embeddings need {embeddings / 1e6:.1f} MB, the "
-        f"further pictures {pictures / 1e6:.0f} MB"
-    )
+    print(f"two passes take {(two - one) / 1e6:.0f} MB more than {small} pairs")
+    print(f"of which embeddings need {embeddings / 1e6:.1f} MB and the further pictures {pictures / 1e6:.0f} MB")
     if two > allowed + UNUSED * one:
         sys.exit(f"more than the {allowed / 1e9:.2f} GB that they should need")
     if abs(loss - whole_loss) > 0.01 * whole_loss:
