@@ -27,9 +27,6 @@ from corestone.zoo.coca import coca
 DROPOUT = 0.2
 
 
-# Pairs in float64: some gradients are small rests of what cancels.
-
-
 def dropping(*stacks: dict[str, Any]) -> None:
     """Put dropout on every branch of some stacks' records."""
     for block in (block for one in stacks for block in one["blocks"]):
@@ -37,12 +34,14 @@ def dropping(*stacks: dict[str, Any]) -> None:
 
 
 def two_tower():
+    """In float64, as the captioner: some gradients are small rests of what cancels."""
     image = ImageEncoder(
         embedding=PatchEmbedding(image_size=(8, 12), patch_size=4, bias=False, norm=Norm()), stack=stack(64, 1)
     )
     text = TextTower(embedding=TokenEmbedding(vocab_size=31, context_length=9), stack=stack(64, 1))
     tree = plain(TwoTower(image=image, text=text, embed_dim=16))
-    return build_two_tower(parse(TwoTower, dropping(tree["image"]["stack"], tree["text"]["stack"]), "model")).double()
+    dropping(tree["image"]["stack"], tree["text"]["stack"])
+    return build_two_tower(parse(TwoTower, tree, "model")).double()
 
 
 def captioner():
