@@ -65,6 +65,6 @@ def join_world() -> World:
         device = torch.device("cpu")
     if size > 1 and not dist.is_initialized():
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
-        # Left to the interpreter's end, the group's threads may still run while they are torn down ("terminate called").
+        # Left to the interpreter's end, the group's threads could still run while they are torn down: an abort.
         atexit.register(dist.destroy_process_group)
     return World(rank=rank, size=size, device=device)
