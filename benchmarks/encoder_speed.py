@@ -16,7 +16,6 @@ discriminator's loss is only near).
 from __future__ import annotations
 
 import argparse
-import multiprocessing
 import statistics
 import time
 from collections.abc import Callable
@@ -45,6 +44,7 @@ from corestone.zoo.bert import bert
 from corestone.zoo.electra import electra
 from corestone.zoo.t5 import t5
 from ours import CPU, Corestone
+from training_speed import has_our_allocator, start
 
 ROWS, LENGTH, SHORTEST = 16, 128, 36
 SIZE, MASK, FIRST = 30522, 103, 1000
@@ -281,21 +281,14 @@ SIDES = ["corestone", "hf", "hf+allocator"]
 
 def worker(pipe: Connection, side: str, model: str, lengths: str, dtype: torch.dtype) -> None:
     """Train as many steps as asked, until told None: seconds and losses of the steps, peak bytes so far."""
-    name, _, allocator = side.partition("+")
-    if allocator or name == "corestone":
+    name = side.partition("+")[0]
+    if has_our_allocator(side):
         keep_freed_memory()
     runner = corestone_side(model, dtype) if name == "corestone" else HuggingFaceLoop(model, dtype)
     while (steps := pipe.recv()) is not None:
         batches = [TEXTS[model](lengths, seed).batch for seed in range(steps)]
         batches = [our_batch(batch) for batch in batches] if name == "corestone" else batches
         pipe.send((*runner.times(batches), peak_memory(CPU)))
-
-
-def start(*given: object) -> Connection:
-    context = multiprocessing.get_context("spawn")  # allocator settings must precede the first tensor
-    ours, theirs = context.Pipe()
-    context.Process(target=worker, args=(theirs, *given), daemon=True).start()
-    return ours
 
 
 def main() -> None:
@@ -316,7 +309,7 @@ def main() -> None:
     for _ in range(given.rounds):
         for side in given.sides:
             if side not in sides:
-                sides[side] = start(side, given.model, given.lengths, dtype)
+                sides[side] = start(worker, side, given.model, given.lengths, dtype)
             sides[side].send(given.steps)
             took, losses, memory[side] = sides[side].recv()
             seconds[side] += took[1:]

@@ -13,10 +13,12 @@ from __future__ import annotations
 
 import argparse
 import multiprocessing
+import os
 import statistics
 from collections.abc import Callable
 from functools import partial
 from multiprocessing.connection import Connection
+from unittest import mock
 
 import torch
 
@@ -24,7 +26,7 @@ from corestone.core.batch import plain_batch
 from corestone.models.decoder import build_decoder
 from corestone.objectives.next_token import NextTokenObjective
 from corestone.objectives.spec import NextToken
-from corestone.parallel.allocator import keep_freed_memory
+from corestone.parallel.allocator import TUNABLES, keep_freed_memory
 from corestone.parallel.peak import gemm_peak
 from corestone.parallel.precision import compute_dtype
 from corestone.train.meter import peak_memory
@@ -96,8 +98,8 @@ SIDES = ["corestone", "hand", "hand+allocator", "hand-compiled", "hand-compiled+
 
 def worker(pipe: Connection, side: str, size: str, dtype: torch.dtype, micro_batch: int | None) -> None:
     """Train as many steps as asked, until told None: seconds and losses of the steps, peak bytes so far."""
-    name, _, allocator = side.partition("+")
-    if allocator or name == "corestone":
+    name = side.partition("+")[0]
+    if has_our_allocator(side):
         keep_freed_memory()
     spec, rows, length = SIZES[size]
     runner = MAKERS[name](spec, start_weights(spec), dtype)
@@ -107,16 +109,24 @@ def worker(pipe: Connection, side: str, size: str, dtype: torch.dtype, micro_bat
         pipe.send((*runner.times(data(spec, rows, length, steps)), peak_memory(CPU)))
 
 
-def gradients_worker(pipe: Connection, size: str) -> None:
+def gradients_worker(pipe: Connection, side: str, size: str) -> None:
     keep_freed_memory()
     spec, rows, length = SIZES[size]
     pipe.send(gradients_error(spec, start_weights(spec), data(spec, rows, length, 1)[0]))
 
 
-def start(target: Callable[..., None], *given: object) -> Connection:
+def has_our_allocator(side: str) -> bool:
+    name, _, allocator = side.partition("+")
+    return bool(allocator) or name == "corestone"
+
+
+def start(target: Callable[..., None], side: str, *given: object) -> Connection:
+    """A process of its own for a side, with what Corestone's command line sets before a process begins where it is its
+    own or has our allocator settings."""
     context = multiprocessing.get_context("spawn")  # allocator settings must precede the first tensor
     ours, theirs = context.Pipe()
-    context.Process(target=target, args=(theirs, *given), daemon=True).start()
+    with mock.patch.dict(os.environ, {"GLIBC_TUNABLES": TUNABLES} if has_our_allocator(side) else {}):
+        context.Process(target=target, args=(theirs, side, *given), daemon=True).start()
     return ours
 
 
@@ -131,7 +141,8 @@ def main() -> None:
     given = parser.parse_args()
     spec, rows, length = SIZES[given.model]
     dtype = compute_dtype(given.precision, CPU)
-    print(f"{given.model}: relative error of bf16 gradients {start(gradients_worker, given.model).recv():.2%}")
+    error = start(gradients_worker, "corestone", given.model).recv()
+    print(f"{given.model}: relative error of bf16 gradients {error:.2%}")
     seconds: dict[str, list[float]] = {side: [] for side in given.sides}
     first_loss: dict[str, float] = {}
     memory: dict[str, int] = {}

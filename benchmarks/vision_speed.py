@@ -36,7 +36,7 @@ from corestone.train.meter import peak_memory
 from corestone.zoo.vit import vit
 from ours import CPU, Corestone
 from peers import groups
-from training_speed import start
+from training_speed import has_our_allocator, start
 
 SIZES = {  # spec, pictures per batch
     "s16-224": (vit(384, 12, 6, 16), 32),
@@ -115,8 +115,8 @@ def data(spec: ImageEncoder, rows: int, count: int):
 
 def worker(pipe: Connection, side: str, size: str, dtype: torch.dtype) -> None:
     """Train as many steps as asked, until told None: seconds and losses of the steps, peak bytes so far."""
-    name, _, allocator = side.partition("+")
-    if allocator or name == "corestone":
+    name = side.partition("+")[0]
+    if has_our_allocator(side):
         keep_freed_memory()
     spec, rows = SIZES[size]
     runner = MAKERS[name](spec, dtype)
