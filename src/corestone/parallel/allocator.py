@@ -17,8 +17,9 @@ from collections.abc import Mapping, Sequence
 _M_MXFAST, _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD, _M_MMAP_MAX = 1, -1, -2, -3, -4
 _LARGEST, _NEVER = 2**31 - 1, -1
 
-TUNABLES = "glibc.malloc.tcache_count=0"
-"""The thread cache cannot be switched off from inside a process: glibc reads this when a process begins."""
+TUNABLES = "glibc.malloc.tcache_count=0:glibc.malloc.mxfast=0"
+"""Read by glibc when a process begins: the thread cache cannot be switched off later, and fast bins are best off before
+the first block (docs/LOG.md)."""
 
 
 def keep_freed_memory() -> bool:
