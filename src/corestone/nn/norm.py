@@ -50,7 +50,8 @@ class _KeptLow(torch.autograd.Function):
         kept_as: torch.dtype,
     ) -> Tensor:
         out, mean, inverse = torch.native_layer_norm(x, weight_D.shape, weight_D, bias_D, eps)
-        ctx.save_for_backward((x - mean).to(kept_as), weight_D, bias_D, inverse)  # type: ignore[arg-type]
+        centred = torch.sub(x, mean, out=torch.empty_like(x, dtype=kept_as))  # no float32 block of that size between
+        ctx.save_for_backward(centred, weight_D, bias_D, inverse)  # type: ignore[arg-type]
         return out
 
     @staticmethod
