@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import argparse
 import multiprocessing
+import os
 import statistics
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from typing import Any
+from unittest import mock
 
 import torch
 
-from corestone.parallel.allocator import keep_freed_memory
+from corestone.parallel.allocator import TUNABLES, keep_freed_memory
 from corestone.parallel.peak import gemm_peak
 from corestone.train.meter import peak_memory
 from ours import CPU
@@ -37,23 +39,29 @@ class Measured:
         return statistics.median(self.seconds)
 
 
-def start(target: Callable[..., None], *given: object) -> Connection:
-    """A process that runs `target(pipe, *given)`; the other end of its pipe."""
+def has_our_allocator(side: str) -> bool:
+    """"+allocator" behind a side's name gives it Corestone's allocator settings, which Corestone's own always has."""
+    name, _, allocator = side.partition("+")
+    return bool(allocator) or name == OURS
+
+
+def start(target: Callable[..., None], side: str, *given: object) -> Connection:
+    """A process that runs `target(pipe, side, *given)`; the other end of its pipe.
+
+    Where the side has our allocator, it begins with what Corestone's command line sets before it begins.
+    """
     context = multiprocessing.get_context("spawn")  # allocator settings must precede the first tensor
     ours, theirs = context.Pipe()
-    context.Process(target=target, args=(theirs, *given), daemon=True).start()
+    with mock.patch.dict(os.environ, {"GLIBC_TUNABLES": TUNABLES} if has_our_allocator(side) else {}):
+        context.Process(target=target, args=(theirs, side, *given), daemon=True).start()
     return ours
 
 
 def worker(pipe: Connection, side: str, make: Callable[..., Times], *given: Any) -> None:
-    """Train as many steps as asked, until told None: seconds and losses of the steps, peak bytes so far.
-
-    "+allocator" behind a side's name gives it Corestone's allocator settings, which Corestone's own always has.
-    """
-    name, _, allocator = side.partition("+")
-    if allocator or name == OURS:
+    """Train as many steps as asked, until told None: seconds and losses of the steps, peak bytes so far."""
+    if has_our_allocator(side):
         keep_freed_memory()
-    times = make(name, *given)
+    times = make(side.partition("+")[0], *given)
     while (steps := pipe.recv()) is not None:
         pipe.send((*times(steps), peak_memory(CPU)))
 

@@ -94,7 +94,7 @@ def make(name: str, size: str, dtype: torch.dtype, micro_batch: int | None) -> T
     return lambda steps: runner.times(data(spec, rows, length, steps))
 
 
-def gradients_worker(pipe: Connection, size: str) -> None:
+def gradients_worker(pipe: Connection, side: str, size: str) -> None:
     keep_freed_memory()
     spec, rows, length = SIZES[size]
     pipe.send(gradients_error(spec, start_weights(spec), data(spec, rows, length, 1)[0]))
@@ -108,7 +108,8 @@ def main() -> None:
     given = parser.parse_args()
     spec, batch, length = SIZES[given.model]
     dtype = compute_dtype(given.precision, CPU)
-    print(f"{given.model}: relative error of bf16 gradients {start(gradients_worker, given.model).recv():.2%}")
+    error = start(gradients_worker, OURS, given.model).recv()
+    print(f"{given.model}: relative error of bf16 gradients {error:.2%}")
     measured, peak = take_turns(given, dtype, make, given.model, dtype, given.micro_batch)
     tokens = batch * length
     flops = tokens * build_decoder(spec, device="meta").training_flops(length)

@@ -30,6 +30,7 @@ from corestone.cli import (
     zoo,
 )
 from corestone.core.errors import CorestoneError, Interrupted
+from corestone.parallel.allocator import restart_without_thread_cache
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -56,6 +57,9 @@ app.command("import")(interop.import_)
 app.command("convert")(interop.convert)
 app.command("export")(interop.export)
 
+TRAINING_VERBS = {"pretrain", "compare"}
+"""Verbs whose memory is worth a restart of the process, before torch is loaded (docs/LOG.md)."""
+
 
 def _version(value: bool) -> None:
     if value:
@@ -78,8 +82,11 @@ def main() -> None:
 
     Exit codes: 0 done, 1 a defect of Corestone, 2 a mistake the user can mend, 128 + n stopped by signal n.
     """
-    debug = "--debug" in sys.argv
-    sys.argv = [argument for argument in sys.argv if argument != "--debug"]
+    given = sys.argv[1:]
+    debug = "--debug" in given
+    sys.argv[1:] = [argument for argument in given if argument != "--debug"]
+    if TRAINING_VERBS.intersection(sys.argv[1:2]):
+        restart_without_thread_cache(given)
     try:
         app()
     except CorestoneError as error:

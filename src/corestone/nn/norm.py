@@ -19,13 +19,51 @@ def at_least_float32(x: Tensor) -> Tensor:
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
+def _own_gradients(x: Tensor) -> bool:
+    return x.device.type == "cpu" and torch.is_grad_enabled() and not torch.compiler.is_compiling()
+
+
 class LayerNorm(nn.LayerNorm):
     """Layer normalisation over the last axis (Ba et al. 2016), float32 out whatever format the parameters have."""
 
     def forward(self, x: Tensor) -> Tensor:
         weight = at_least_float32(self.weight)
         bias = None if self.bias is None else at_least_float32(self.bias)
-        return F.layer_norm(at_least_float32(x), self.normalized_shape, weight, bias, self.eps)
+        x, kept_as = at_least_float32(x), self.weight.dtype
+        if kept_as != weight.dtype and _own_gradients(x):
+            out: Tensor = _KeptLow.apply(x, weight, bias, self.eps, kept_as)
+            return out
+        return F.layer_norm(x, self.normalized_shape, weight, bias, self.eps)
+
+
+class _KeptLow(torch.autograd.Function):
+    """What `F.layer_norm` computes, to the bit. For backward it keeps the input less its mean in the low precision of
+    the layers around it, half the memory of the residual stream; gradients move by that rounding (docs/LOG.md)."""
+
+    @staticmethod
+    def forward(  # type: ignore[override]
+        ctx: torch.autograd.function.FunctionCtx,
+        x: Tensor,
+        weight_D: Tensor,
+        bias_D: Tensor | None,
+        eps: float,
+        kept_as: torch.dtype,
+    ) -> Tensor:
+        out, mean, inverse = torch.native_layer_norm(x, weight_D.shape, weight_D, bias_D, eps)
+        centred = torch.sub(x, mean, out=torch.empty_like(x, dtype=kept_as))  # no float32 block of that size between
+        ctx.save_for_backward(centred, weight_D, bias_D, inverse)  # type: ignore[arg-type]
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: torch.autograd.function.FunctionCtx, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        centred, weight_D, bias_D, inverse = ctx.saved_tensors  # type: ignore[attr-defined]
+        wanted = [True, True, bias_D is not None]
+        x, mean = centred.to(weight_D.dtype), torch.zeros_like(inverse)
+        found = torch.ops.aten.native_layer_norm_backward(
+            gradients[0], x, weight_D.shape, mean, inverse, weight_D, bias_D, wanted
+        )
+        return *found, None, None
 
 
 class RMSNorm(nn.RMSNorm):
@@ -33,7 +71,7 @@ class RMSNorm(nn.RMSNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         x, weight = at_least_float32(x), at_least_float32(self.weight)
-        if x.device.type == "cpu" and torch.is_grad_enabled() and not torch.compiler.is_compiling():
+        if _own_gradients(x):
             assert self.eps is not None
             out: Tensor = _RootMeanSquare.apply(x, weight, self.eps)
             return out

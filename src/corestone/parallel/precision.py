@@ -65,9 +65,11 @@ class MasterWeights:
         if dtype == torch.float32:
             self.masters: dict[str, Tensor] = dict(model.named_parameters())
             return
-        self.masters = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
-        model.to(dtype)  # a layer that computes in float32 only keeps its own
+        self.masters = {name: parameter.detach() for name, parameter in model.named_parameters()}
+        model.to(dtype)
         for name, parameter in model.named_parameters():
+            if parameter.data_ptr() == self.masters[name].data_ptr():  # of a layer that computes in float32 only
+                self.masters[name] = parameter.detach().clone()
             parameter.register_post_accumulate_grad_hook(self._collect(name))
 
     def _collect(self, name: str) -> Callable[[Tensor], None]:
