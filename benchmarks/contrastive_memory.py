@@ -25,13 +25,13 @@ from corestone.parallel.allocator import keep_freed_memory
 from corestone.parallel.precision import compute_dtype
 from corestone.train.meter import peak_memory
 from ours import CPU, Corestone
-from rounds import start
+from rounds import OURS, start
 
 TIMES = 16
 STEPS = 2
 
 
-def worker(pipe: Connection, pairs: int, micro_batch: int, dtype: torch.dtype) -> None:
+def worker(pipe: Connection, side: str, pairs: int, micro_batch: int, dtype: torch.dtype) -> None:
     """Train on one batch, twice: peak bytes, seconds of the second step, loss of the first."""
     keep_freed_memory()
     side = Corestone(build_two_tower(spec_of("quick_gelu")), ContrastiveObjective(Contrastive()), dtype)
@@ -55,7 +55,7 @@ def main() -> None:
     }
     found = {}
     for name, (pairs, micro_batch) in cases.items():
-        found[name] = memory, seconds, loss = start(worker, pairs, micro_batch, dtype).recv()
+        found[name] = memory, seconds, loss = start(worker, OURS, pairs, micro_batch, dtype).recv()
         print(f"{name:45} {memory / 1e9:6.2f} GB  {pairs / seconds:5.1f} pairs/s  first loss {loss:.4f}", flush=True)
     (one, _, _), (_, _, whole_loss), (two, _, loss) = found.values()
     embeddings = 2 * 3 * 4 * large * spec_of("quick_gelu").embed_dim

@@ -115,7 +115,7 @@ def make(name: str, activation: str, captions: str, count: int, dtype: torch.dty
 
 
 @torch.no_grad()
-def float32_losses(pipe: Connection, activation: str, captions: str) -> None:
+def float32_losses(pipe: Connection, side: str, activation: str, captions: str) -> None:
     """Of the same pairs: ours and theirs."""
     import open_clip
 
@@ -133,7 +133,7 @@ def main() -> None:
     add_rounds(parser, SIDES, rounds=3, precision="bfloat16")
     given = parser.parse_args()
     dtype = compute_dtype(given.precision, CPU)
-    ours, theirs = start(float32_losses, given.activation, given.captions).recv()
+    ours, theirs = start(float32_losses, OURS, given.activation, given.captions).recv()
     if not abs(ours - theirs) <= SAME_FLOAT32 * abs(theirs):
         sys.exit(f"the models do not compute the same: float32 losses {ours} and {theirs}")
     print(f"float32 losses of {CHECKED_PAIRS} pairs: {ours:.7f} and open_clip's {theirs:.7f}")

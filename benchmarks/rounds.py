@@ -40,7 +40,7 @@ class Measured:
 
 
 def has_our_allocator(side: str) -> bool:
-    """"+allocator" behind a side's name gives it Corestone's allocator settings, which Corestone's own always has."""
+    """ "+allocator" behind a side's name gives it Corestone's allocator settings, which Corestone's own always has."""
     name, _, allocator = side.partition("+")
     return bool(allocator) or name == OURS
 
