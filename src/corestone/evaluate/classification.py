@@ -20,7 +20,7 @@ from corestone.core.batch import ImageBatch
 from corestone.core.errors import DataError
 from corestone.core.metric import Metric
 from corestone.evaluate.intervals import bootstrap_interval, proportion_interval, ratio_interval
-from corestone.evaluate.perplexity import evaluation_mode
+from corestone.nn.modes import evaluation_mode
 
 BINS = 15
 """Of confidence, equally wide, as in Guo et al. 2017 (section 5)."""

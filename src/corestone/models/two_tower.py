@@ -32,6 +32,7 @@ from corestone.models.resnet import ModifiedResNetModel
 from corestone.nn.embedding import TokenEmbeddingLayer
 from corestone.nn.exact import Exact
 from corestone.nn.init import initialise, materialise
+from corestone.nn.modes import is_frozen
 from corestone.nn.norm import at_least_float32
 from corestone.nn.pooling import pool_text
 from corestone.nn.spec import Init
@@ -151,13 +152,15 @@ class TwoTowerModel(nn.Module):
                 log_scale.clamp_(max=math.log(most))
 
     def training_flops(self, text_tokens: int | None = None) -> float:
-        """Floating-point operations of forward and backward per pair.
+        """Floating-point operations of forward and backward per pair. A frozen image tower only goes forward: a third
+        of its operations, but for its first map, which is counted as a third where it is half.
 
         Args:
             text_tokens: of the text, with what fills it up; None: the most it may have.
         """
         spec, tokens = self.spec, self.context_length if text_tokens is None else text_tokens
-        flops = self.image_tower.training_flops() + tokens * stack_flops(spec.text.stack, tokens, spec.text.causal)
+        flops = self.image_tower.training_flops() / (3 if is_frozen(self.image_tower) else 1)
+        flops += tokens * stack_flops(spec.text.stack, tokens, spec.text.causal)
         if spec.text.embedding.width is not None:
             flops += 6.0 * tokens * spec.text.embedding.width * spec.text.stack.width
         if spec.image_projection is not None:
