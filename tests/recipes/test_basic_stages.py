@@ -14,12 +14,16 @@ from rich.console import Console
 from corestone.cli.main import main
 from corestone.core.errors import CheckpointError
 from corestone.nn.position import resized_offsets
+from corestone.nn.spec import PatchEmbedding
+from corestone.objectives.spec import Captioning
+from corestone.optim.spec import Lion
 from corestone.parallel.collectives import World
 from corestone.recipes.build import Built
 from corestone.recipes.catalogue import find_recipe
 from corestone.recipes.load import open_data
 from corestone.recipes.pretrain import pretrain
 from corestone.train.checkpoint import read_tensors
+from corestone.zoo.coca import coca
 
 STEPS = 3
 COLOURS = {"red": (200, 30, 30), "green": (30, 200, 30), "blue": (30, 30, 200), "grey": (120, 120, 120)}
@@ -129,6 +133,17 @@ def test_what_a_tower_is_taken_from_is_told(runs, folder, monkeypatch):
     monkeypatch.chdir(runs / "basic-emoji-1")
     with pytest.raises(CheckpointError, match=r"does not fit the model \(.*image_tower.stages.0.0"):
         built(folder, 2, f"start.path={runs / 'basic-emoji-1'}", "model.image.stages.0.width=36")
+
+
+def test_a_model_of_pictures_alone_starts_no_captioner(runs, folder):
+    patches = PatchEmbedding(image_size=(32, 32), patch_size=8, class_token=False)
+    model = coca(32, 2, (1, 64), (1, 64), vocab_size=320, picture=patches, queries=3)
+    run = find_recipe("basic-emoji-2", [*changes(folder, 2), f"start.path={runs / 'basic-emoji-1'}"])
+    optimiser = Lion(learning_rate=1e-4)
+    captioned = run.model_copy(update={"model": model, "objective": Captioning(), "optimiser": optimiser})
+    world = World(rank=0, size=1, device=torch.device("cpu"))
+    with pytest.raises(CheckpointError, match=r"holds no tokenizer-manifest.json, and this run reads text"):
+        Built(captioned, open_data(captioned, world), world, torch.float32)
 
 
 SMALLER = [

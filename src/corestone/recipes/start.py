@@ -86,6 +86,8 @@ def begin(start: Start, model: Spec, parameters: Mapping[str, Tensor], files: Ma
     if isinstance(model, TwoTower) and isinstance(record, ImageEncoder | CoAtNet):
         return _tower(start, model, record, parameters, folder, tensors)
     if MANIFEST_FILE in files:
+        if not (folder / MANIFEST_FILE).is_file():
+            raise CheckpointError(f"{folder}: holds no {MANIFEST_FILE}, and this run reads text; name another start")
         manifest = parse(TokenizerManifest, json.loads(files[MANIFEST_FILE]), MANIFEST_FILE)
         check_same(load_tokenizer(folder).manifest, manifest, f"start.path={start.path}")
     changed, interpolated = _interpolate(tensors, record, model)
