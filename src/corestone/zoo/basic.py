@@ -28,7 +28,7 @@ def text_tower(width: int, depth: int, head_dim: int = 64, vocab_size: int = 32_
 
 def basic(image: CoAtNet, text: TextTower) -> TwoTower:
     """A CoAtNet without its head, whose mean is mapped linearly to the width of the text tower, the width of the shared
-    space. The temperature is learned, and nothing holds it."""
+    space. The temperature is learned, within CLIP's bound."""
     return TwoTower(
         image=image.model_copy(update={"classes": None}),
         text=text,
@@ -38,10 +38,14 @@ def basic(image: CoAtNet, text: TextTower) -> TwoTower:
 
 
 _UNVERIFIED = (
-    "published: the sum of what the papers print of both towers; that S and M have CoAtNet-0 and 3, and the text "
-    "towers' sizes (108 M, 184 M, 670 M), could not be checked in the paper, but layers of these widths have them"
+    "published: the sum of both towers as they are cited; that S and M have CoAtNet-0 and 3, the text towers' sizes "
+    "(108 M, 184 M, 670 M), their 32,000 entries, 64 tokens and mean could not be checked in the paper, but layers of "
+    "these widths have those sizes"
 )
-_ASSUMED = "; assumed: heads of 64, tokens that see later ones, the shared space, of the width of the text tower"
+_ASSUMED = (
+    "; assumed: heads of 64, tokens that see later ones, the shared space, of the width of the text tower, CLIP's bound "
+    "of the scale"
+)
 _HEAD = "; CoAtNet's published count includes the head's hidden layer, which a tower has not"
 _LARGE = "; the abstract rounds to 3 B"
 
