@@ -43,8 +43,8 @@ _UNVERIFIED = (
     "these widths have those sizes"
 )
 _ASSUMED = (
-    "; assumed: heads of 64, tokens that see later ones, the shared space, of the width of the text tower, CLIP's bound "
-    "of the scale"
+    "; assumed: heads of 64, tokens that see later ones, the shared space, of the width of the text tower, CLIP's "
+    "bound of the scale"
 )
 _HEAD = "; CoAtNet's published count includes the head's hidden layer, which a tower has not"
 _LARGE = "; the abstract rounds to 3 B"
