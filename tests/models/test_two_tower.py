@@ -342,7 +342,7 @@ def test_the_gradient_in_two_passes_is_that_of_the_whole_batch(name, loss):
 
 def test_a_frozen_towers_norms_do_not_see_the_micro_batches():
     """In training the gradient in two passes is that of the whole batch, of the text tower, the projection and the
-    scale; the image tower has none. In parts of a gradient's largest value, 4.1e-6 at most over 15 seeds."""
+    scale; the image tower has none. In parts of a gradient's largest value, 1.7e-6 at most over 15 seeds."""
     model = seen(build_two_tower(coatnet()))
     before = {name: buffer.clone() for name, buffer in model.named_buffers()}
     freeze(model, {name for name, _ in model.named_parameters() if name.startswith("image_tower.")})
@@ -358,14 +358,14 @@ def test_a_frozen_towers_norms_do_not_see_the_micro_batches():
 
 
 def test_a_frozen_image_tower_costs_its_forward_pass():
-    """What torch counts of both passes; but for the first map, 0.4 % of this tower."""
+    """What torch counts of both passes; but for the first map, which makes 0.3 % here."""
     model = build_two_tower(siglip())
     free = model.training_flops(CONTEXT)
     freeze(model, {name for name, _ in model.named_parameters() if name.startswith("image_tower.")})
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
         (model.image(pictures(model, 4)).sum() + model.text(texts(4)).sum()).backward()
     assert model.training_flops(CONTEXT) < free
-    assert counter.get_total_flops() == pytest.approx(4 * model.training_flops(CONTEXT), rel=0.02)
+    assert counter.get_total_flops() == pytest.approx(4 * model.training_flops(CONTEXT), rel=0.01)
 
 
 def test_it_starts_from_seed_and_name_alone_and_towers_differ():
