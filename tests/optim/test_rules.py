@@ -6,10 +6,12 @@ import pytest
 import torch
 
 from corestone.core.errors import SpecError
+from corestone.core.spec import parse
 from corestone.models.decoder import build_decoder
 from corestone.optim.build import (
     build_optimiser,
     claim,
+    frozen_names,
     load_optimiser_tensors,
     optimiser_tensors,
     rules_of,
@@ -44,11 +46,35 @@ def test_decay_of_every_parameter():
         ((Rule(match=("a.*",)),), "'b.weight': no rule claims it"),
         ((Rule(match=("*.weight",)), Rule(match=("a.*",))), "'a.weight': rules .* both claim it"),
         ((Rule(match=("*", "typo.*")),), "pattern 'typo.*' matches no parameter"),
+        ((Rule(match=("a.*",), frozen=True), Rule(match=("*.weight",))), "'a.weight': rules .* both claim it"),
     ],
 )
 def test_a_parameter_without_its_one_rule_is_an_error(rules, message):
     with pytest.raises(SpecError, match=message):
         claim(NAMES, rules)
+
+
+def test_frozen_parameters_are_claimed_and_unknown_to_the_optimiser():
+    parameters = {name: torch.ones(3) for name in NAMES}
+    rules = (Rule(match=("a.*",), frozen=True), Rule(match=("b.*",), weight_decay=0.5))
+    spec = AdamW(learning_rate=0.1, rules=rules)
+    assert frozen_names(spec, parameters) == {"a.weight", "a.bias"}
+    optimiser = build_optimiser(spec, parameters)
+    assert [group["names"] for group in optimiser.param_groups] == [["b.weight"]]
+    for parameter in parameters.values():
+        parameter.grad = torch.ones(3)
+    optimiser.step()
+    assert [name for name in NAMES if torch.equal(parameters[name], torch.ones(3))] == ["a.weight", "a.bias"]
+    assert {name.split("/")[0] for name in optimiser_tensors(optimiser)} == {"b.weight"}
+
+
+def test_freezing_everything_or_what_decays_is_an_error():
+    frozen = AdamW(learning_rate=0.1, rules=(Rule(match=("*",), frozen=True),))
+    with pytest.raises(SpecError, match="every parameter is frozen"):
+        build_optimiser(frozen, {"a": torch.ones(1)})
+    for setting in ({"weight_decay": 0.1}, {"lr_scale": 0.5}):
+        with pytest.raises(SpecError, match="frozen=true leaves nothing to decay or to scale"):
+            parse(Rule, {"match": ["*"], "frozen": True, **setting}, "rule")
 
 
 def test_rules_reach_the_optimiser_and_its_state_survives_a_round_trip():

@@ -19,9 +19,13 @@ from corestone.data.images.augment_spec import Augmentation, RandomResizedCrop
 from corestone.data.images.spec import ImageTable, Pairs
 from corestone.data.spec import Bytes
 from corestone.models.picture_spec import ImageEncoder, Similarity, TextTower, TwoTower
+from corestone.nn.patches import resized_positions
 from corestone.nn.spec import Norm, PatchEmbedding, TokenEmbedding
 from corestone.objectives.spec import Captioning, Contrastive
 from corestone.optim.spec import AdamW, Constant
+from corestone.parallel.collectives import World
+from corestone.recipes.build import Built
+from corestone.recipes.load import open_data
 from corestone.recipes.pretrain import pretrain
 from corestone.recipes.spec import Evaluation, Run
 from corestone.train.checkpoint import read_tensors
@@ -125,6 +129,25 @@ def test_retrieval_is_reported_beside_floors(trained):
     assert (trained / "report.html").is_file()
 
 
+LARGER = ["data.augmentation.size=[24, 16]"]
+
+
+def begun(run: Run, start, *changes: str) -> dict[str, torch.Tensor]:
+    """The weights that a run begins with."""
+    world = World(rank=0, size=1, device=torch.device("cpu"))
+    later = override(run, [f"start={{path: {start}}}", *changes])
+    return Built(later, open_data(later, world), world, torch.float32).weights.masters
+
+
+def test_positions_follow_the_size_of_the_pictures(run, trained):
+    """Of the image tower; everything else is the start's, to the bit."""
+    found, old = begun(run, trained, *LARGER, "model.image.embedding.image_size=[24, 16]"), weights(trained, 8)
+    name = "image_tower.embedding.position.weight"
+    old[name] = resized_positions(old[name], (2, 2), (3, 2), class_token=True)
+    assert found.keys() == old.keys()
+    assert all(torch.equal(found[name], tensor) for name, tensor in old.items())
+
+
 def test_a_captioner_learns_from_the_same_pairs(run, tmp_path):
     """Captions and pairs at once; resumed in the middle it ends with the same bits."""
     patches = PatchEmbedding(image_size=(16, 16), patch_size=8, class_token=False)
@@ -138,6 +161,10 @@ def test_a_captioner_learns_from_the_same_pairs(run, tmp_path):
     pretrain(captioned, tmp_path / "cut", console=QUIET)
     whole, resumed = weights(tmp_path / "whole", 8), weights(tmp_path / "cut", 8)
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+    found = begun(captioned, tmp_path / "whole", *LARGER, "model.image_embedding.image_size=[24, 16]")
+    name = "image_embedding.position.weight"
+    whole[name] = resized_positions(whole[name], (2, 2), (3, 2), class_token=False)
+    assert all(torch.equal(found[name], tensor) for name, tensor in whole.items())
 
 
 @pytest.mark.parametrize(

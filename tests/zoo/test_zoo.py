@@ -118,6 +118,9 @@ EXACT = {
     "siglip-so400m14-224": 877_360_306,
     "siglip-so400m14-384": 877_960_498,
     "siglip2-b16-224": 375_187_970,
+    "basic-s": 132_876_589,
+    "basic-m": 348_631_569,
+    "basic-l": 3_105_721_361,
 }
 
 
@@ -142,6 +145,7 @@ def test_parameter_count_equals_the_published_one(name):
         "vit": 0.026,
         "coatnet": 0.007,
         "coca": 0.016,
+        "basic": 0.0096,
     }
     if name != "coatnet-6":  # whose printed total no source explains (its entry says more)
         assert count == pytest.approx(entry.published, rel=loose.get(entry.family, 0.005))
@@ -170,6 +174,28 @@ def test_coca_counts_by_part(name, encoder, decoder):
             parts[part] += parameter.numel()
     assert parts["image_embedding"] + parts["image_stack"] == pytest.approx(encoder, rel=0.012)
     assert parts["embedding"] + parts["decoder"] + parts["head"] == pytest.approx(decoder, rel=0.009)
+
+
+@pytest.mark.parametrize(
+    ("name", "image", "width", "depth", "published"),
+    [
+        ("basic-s", "coatnet-0", 1024, 6, 108e6),
+        ("basic-m", "coatnet-3", 1024, 12, 184e6),
+        ("basic-l", "coatnet-7", 2048, 12, 670e6),
+    ],
+)
+def test_basic_counts_by_part(name, image, width, depth, published):
+    """Text: table, positions, layers of four maps and two, norms; image: CoAtNet without both maps of its head."""
+    parts: dict[str, int] = {}
+    for path, parameter in MODELS.build(find(name).spec, device="meta").named_parameters():
+        part = path.split(".")[0]
+        parts[part] = parts.get(part, 0) + parameter.numel()
+    layer = 12 * width**2 + 9 * width + 4 * width
+    assert parts["text_tower"] == (32_000 + 64) * width + depth * layer + 2 * width
+    assert parts["text_tower"] == pytest.approx(published, rel=0.004)  # worst: 0.38 % of 108 M
+    last = find(image).spec.outputs
+    assert parts["image_tower"] == EXACT[image] - last * (last + 1) - 1000 * (last + 1)
+    assert parts["image_projection"] == last * width
 
 
 def test_gpt3_alternates_dense_and_banded_layers():

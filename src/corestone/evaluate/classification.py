@@ -20,11 +20,14 @@ from corestone.core.batch import ImageBatch
 from corestone.core.errors import DataError
 from corestone.core.metric import Metric
 from corestone.evaluate.intervals import bootstrap_interval, proportion_interval, ratio_interval
-from corestone.evaluate.perplexity import evaluation_mode
+from corestone.nn.modes import evaluation_mode
 
 BINS = 15
 """Of confidence, equally wide, as in Guo et al. 2017 (section 5)."""
 FEW = 5
+
+LISTED = 1000
+"""Classes up to which each is told by itself; of more, a table would be longer than anybody reads."""
 
 Batches = Callable[[int], Iterator[ImageBatch]]
 Ids = NDArray[np.int64]
@@ -151,7 +154,7 @@ class ClassificationScore:
 
 def classification_metrics(found: Answers, names: Sequence[str] | None = None, reading: str = "") -> Iterator[Metric]:
     """Yield `nats`, `top1_accuracy`, `top5_accuracy` (of more than five classes), `mean_class_accuracy`,
-    `calibration_error`, and each class's `accuracy of NAME` that has pictures."""
+    `calibration_error`, and each class's `accuracy of NAME` that has pictures, of at most `LISTED` classes."""
     ones_N = np.ones(len(found))
     nats = float(found.nats_N.mean())
     yield Metric("nats", nats, "nats/picture", len(found), ratio_interval(found.nats_N, ones_N), reading)
@@ -160,7 +163,7 @@ def classification_metrics(found: Answers, names: Sequence[str] | None = None, r
     confusion_KK = confusion_matrix(found.labels_N, found.guesses_N, found.classes)
     yield _mean_class_accuracy(found, confusion_KK, reading)
     yield calibration_metric(found.confidence_N, found.guesses_N == found.labels_N, reading)
-    for number, counts_K in enumerate(confusion_KK):
+    for number, counts_K in enumerate(confusion_KK if found.classes <= LISTED else ()):
         hits, n = int(counts_K[number]), int(counts_K.sum())
         if n:
             name = f"accuracy of {number if names is None else names[number]}"

@@ -23,9 +23,10 @@ from corestone.core.batch import IGNORE, TextBatch
 from corestone.core.errors import SpecError
 from corestone.core.protocols import Model
 from corestone.core.tensors import each_tensor
-from corestone.evaluate.perplexity import Scorer, evaluation_mode, token_losses
+from corestone.evaluate.perplexity import Scorer, token_losses
 from corestone.evaluate.spec import RMS, SGD
 from corestone.nn.cross_entropy import linear_cross_entropy
+from corestone.nn.modes import evaluation_mode
 
 Update = Callable[[list[Tensor]], None]
 """Given the gradients of a segment, changes the weights in place."""

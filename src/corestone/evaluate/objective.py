@@ -17,7 +17,7 @@ from corestone.core.metric import Metric
 from corestone.core.protocols import AskingObjective, RowSums
 from corestone.core.rng import Draws, fold
 from corestone.evaluate.intervals import ratio_interval
-from corestone.evaluate.perplexity import evaluation_mode
+from corestone.nn.modes import evaluation_mode
 
 Batches = Callable[[int], Iterator[Any]]
 Ids = NDArray[np.int64]

@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from corestone.core.batch import IGNORE, Seq2SeqBatch, TextBatch
 from corestone.core.errors import DataError
@@ -21,6 +20,7 @@ from corestone.core.metric import Metric
 from corestone.core.protocols import Model
 from corestone.evaluate.floors import StoredText
 from corestone.evaluate.intervals import add_to_blocks, block_starts, ratio_interval
+from corestone.nn.modes import evaluation_mode
 
 Scorer = Callable[[Model, TextBatch], tuple[Tensor, Tensor]]
 """Gives the loss of each real target of a batch in reading order, (R,), and these targets, (R,)."""
@@ -175,19 +175,6 @@ def documents_within(token_set: StoredText, max_tokens: int) -> int:
     """How many documents, from the first on, have at most this many tokens together; at least one."""
     count = int(np.searchsorted(token_set.starts[1:] - token_set.starts[0], max_tokens, side="right"))
     return max(1, count)
-
-
-@contextmanager
-def evaluation_mode(model: Model) -> Iterator[None]:
-    """Evaluation mode within; afterwards each module is in the mode it was in before."""
-    modes = [(module, module.training) for module in model.modules()] if isinstance(model, nn.Module) else []
-    try:
-        if isinstance(model, nn.Module):
-            model.eval()
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
 
 
 def scaled(interval: tuple[float, float] | None, divisor: float) -> tuple[float, float] | None:

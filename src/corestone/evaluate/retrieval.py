@@ -17,7 +17,7 @@ from corestone.core.batch import ImageBatch, TextBatch
 from corestone.core.errors import DataError
 from corestone.core.metric import Metric
 from corestone.evaluate.intervals import proportion_interval, ratio_interval
-from corestone.evaluate.perplexity import evaluation_mode
+from corestone.nn.modes import evaluation_mode
 
 FIRST = (1, 5, 10)
 CHUNK = 2**24

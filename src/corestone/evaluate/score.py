@@ -20,8 +20,9 @@ from corestone.core.batch import IGNORE, Seq2SeqBatch, TextBatch, plain_batch
 from corestone.core.errors import DataError
 from corestone.core.protocols import Model
 from corestone.data.tokenizer import Tokenizer
-from corestone.evaluate.perplexity import Scorer, evaluation_mode, target_logits
+from corestone.evaluate.perplexity import Scorer, target_logits
 from corestone.generate.source import beside, source_batch
+from corestone.nn.modes import evaluation_mode
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ from corestone.generate.source import PAD_SEGMENT, TEXT_SEGMENT, SourceReader, s
 from corestone.generate.spec import Sampling
 from corestone.generate.weights import decoding_weights
 from corestone.nn.cache import KVCache
+from corestone.nn.modes import evaluation_mode
 
 OnToken = Callable[[int, int], bool]
 """Called with (row, token) for each new token; True ends the row."""
@@ -92,19 +93,14 @@ def generate(
                 )
     if not prompts:
         return []
-    training = model.training
-    model.eval()
-    try:
-        with torch.inference_mode():
-            packed = decoding_weights(model)
-            if model.generates == "continuations":
-                rows = [[vocabulary.separator, *prompt] if begin or not prompt else list(prompt) for prompt in prompts]
-                return _Decoding(packed, vocabulary, rows, sampling, on_token).run()
-            sources = source_batch([[*prompt, vocabulary.separator] for prompt in prompts])
-            reader = SourceReader(packed, sources, sources.mask.segments_BT, _room(model, sampling))
-            return _Decoding(reader, vocabulary, [[vocabulary.start] for _ in prompts], sampling, on_token).run()
-    finally:
-        model.train(training)
+    with evaluation_mode(model), torch.inference_mode():
+        packed = decoding_weights(model)
+        if model.generates == "continuations":
+            rows = [[vocabulary.separator, *prompt] if begin or not prompt else list(prompt) for prompt in prompts]
+            return _Decoding(packed, vocabulary, rows, sampling, on_token).run()
+        sources = source_batch([[*prompt, vocabulary.separator] for prompt in prompts])
+        reader = SourceReader(packed, sources, sources.mask.segments_BT, _room(model, sampling))
+        return _Decoding(reader, vocabulary, [[vocabulary.start] for _ in prompts], sampling, on_token).run()
 
 
 def caption(
@@ -132,15 +128,10 @@ def caption(
         raise SpecError("this model writes no captions of pictures; take one of kind captioner")
     if not len(images):
         return []
-    training = model.training
-    model.eval()
-    try:
-        with torch.inference_mode():
-            reader = SourceReader(decoding_weights(model), images, None, _room(model, sampling))
-            starts = [[vocabulary.separator] for _ in range(len(images))]
-            return _Decoding(reader, vocabulary, starts, sampling, on_token).run()
-    finally:
-        model.train(training)
+    with evaluation_mode(model), torch.inference_mode():
+        reader = SourceReader(decoding_weights(model), images, None, _room(model, sampling))
+        starts = [[vocabulary.separator] for _ in range(len(images))]
+        return _Decoding(reader, vocabulary, starts, sampling, on_token).run()
 
 
 def _room(model: Any, sampling: Sampling) -> int:

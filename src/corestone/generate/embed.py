@@ -16,6 +16,7 @@ from corestone.core.batch import IGNORE, TextBatch
 from corestone.core.errors import DataError, SpecError
 from corestone.core.mask import Mask
 from corestone.core.vocabulary import Vocabulary
+from corestone.nn.modes import evaluation_mode
 
 
 class Encoding(Protocol):
@@ -56,18 +57,14 @@ def embed_texts(model: Any, tokenizer: Encoding, texts: Sequence[str], batch_siz
                 f"{model.context_length:,}; shorten or split it"
             )
     order = sorted(range(len(rows)), key=lambda place: len(rows[place]))  # rows of about one length waste few pads
-    device, training, vectors = next(model.parameters()).device, model.training, [torch.empty(0)] * len(rows)
-    model.eval()
-    try:
-        with torch.inference_mode():
-            for start in range(0, len(order), batch_size):
-                places = order[start : start + batch_size]
-                batch, real_BT = _batch([rows[place] for place in places], vocabulary.separator)
-                found = mean_of_tokens(model(batch.to(device)).hidden, real_BT.to(device)).cpu()
-                for place, vector in zip(places, found, strict=True):
-                    vectors[place] = vector
-    finally:
-        model.train(training)
+    device, vectors = next(model.parameters()).device, [torch.empty(0)] * len(rows)
+    with evaluation_mode(model), torch.inference_mode():
+        for start in range(0, len(order), batch_size):
+            places = order[start : start + batch_size]
+            batch, real_BT = _batch([rows[place] for place in places], vocabulary.separator)
+            found = mean_of_tokens(model(batch.to(device)).hidden, real_BT.to(device)).cpu()
+            for place, vector in zip(places, found, strict=True):
+                vectors[place] = vector
     return F.normalize(torch.stack(vectors), dim=-1) if vectors else torch.empty(0, 0)
 
 

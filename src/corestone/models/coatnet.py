@@ -1,4 +1,4 @@
-"""The classifier of convolutions and attention.
+"""The network of convolutions and attention.
 
 Shape letters: B batch, C channels, H height, W width, D width of the last stage, K classes.
 """
@@ -23,7 +23,7 @@ from corestone.nn.spec import MBConv
 
 class CoAtNetModel(nn.Module):
     """`model(batch)` gives the mean of a picture's last map (B, D), layer-normed; `model.head(hidden)` gives logits
-    (B, K)."""
+    (B, K), where the record has classes."""
 
     generates = "nothing"
 
@@ -39,7 +39,7 @@ class CoAtNetModel(nn.Module):
             self.stages.append(_stage(stage, channels_in, size, rates))
             done += stage.depth
         self.norm = build_norm(grid_transformer.NORM, widths[-1])
-        self.head = TanhHead(widths[-1], spec.classes)
+        self.head = TanhHead(widths[-1], spec.classes) if spec.classes is not None else None
 
     @property
     def image_size(self) -> tuple[int, int]:
@@ -53,12 +53,12 @@ class CoAtNetModel(nn.Module):
 
     @property
     def classes(self) -> int:
-        """Kinds of pictures that are told apart."""
-        return self.spec.classes
+        """Kinds of pictures that are told apart; 0 without a head."""
+        return self.spec.classes or 0
 
     def forward(self, batch: ImageBatch) -> Output:
         """Hidden values (B, D)."""
-        dtype = self.head.weight.dtype
+        dtype = next(self.stem.parameters()).dtype
         map_BCHW: Tensor = at_least_float32(self.stem(batch.images_BCHW.to(dtype)))
         for stage in self.stages:
             map_BCHW = stage(map_BCHW)
@@ -81,7 +81,7 @@ class CoAtNetModel(nn.Module):
                 total += count(stage, channels, before, after[0] * after[1])
                 channels = stage.width
             size = after
-        return total + 6 * (channels**2 + channels * spec.classes)
+        return total if spec.classes is None else total + 6 * (channels**2 + channels * spec.classes)
 
 
 def _stage(stage: Stage, channels: int, size: tuple[int, int], rates: list[float]) -> nn.Sequential:

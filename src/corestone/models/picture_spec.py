@@ -183,6 +183,7 @@ class CoAtNet(Spec):
     Attributes:
         image_size: height and width of the pictures.
         channels: of the pictures.
+        classes: None: the mean alone, layer-normed.
         drop_path: how often the last block's branches are left out in training; the others' less, in equal steps from
             0 at the first (Huang et al. 2016).
     """
@@ -190,11 +191,16 @@ class CoAtNet(Spec):
     kind: Literal["coatnet"] = "coatnet"
     image_size: tuple[int, int] = (224, 224)
     channels: int = Field(default=3, ge=1)
-    classes: int = Field(default=1000, ge=2)
+    classes: int | None = Field(default=1000, ge=2)
     stem: tuple[ConvLayer, ...] = Field(min_length=1)
     stages: tuple[Stage, ...] = Field(min_length=1)
     drop_path: float = Field(default=0.0, ge=0, lt=1)
     init: Init = Init(std=None)
+
+    @property
+    def outputs(self) -> int:
+        """Values of a picture's vector."""
+        return self.stages[-1].width
 
     @property
     def maps(self) -> tuple[tuple[int, int], ...]:
@@ -315,7 +321,7 @@ class TwoTower(Spec):
     """
 
     kind: Literal["two_tower"] = "two_tower"
-    image: Annotated[ImageEncoder | ModifiedResNet, Field(discriminator="kind")]
+    image: Annotated[ImageEncoder | ModifiedResNet | CoAtNet, Field(discriminator="kind")]
     text: TextTower
     embed_dim: int = Field(ge=1)
     image_projection: Projection | None = Projection()
@@ -326,6 +332,8 @@ class TwoTower(Spec):
     def _fits(self) -> TwoTower:
         if isinstance(self.image, ImageEncoder) and self.image.head is not None:
             raise ValueError("image.head: a tower makes vectors, no logits; set head=null")
+        if isinstance(self.image, CoAtNet) and self.image.classes is not None:
+            raise ValueError("image.classes: a tower makes vectors, no logits; set classes=null")
         towers = (
             ("image", self.image_projection, self.image.outputs),
             ("text", self.text_projection, self.text.stack.width),

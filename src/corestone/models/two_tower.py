@@ -16,13 +16,23 @@ from corestone.core.batch import ImageBatch, ImageTextBatch, TextBatch
 from corestone.core.mask import Mask
 from corestone.core.protocols import Output
 from corestone.core.rng import fold
+from corestone.models.coatnet import CoAtNetModel
 from corestone.models.flops import stack_flops
 from corestone.models.image_encoder import ImageEncoderModel
-from corestone.models.picture_spec import ImageEncoder, Projection, Similarity, TextTower, TwoTower
+from corestone.models.picture_spec import (
+    CoAtNet,
+    ImageEncoder,
+    ModifiedResNet,
+    Projection,
+    Similarity,
+    TextTower,
+    TwoTower,
+)
 from corestone.models.resnet import ModifiedResNetModel
 from corestone.nn.embedding import TokenEmbeddingLayer
 from corestone.nn.exact import Exact
 from corestone.nn.init import initialise, materialise
+from corestone.nn.modes import is_frozen
 from corestone.nn.norm import at_least_float32
 from corestone.nn.pooling import pool_text
 from corestone.nn.spec import Init
@@ -79,7 +89,7 @@ class TwoTowerModel(nn.Module):
         super().__init__()
         self.spec = spec
         image = spec.image
-        self.image_tower = ImageEncoderModel(image) if isinstance(image, ImageEncoder) else ModifiedResNetModel(image)
+        self.image_tower = _image_tower(image)
         self.text_tower = TextTowerModel(spec.text)
         self.image_projection = _projection(spec.image_projection, image.outputs, spec.embed_dim)
         self.text_projection = _projection(spec.text_projection, spec.text.stack.width, spec.embed_dim)
@@ -142,13 +152,15 @@ class TwoTowerModel(nn.Module):
                 log_scale.clamp_(max=math.log(most))
 
     def training_flops(self, text_tokens: int | None = None) -> float:
-        """Floating-point operations of forward and backward per pair.
+        """Floating-point operations of forward and backward per pair. A frozen image tower only goes forward: a third
+        of its operations, but for its first map, which is counted as a third where it is half.
 
         Args:
             text_tokens: of the text, with what fills it up; None: the most it may have.
         """
         spec, tokens = self.spec, self.context_length if text_tokens is None else text_tokens
-        flops = self.image_tower.training_flops() + tokens * stack_flops(spec.text.stack, tokens, spec.text.causal)
+        flops = self.image_tower.training_flops() / (3 if is_frozen(self.image_tower) else 1)
+        flops += tokens * stack_flops(spec.text.stack, tokens, spec.text.causal)
         if spec.text.embedding.width is not None:
             flops += 6.0 * tokens * spec.text.embedding.width * spec.text.stack.width
         if spec.image_projection is not None:
@@ -156,6 +168,21 @@ class TwoTowerModel(nn.Module):
         if spec.text_projection is not None:
             flops += 6.0 * spec.text.stack.width * spec.embed_dim
         return flops
+
+
+def _image_tower(
+    spec: ImageEncoder | ModifiedResNet | CoAtNet,
+) -> ImageEncoderModel | ModifiedResNetModel | CoAtNetModel:
+    if isinstance(spec, ImageEncoder):
+        return ImageEncoderModel(spec)
+    return CoAtNetModel(spec) if isinstance(spec, CoAtNet) else ModifiedResNetModel(spec)
+
+
+def _branches(spec: ImageEncoder | ModifiedResNet | CoAtNet) -> int:
+    """Residual branches of an image tower."""
+    if isinstance(spec, ImageEncoder):
+        return 2 * len(spec.stack.blocks)
+    return 2 * sum(stage.depth for stage in spec.stages) if isinstance(spec, CoAtNet) else sum(spec.depths)
 
 
 def _projection(spec: Projection | None, width: int, embed_dim: int) -> nn.Module:
@@ -176,8 +203,7 @@ def build_two_tower(spec: TwoTower, seed: int = 0, device: torch.device | str = 
         return model
     materialise(model, device)
     image = spec.image
-    branches = 2 * len(image.stack.blocks) if isinstance(image, ImageEncoder) else sum(image.depths)
-    initialise(model.image_tower, image.init, branches, fold(seed, "image"))
+    initialise(model.image_tower, image.init, _branches(image), fold(seed, "image"))
     initialise(model.text_tower, spec.text.init, 2 * len(spec.text.stack.blocks), fold(seed, "text"))
     for name, projection in (("image", model.image_projection), ("text", model.text_projection)):
         initialise(projection, Init(std=None), 1, fold(seed, name, "projection"))

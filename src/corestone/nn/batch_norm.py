@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from corestone.core.errors import DataError, SpecError
 from corestone.nn.exact import Exact
+from corestone.nn.modes import is_frozen, training_mode
 
 EPS = 1e-5
 
@@ -66,16 +67,17 @@ def recompute_statistics(model: nn.Module, batches: Iterable[Any]) -> None:
     parameters alone and tests them with the running statistics of the weights in training.
 
     Args:
-        model: on the batches' device; without batch norms nothing happens, and no batch is made.
+        model: on the batches' device; without batch norms nothing happens, and no batch is made. Frozen ones keep
+            what they have.
 
     Raises:
         DataError: there is no batch.
     """
-    norms = [module for module in model.modules() if isinstance(module, BatchNorm)]
+    norms = [module for module in model.modules() if isinstance(module, BatchNorm) and not is_frozen(module)]
     if not norms:
         return
-    training, count = model.training, 0
-    model.train()
+    modes, count = [(module, module.training) for module in model.modules()], 0
+    training_mode(model)
     try:
         for batch in batches:
             count += 1
@@ -83,7 +85,8 @@ def recompute_statistics(model: nn.Module, batches: Iterable[Any]) -> None:
                 norm.newest = 1 / count
             model(batch)
     finally:
-        model.train(training)
+        for module, training in modes:
+            module.training = training
         for norm in norms:
             norm.newest = MOMENTUM
     if count == 0:

@@ -9,8 +9,10 @@ from __future__ import annotations
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from corestone.core.errors import SpecError
 from corestone.nn.norm import at_least_float32
 from corestone.nn.spec import Buckets, Rotary
 
@@ -84,6 +86,35 @@ def grid_bias(table_UN: Tensor, height: int, width: int) -> Tensor:
     windows = table_NYX.unfold(1, height, 1).unfold(2, width, 1)  # of each query, the offsets of its keys from the last
     bias_NTS: Tensor = windows.flip(3, 4).flatten(3, 4).flatten(1, 2)
     return bias_NTS
+
+
+def resized_offsets(table_UN: Tensor, old: tuple[int, int], new: tuple[int, int]) -> Tensor:
+    """The table of `grid_bias` for a map of another height and width, interpolated bilinearly between its offsets (Dai
+    et al. 2021, appendix A). The middle of the table, the place itself, stays the middle.
+
+    Args:
+        table_UN: one row per offset, as `grid_bias` counts them.
+        old: height and width of the map that the table is of.
+        new: those that are wanted.
+
+    Returns:
+        (U, N) in the table's format; the arithmetic is float32.
+
+    Raises:
+        SpecError: the table has another number of rows than the old map has offsets.
+    """
+    rows, columns = 2 * old[0] - 1, 2 * old[1] - 1
+    if len(table_UN) != rows * columns:
+        raise SpecError(
+            f"a table of {len(table_UN)} offsets does not fit a map of {old[0]}x{old[1]} places, which has "
+            f"{rows * columns}; give the size it was trained with"
+        )
+    if old == new:
+        return table_UN.clone()
+    table_1NYX = table_UN.float().T.reshape(1, -1, rows, columns)
+    size = (2 * new[0] - 1, 2 * new[1] - 1)
+    resized_1NYX = F.interpolate(table_1NYX, size=size, mode="bilinear", align_corners=False)
+    return resized_1NYX[0].flatten(1).T.to(table_UN.dtype)
 
 
 def _distances(tokens: int, sources: int, device: torch.device) -> Tensor:

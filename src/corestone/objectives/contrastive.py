@@ -172,7 +172,9 @@ def two_pass_gradients(
         image_BE, text_BE, *scalars = ran[0] if one_pass else _seeded(again, model, batch.to(device), seed)
         ends = (image_BE, text_BE)
         back = [gradient[rows].to(end.dtype) for gradient, end in zip(gradients, ends, strict=True)]
-        torch.autograd.backward([*ends, *scalars], [*back, *map(torch.ones_like, scalars)])
+        sent = [pair for pair in zip(ends, back, strict=True) if pair[0].requires_grad]  # a frozen tower's do not
+        sent += [(scalar, torch.ones_like(scalar)) for scalar in scalars]
+        torch.autograd.backward([end for end, _ in sent], [gradient for _, gradient in sent])
     return Loss(total, torch.tensor(count, device=device))
 
 

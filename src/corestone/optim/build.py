@@ -46,14 +46,22 @@ def rules_of(spec: Optimiser, parameters: Mapping[str, Tensor]) -> dict[str, Rul
     return {name: _effective(claimed[name], tensor) for name, tensor in parameters.items()}
 
 
+def frozen_names(spec: Optimiser, parameters: Mapping[str, Tensor]) -> set[str]:
+    """Parameters that keep their values."""
+    return {name for name, rule in rules_of(spec, parameters).items() if rule.frozen}
+
+
 def _effective(rule: Rule, parameter: Tensor) -> Rule:
     spared = parameter.ndim < 2 and not rule.decay_vectors
     return rule.model_copy(update={"weight_decay": 0.0}) if spared else rule
 
 
 def build_optimiser(spec: Optimiser, parameters: Mapping[str, Tensor]) -> torch.optim.Optimizer:
-    """The torch optimiser of a record."""
-    groups = grouped(rules_of(spec, parameters), parameters)
+    """The torch optimiser of a record; it knows nothing of frozen parameters. SpecError where all are."""
+    rules = {name: rule for name, rule in rules_of(spec, parameters).items() if not rule.frozen}
+    if not rules:
+        raise SpecError("optimiser.rules: every parameter is frozen, so there is nothing to train; free some")
+    groups = grouped(rules, parameters)
     if isinstance(spec, Adafactor):
         settings = (spec.beta1, spec.beta2, spec.factored, spec.squared_decay)
         return AdafactorOptimiser(groups, spec.learning_rate, *settings)
@@ -68,10 +76,10 @@ def build_optimiser(spec: Optimiser, parameters: Mapping[str, Tensor]) -> torch.
 
 
 def grouped(rules: Mapping[str, Rule], parameters: Mapping[str, Tensor]) -> list[dict[str, Any]]:
-    """One group per rule; a group carries its `lr_scale` for the loop to apply."""
+    """One group per rule of the parameters that have one here; a group carries its `lr_scale` for the loop to apply."""
     groups = []
     for rule in dict.fromkeys(rules.values()):
-        names = [name for name in parameters if rules[name] == rule]
+        names = [name for name in parameters if rules.get(name) == rule]
         groups.append(
             {
                 "params": [parameters[name] for name in names],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from corestone.core.spec import Spec
 from corestone.core.units import Duration, duration
@@ -16,12 +16,21 @@ class Rule(Spec):
     Attributes:
         decay_vectors: False spares parameters with one axis, gains and biases, from the decay.
         lr_scale: multiplies the learning rate.
+        frozen: they keep their values, get no gradient and cost no state; a module of nothing else computes as in
+            evaluation, without dropout and by the running statistics of its batch norms.
     """
 
     match: tuple[str, ...] = Field(min_length=1)
     weight_decay: float = Field(default=0.0, ge=0)
     decay_vectors: bool = True
     lr_scale: float = Field(default=1.0, ge=0)
+    frozen: bool = False
+
+    @model_validator(mode="after")
+    def _fits(self) -> Rule:
+        if self.frozen and (self.weight_decay or self.lr_scale != 1):
+            raise ValueError("frozen=true leaves nothing to decay or to scale; leave weight_decay and lr_scale out")
+        return self
 
 
 class AdamW(Spec):

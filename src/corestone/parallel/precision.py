@@ -56,12 +56,14 @@ class MasterWeights:
     """Parameters in float32 for the optimiser, and a copy in the compute format for the model.
 
     Gradients of micro-batches are summed in float32 as backward produces them, and the low-precision ones are freed
-    at once. With float32 compute, masters and model parameters are the same tensors.
+    at once. With float32 compute, masters and model parameters are the same tensors. Parameters that are frozen when
+    this is made have masters too, and no gradient.
     """
 
     def __init__(self, model: nn.Module, dtype: torch.dtype) -> None:
         self.model = model
         self.dtype = dtype
+        self._trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
         if dtype == torch.float32:
             self.masters: dict[str, Tensor] = dict(model.named_parameters())
             return
@@ -70,7 +72,8 @@ class MasterWeights:
         for name, parameter in model.named_parameters():
             if parameter.data_ptr() == self.masters[name].data_ptr():  # of a layer that computes in float32 only
                 self.masters[name] = parameter.detach().clone()
-            parameter.register_post_accumulate_grad_hook(self._collect(name))
+            if name in self._trained:
+                parameter.register_post_accumulate_grad_hook(self._collect(name))
 
     def _collect(self, name: str) -> Callable[[Tensor], None]:
         def add(name: str, parameter: Tensor) -> None:
@@ -86,11 +89,12 @@ class MasterWeights:
         return partial(add, name)
 
     def gradients(self) -> list[Tensor]:
-        """Summed float32 gradients; a parameter that took no part has zeros."""
-        for master in self.masters.values():
+        """Summed float32 gradients of what is trained; a parameter that took no part has zeros."""
+        masters = [self.masters[name] for name in self._trained]
+        for master in masters:
             if master.grad is None:
                 master.grad = torch.zeros_like(master)
-        return [master.grad for master in self.masters.values() if master.grad is not None]
+        return [master.grad for master in masters if master.grad is not None]
 
     def clear(self) -> None:
         """Forget the gradients."""

@@ -19,9 +19,10 @@ from corestone.models.captioner import CaptionerModel
 from corestone.models.encoder import GeneratorDiscriminatorModel
 from corestone.models.two_tower import TwoTowerModel
 from corestone.nn.batch_norm import recompute_statistics
+from corestone.nn.modes import freeze
 from corestone.nn.recurrent import RecurrentStack
 from corestone.nn.stack import StackLayer
-from corestone.optim.build import build_optimiser, load_optimiser_tensors, optimiser_tensors
+from corestone.optim.build import build_optimiser, frozen_names, load_optimiser_tensors, optimiser_tensors
 from corestone.optim.ema import ExponentialAverage
 from corestone.optim.schedule import build_schedule
 from corestone.parallel.collectives import World
@@ -70,6 +71,7 @@ class Built:
         self.start = begin(run.start, run.model, _by_name(self.model), data.files()) if run.start else None
         if self.start and world.is_main:
             _log.warning(self.start.told())
+        freeze(self.model, frozen_names(run.optimiser, dict(self.model.named_parameters())))
         self.parameters = sum(p.numel() for p in self.model.parameters())
         self.weights = MasterWeights(self.model, self.dtype)
         self.optimiser = build_optimiser(run.optimiser, self.weights.masters)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from corestone.core.errors import SpecError, unknown
@@ -14,7 +15,7 @@ from corestone.recipes.language.gpt2 import gpt2_124m
 from corestone.recipes.language.h3 import h3_125m
 from corestone.recipes.language.penn_treebank import mogrifier_ptb_char
 from corestone.recipes.language.shakespeare import shakespeare
-from corestone.recipes.multimodal import emoji
+from corestone.recipes.multimodal import basic, basic_emoji, clip, coca, emoji, siglip
 from corestone.recipes.spec import Run
 from corestone.recipes.vision import cifar10, imagenet, mnist
 
@@ -38,6 +39,9 @@ SMALL: dict[str, Callable[[], Run]] = {
     "vision/mnist-m7": mnist.mnist_m7,
     "vision/mnist-vit": mnist.mnist_vit,
     "multimodal/clip-emoji": emoji.clip_emoji,
+    "multimodal/basic-emoji-1": basic_emoji.basic_emoji_1,
+    "multimodal/basic-emoji-2": basic_emoji.basic_emoji_2,
+    "multimodal/basic-emoji-3": basic_emoji.basic_emoji_3,
 }
 """Minutes on a laptop, with data that is fetched."""
 
@@ -61,6 +65,20 @@ PUBLISHED: dict[str, Callable[[], Run]] = {
     "vision/vit-b16": imagenet.vit_b16,
     "vision/vit-l16-cifar10": cifar10.vit_l16_cifar10,
     "vision/coatnet-0": imagenet.coatnet_0,
+    "multimodal/clip-vit-b32": clip.clip_vit_b32,
+    "multimodal/clip-vit-l14": clip.clip_vit_l14,
+    "multimodal/clip-vit-l14-336": clip.clip_vit_l14_336,
+    "multimodal/siglip-b16": siglip.siglip_b16,
+    "multimodal/coca-base": coca.coca_base,
+    "multimodal/basic-s-1": partial(basic.basic_s, 1),
+    "multimodal/basic-s-2": partial(basic.basic_s, 2),
+    "multimodal/basic-s-3": partial(basic.basic_s, 3),
+    "multimodal/basic-l-1": partial(basic.basic_l, 1),
+    "multimodal/basic-l-2": partial(basic.basic_l, 2),
+    "multimodal/basic-l-3": partial(basic.basic_l, 3),
+    "multimodal/basic-l-lion-1": partial(basic.basic_l, 1, lion=True),
+    "multimodal/basic-l-lion-2": partial(basic.basic_l, 2, lion=True),
+    "multimodal/basic-l-lion-3": partial(basic.basic_l, 3, lion=True),
 }
 """Published models with the settings of their papers, for GPUs and mostly for your own files."""
 

@@ -25,6 +25,7 @@ from corestone.data.images.preview import preview
 from corestone.data.images.sources import describe
 from corestone.data.images.spec import Images
 from corestone.evaluate.classification import (
+    LISTED,
     Answers,
     answers,
     classification_metrics,
@@ -87,10 +88,11 @@ def evaluate_images(
         "model": [plain_metric(metric) for metric in metrics],
         "floors": [plain_metric(metric) for metric in measured],
         "classes": list(data.sides[side].classes),
-        "confusion": confusion_matrix(found.labels_N, found.guesses_N, found.classes).tolist(),
         "calibration": calibration(found),
         "misclassified": wrong,
     }
+    if found.classes <= LISTED:
+        result["confusion"] = confusion_matrix(found.labels_N, found.guesses_N, found.classes).tolist()
     keep_pictures(path / "pictures", run, data, data.sides[side], misclassified(found))
     write(path, [result])
     show(console, result, metrics, [], measured)

@@ -66,8 +66,10 @@ class Start(Spec):
     """Weights that a run begins with in place of chance (fine-tuning, or more training).
 
     Every tensor is taken by its name and shape. A head that differs, or that names other classes, begins by chance, and
-    a ViT's learned positions are interpolated where it has another grid of patches (Dosovitskiy et al. 2021, section
-    3.2); anything else that is missing, left over or of another shape is an error.
+    learned positions are interpolated where pictures have another size: a ViT's between patches (Dosovitskiy et al.
+    2021, section 3.2), a CoAtNet's between offsets; anything else that is missing, left over or of another shape is an
+    error. A two-tower model may begin with a ViT or a CoAtNet: that becomes its image tower, and the rest begins by
+    chance.
 
     Attributes:
         path: a run folder (its newest whole checkpoint) or a checkpoint folder; of averaged weights, the averages.

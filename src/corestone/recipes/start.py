@@ -14,8 +14,10 @@ from torch import Tensor
 from corestone.core.errors import CheckpointError
 from corestone.core.spec import Spec, parse
 from corestone.data.tokenizer import MANIFEST_FILE, TokenizerManifest, check_same, load_tokenizer
-from corestone.models.picture_spec import ImageEncoder
+from corestone.models.picture_spec import Captioner, CoAtNet, ImageEncoder, TwoTower
 from corestone.nn.patches import resized_positions
+from corestone.nn.position import resized_offsets
+from corestone.nn.spec import PatchEmbedding
 from corestone.recipes.spec import ModelFile, Start
 from corestone.train.archive import PICTURES, identity, read_model_files
 
@@ -23,7 +25,8 @@ START = "start.json"
 """In each checkpoint of such a run: what it began with."""
 HEAD = "head."
 """What the names of a head's tensors begin with: every model has its head under this name (`core.protocols.Model`)."""
-POSITIONS = "embedding.position.weight"
+TOWER = "image_tower."
+"""What the names of a two-tower model's tensors begin with that are its image tower's."""
 LISTED = 8
 """Names of tensors that a message lists."""
 
@@ -38,7 +41,8 @@ class Beginning:
         interpolated: what was done to positions; "" where nothing was.
         why: why the head is not the start's; "" where it is.
         left_out: tensors of the start's head that were not taken.
-        fresh: tensors of the model's own head that begin by chance, or at zero.
+        fresh: tensors of the model's own head that begin by chance, or at zero; of a two-tower model that takes its
+            image tower alone, the other parts.
     """
 
     identity: Mapping[str, str]
@@ -76,26 +80,50 @@ def begin(start: Start, model: Spec, parameters: Mapping[str, Tensor], files: Ma
         CheckpointError: no whole checkpoint, one for other data, or tensors that do not fit; all are named or counted.
         DataError: the start has another tokenizer.
     """
-    found = read_model_files(Path(start.path).expanduser(), tuple(files))
+    found = read_model_files(Path(start.path).expanduser(), (PICTURES,) if PICTURES in files else tuple(files))
     folder, tensors = found.tokenizer_folder, dict(found.tensors)
     record = parse(ModelFile, {"model": yaml.safe_load(found.model_yaml)}, f"{start.path}: model.yaml").model
+    if isinstance(model, TwoTower) and isinstance(record, ImageEncoder | CoAtNet):
+        return _tower(start, model, record, parameters, folder, tensors)
     if MANIFEST_FILE in files:
+        if not (folder / MANIFEST_FILE).is_file():
+            raise CheckpointError(f"{folder}: holds no {MANIFEST_FILE}, and this run reads text; name another start")
         manifest = parse(TokenizerManifest, json.loads(files[MANIFEST_FILE]), MANIFEST_FILE)
         check_same(load_tokenizer(folder).manifest, manifest, f"start.path={start.path}")
-    interpolated = _interpolate(tensors, record, model)
+    changed, interpolated = _interpolate(tensors, record, model)
     why = "start.zero_head" if start.zero_head else _differs(parameters, tensors)
     if not why and PICTURES in files:
         why = _named_otherwise((folder / PICTURES).read_text(encoding="utf-8"), files[PICTURES])
     left_out, fresh = (sorted(_head(names)) if why else [] for names in (tensors, parameters))
     wanted = {name: tensor for name, tensor in parameters.items() if name not in fresh}
-    _refuse(wanted, {name: tensor for name, tensor in tensors.items() if name not in left_out}, start.path)
-    for name, parameter in wanted.items():
-        parameter.copy_(tensors[name])
+    _take(wanted, {name: tensor for name, tensor in tensors.items() if name not in left_out}, start.path)
     if start.zero_head:
         for name in ("head.weight", "head.bias"):
             parameters[name].zero_()
-    told = {"path": start.path, "checkpoint": folder.name, "weights": identity(folder)[1]}
-    return Beginning(told, len(wanted) - bool(interpolated), interpolated, why, left_out, fresh)
+    return Beginning(_named(start, folder), len(wanted) - changed, interpolated, why, left_out, fresh)
+
+
+def _tower(
+    start: Start,
+    model: TwoTower,
+    record: ImageEncoder | CoAtNet,
+    parameters: Mapping[str, Tensor],
+    folder: Path,
+    tensors: dict[str, Tensor],
+) -> Beginning:
+    """Copy a model of pictures, without its head, into the image tower (Pham et al. 2021)."""
+    changed, interpolated = _interpolate(tensors, record, model.image)
+    left_out = sorted(_head(tensors))
+    wanted = {name: tensor for name, tensor in parameters.items() if name.startswith(TOWER)}
+    _take(wanted, {TOWER + name: tensor for name, tensor in tensors.items() if name not in left_out}, start.path)
+    fresh = sorted({name.split(".")[0] + ".*" for name in parameters.keys() - wanted.keys()})
+    return Beginning(
+        _named(start, folder), len(wanted) - changed, interpolated, "an image tower has none", left_out, fresh
+    )
+
+
+def _named(start: Start, folder: Path) -> dict[str, str]:
+    return {"path": start.path, "checkpoint": folder.name, "weights": identity(folder)[1]}
 
 
 def check_start(now: Beginning, checkpoint: Path) -> None:
@@ -134,18 +162,54 @@ def _named_otherwise(theirs: str, ours: str) -> str:
     return "" if same else "other classes there"
 
 
-def _interpolate(tensors: dict[str, Tensor], record: Spec, model: Spec) -> str:
-    """Bring the positions of a ViT to the grid of the run's model, in place; what was done, in words."""
-    if not isinstance(record, ImageEncoder) or not isinstance(model, ImageEncoder) or POSITIONS not in tensors:
-        return ""
-    old, new = record.embedding, model.embedding
-    if new.position is None or old.class_token != new.class_token or old.grid == new.grid:
-        return ""
-    tensors[POSITIONS] = resized_positions(tensors[POSITIONS], old.grid, new.grid, old.class_token)
-    return f"{POSITIONS} interpolated from {old.grid[0]}x{old.grid[1]} to {new.grid[0]}x{new.grid[1]} patches"
+def _interpolate(tensors: dict[str, Tensor], old: Spec, new: Spec, prefix: str = "") -> tuple[int, str]:
+    """Bring learned positions to the size of the run's pictures, in place.
+
+    Args:
+        old, new: the start's record, and the run's.
+        prefix: what their tensors' names begin with.
+
+    Returns:
+        How many tensors were changed, and that in words.
+    """
+    if isinstance(old, TwoTower) and isinstance(new, TwoTower):
+        return _interpolate(tensors, old.image, new.image, TOWER)
+    if isinstance(old, ImageEncoder) and isinstance(new, ImageEncoder):
+        return _patches(tensors, old.embedding, new.embedding, f"{prefix}embedding.position.weight")
+    if isinstance(old, Captioner) and isinstance(new, Captioner):
+        return _patches(tensors, old.image_embedding, new.image_embedding, "image_embedding.position.weight")
+    if isinstance(old, CoAtNet) and isinstance(new, CoAtNet):
+        return _offsets(tensors, old, new, prefix)
+    return 0, ""
 
 
-def _refuse(wanted: Mapping[str, Tensor], given: Mapping[str, Tensor], path: str) -> None:
+def _patches(tensors: dict[str, Tensor], old: PatchEmbedding, new: PatchEmbedding, name: str) -> tuple[int, str]:
+    """The positions of a grid of patches."""
+    if name not in tensors or new.position is None or old.class_token != new.class_token or old.grid == new.grid:
+        return 0, ""
+    tensors[name] = resized_positions(tensors[name], old.grid, new.grid, old.class_token)
+    return 1, f"{name} interpolated from {_size(old.grid)} to {_size(new.grid)} patches"
+
+
+def _offsets(tensors: dict[str, Tensor], old: CoAtNet, new: CoAtNet, prefix: str) -> tuple[int, str]:
+    """The tables of offsets on a CoAtNet's maps."""
+    changed, told = 0, []
+    for stage, (before, after) in enumerate(zip(old.maps, new.maps, strict=False)):
+        start = f"{prefix}stages.{stage}."
+        names = [name for name in tensors if name.startswith(start) and name.endswith(".mixer.position.weight")]
+        if before != after and names:
+            tensors.update({name: resized_offsets(tensors[name], before, after) for name in names})
+            changed += len(names)
+            told.append(f"{len(names)} tables of offsets of {start[:-1]} from {_size(before)} to {_size(after)} places")
+    return changed, f"interpolated {', '.join(told)}" if told else ""
+
+
+def _size(grid: tuple[int, int]) -> str:
+    return f"{grid[0]}x{grid[1]}"
+
+
+def _take(wanted: Mapping[str, Tensor], given: Mapping[str, Tensor], path: str) -> None:
+    """Copy what is given into what is wanted; CheckpointError where they are not the same names and shapes."""
     shared = sorted(wanted.keys() & given.keys())
     problems = {
         "missing": sorted(wanted.keys() - given.keys()),
@@ -158,6 +222,8 @@ def _refuse(wanted: Mapping[str, Tensor], given: Mapping[str, Tensor], path: str
             f"start.path={path}: does not fit the model ({told}); make the model the start's but for head and "
             "resolution, or name another start"
         )
+    for name, parameter in wanted.items():
+        parameter.copy_(given[name])
 
 
 def _listed(names: Sequence[str]) -> str:

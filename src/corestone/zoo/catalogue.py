@@ -5,6 +5,7 @@ from __future__ import annotations
 from corestone.core.errors import SpecError, unknown
 from corestone.zoo import (
     alexatm,
+    basic,
     bert,
     bloom,
     clip,
@@ -44,6 +45,7 @@ FAMILIES = (
     coca,
     clip,
     siglip,
+    basic,
 )
 
 

@@ -43,18 +43,37 @@ _HEADS = "; heads of 64, as in the paper: timm's count, 419,056 more, is that of
 _LAST = "; the printed sizes give 1.35 B; with the last stage as wide as CoAtNet-7's, 3072, it would be 1.47 B"
 
 
-def entries() -> list[Entry]:
-    """All eight sizes, on pictures of 224 pixels."""
+def sizes() -> dict[str, CoAtNet]:
+    """All eight, on pictures of 224 pixels."""
     small, large = (96, 192, 384, 768), (192, 384, 768, 1536)
-    rows = [
-        ("coatnet-0", coatnet(64, (2, 3, 5, 2), small), 25e6, ""),
-        ("coatnet-1", coatnet(64, (2, 6, 14, 2), small), 42e6, ""),
-        ("coatnet-2", coatnet(128, (2, 6, 14, 2), (128, 256, 512, 1024)), 75e6, ""),
-        ("coatnet-3", coatnet(192, (2, 6, 14, 2), large), 168e6, ""),
-        ("coatnet-4", coatnet(192, (2, 12, 28, 2), large), 275e6, ""),
-        ("coatnet-5", coatnet(192, (2, 12, 28, 2), (256, 512, 1280, 2048), head_dim=64), 688e6, _HEADS),
-        ("coatnet-6", mixed((192, 384, 768, 1536, 2048)), 1470e6, _LAST),
-        ("coatnet-7", mixed((256, 512, 1024, 2048, 3072)), 2440e6, ""),
+    return {
+        "coatnet-0": coatnet(64, (2, 3, 5, 2), small),
+        "coatnet-1": coatnet(64, (2, 6, 14, 2), small),
+        "coatnet-2": coatnet(128, (2, 6, 14, 2), (128, 256, 512, 1024)),
+        "coatnet-3": coatnet(192, (2, 6, 14, 2), large),
+        "coatnet-4": coatnet(192, (2, 12, 28, 2), large),
+        "coatnet-5": coatnet(192, (2, 12, 28, 2), (256, 512, 1280, 2048), head_dim=64),
+        "coatnet-6": mixed((192, 384, 768, 1536, 2048)),
+        "coatnet-7": mixed((256, 512, 1024, 2048, 3072)),
+    }
+
+
+PUBLISHED = {
+    "coatnet-0": 25e6,
+    "coatnet-1": 42e6,
+    "coatnet-2": 75e6,
+    "coatnet-3": 168e6,
+    "coatnet-4": 275e6,
+    "coatnet-5": 688e6,
+    "coatnet-6": 1470e6,
+    "coatnet-7": 2440e6,
+}
+
+
+def entries() -> list[Entry]:
+    """By size."""
+    doubts = {"coatnet-5": _HEADS, "coatnet-6": _LAST}
+    return [
+        Entry(name, "coatnet", spec, PUBLISHED[name], "Dai et al. 2021", _HEAD + doubts.get(name, ""))
+        for name, spec in sizes().items()
     ]
-    source = "Dai et al. 2021"
-    return [Entry(name, "coatnet", spec, published, source, _HEAD + more) for name, spec, published, more in rows]

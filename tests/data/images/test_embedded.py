@@ -158,13 +158,15 @@ def test_emoji_splits_keep_what_they_promise(cache: Path) -> None:
     counts = json.loads((folder / "manifest.json").read_text())["counts"]
     assert (counts["read"], counts["kept"]) == (7261, 6842)
     # Four would have stood on two sides: the same drawing for two names.
-    repeats = {"repeated picture": 327, "repeated picture on another side": 4}
-    assert counts["dropped"] == {"not 72 x 72 (a placeholder)": 88, **repeats}
+    repeats = {"": 308, " of another class": 19, " of another class on another side": 4}
+    dropped = {f"repeated picture{what}": count for what, count in repeats.items()}
+    assert counts["dropped"] == {"not 72 x 72 (a placeholder)": 88, **dropped}
     concepts: dict[str, set[str]] = defaultdict(set)
     for side, pictures in found.items():
         assert pictures.pixels(0).shape == (72, 72, 3)
         for i in range(len(pictures)):
             concepts[side].add(concept(pictures.captions(i)[0].replace(" ", "_")))
+            assert pictures.classes[pictures.labels[i]] in concepts[side]
     assert {side: len(pictures) for side, pictures in found.items()} == {"train": 5394, "validation": 758, "test": 690}
     assert not concepts["train"] & (concepts["validation"] | concepts["test"])
     assert not concepts["validation"] & concepts["test"]

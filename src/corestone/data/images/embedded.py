@@ -20,7 +20,7 @@ from corestone.data.document import Problem
 from corestone.data.images.picture import Picture, Pixels, pixels_sha256, side_of_three
 from corestone.data.images.spec import EmbeddedImages
 
-READER_VERSION = 1
+READER_VERSION = 2
 """Part of every fingerprint; raise it when a reader gives other pictures for the same input."""
 
 
@@ -72,7 +72,7 @@ _PNG_SIZE = struct.pack(">II", 72, 72)
 
 
 def read_emoji(item: CatalogueEntry, split: str) -> Iterator[Picture | Problem]:
-    """Every emoji of two artists, with its English name as caption; ids are `noto/1F600`.
+    """Every emoji of two artists, with its English name as caption and its `concept` as class; ids are `noto/1F600`.
 
     Split `concept`: by `concept` of the name, for both artists. Split `artist`: Noto trains, Twemoji validates.
     """
@@ -95,7 +95,7 @@ def read_emoji(item: CatalogueEntry, split: str) -> Iterator[Picture | Problem]:
                 if split == "concept":
                     side = side_of_three(concept(name), item.validation_percent, item.test_percent)
                 caption = name.replace("_", " ")
-                yield Picture(f"{artist}/{code}", data, side, item.name, captions=(caption,))
+                yield Picture(f"{artist}/{code}", data, side, item.name, concept(name), captions=(caption,))
 
 
 def _emoji_names(wheel: Path) -> dict[tuple[int, ...], str]:
