@@ -223,7 +223,7 @@ def test_pixels_decide_between_rounding_and_another_preprocessing() -> None:
         return compare("it", side(0.0), side(levels * level), given, "test")
 
     assert "from 1 pictures on: largest difference between logits" in judge(1e-3, ())[1]
-    assert "rounds 100.00% of the values to the next level" in judge(1.0, (Resize(),))[1]
+    assert "rounds 100.00% of the values to another level" in judge(1.0, (Resize(),))[1]
     for levels, steps in ((1.0, ()), (2.0, (Resize(),)), (float("nan"), (Resize(),))):
         with pytest.raises(CheckpointError, match="it gives other pixels"):
             judge(levels, steps)
