@@ -145,15 +145,15 @@ def json_text(tree: dict[str, Any]) -> str:
     return json.dumps(tree, indent=2, ensure_ascii=False) + "\n"
 
 
-def write_folder(folder: Path, tensors: dict[str, Tensor], texts: dict[str, str]) -> None:
-    """Write all files into a new folder; OSError where that fails."""
+def write_folder(folder: Path, tensors: dict[str, Tensor], texts: dict[str, str], weights: str = WEIGHTS) -> None:
+    """Write all files into a new folder, tensors into `weights`; OSError where that fails."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     for name, text in texts.items():
         (folder / name).write_text(text, encoding="utf-8")
     try:
         # Older readers refuse a file that does not say which library's tensors it holds.
-        save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+        save_file(tensors, folder / weights, metadata={"format": "pt"})
     except SafetensorError as error:  # its I/O errors do not derive from OSError
         raise OSError(errno.ENOSPC if "space" in str(error).lower() else errno.EIO, str(error)) from None
 

@@ -59,6 +59,18 @@ def reads_pictures(source: Path) -> bool:
     return (locate(source) / PICTURES).is_file()
 
 
+def kind_of(source: Path) -> str:
+    """The kind of the model of a run's newest whole checkpoint, or of a checkpoint, as its record says it."""
+    return _kind((locate(source) / MODEL).read_text(encoding="utf-8"))
+
+
+def _kind(text: str) -> str:
+    try:
+        return str(yaml.safe_load(text)["kind"])
+    except (yaml.YAMLError, KeyError, TypeError):
+        return "image_encoder"  # from_yaml says what is wrong, and where
+
+
 def export_pictures(source: Path, out: Path, library: str) -> ExportedPictures:
     """Write a run's newest whole checkpoint, or a checkpoint, as a folder that another library loads.
 
@@ -113,10 +125,12 @@ def read_pictures(path: Path) -> tuple[tuple[str, ...], Augmentation]:
 
 
 def _read_spec(text: str, where: str) -> Pictured:
-    try:
-        kind = yaml.safe_load(text)["kind"]
-    except (yaml.YAMLError, KeyError, TypeError):
-        kind = "image_encoder"  # from_yaml says what is wrong, and where
+    kind = _kind(text)
+    if kind == "captioner":
+        raise CheckpointError(
+            f"{where}: a captioner has no counterpart in another library known here: open_clip's CoCa pools pictures, "
+            "builds its captioning layers and reads a text's vector otherwise"
+        )
     if kind not in _RECORDS:
         raise CheckpointError(
             f"{where}: a model of kind '{kind}' has no counterpart in another library known here (those of kind "
