@@ -60,7 +60,7 @@ OPEN_CLIP: dict[str, dict[str, Any]] = {
 }
 """Of the library's `model_cfg`."""
 
-SHAPES = ((16, 16), (33, 40), (20, 17))
+SHAPES = ((16, 16), (33, 40), (18, 27))
 """Heights and widths of pictures. None leaves a half pixel to a crop where transformers would cut elsewhere."""
 
 
