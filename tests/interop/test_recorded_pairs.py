@@ -1,7 +1,8 @@
 """Folders of CLIP, SigLIP and open_clip as the libraries save them, imported: the same logits of the same uint8
 pictures and strings as recorded, the same folder when written again, and what cannot be expressed, named.
 
-Measured worst case: 1.2e-5 (of logits whose deviation is 0.4 to 1.8), with each library's own resize.
+Measured worst case: 1.9e-6 with torchvision's resize, which Hugging Face and this house have, and 0.0025 of open_clip,
+whose resize is Pillow's.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from typer.testing import CliRunner
 from corestone.cli.interop import export, import_
 from corestone.core.batch import ImageBatch
 from corestone.core.errors import CheckpointError, CorestoneError, DataError
-from corestone.core.spec import plain, to_yaml
+from corestone.core.spec import differing, plain, to_yaml
 from corestone.data.images.augment_spec import Augmentation, CenterCrop, Resize
 from corestone.data.images.pairs import caption_batch
 from corestone.data.images.spec import CaptionRows
@@ -30,9 +31,11 @@ from corestone.data.spec import BytePair
 from corestone.data.tokenizer import build_tokenizer, load_tokenizer
 from corestone.interop import outgoing_pairs
 from corestone.interop.files import read_json
+from corestone.interop.huggingface_pairs import HUGGINGFACE_CLIP_MODEL, HUGGINGFACE_SIGLIP_MODEL
 from corestone.interop.incoming_pairs import import_pairs, read_pairs_folder
 from corestone.interop.outgoing_pairs import export_pairs, read_pairs_json
 from corestone.interop.pair_agreement import ours_of_pairs
+from corestone.interop.pair_tokenizer import Template
 from corestone.interop.picture_agreement import Seen
 from corestone.interop.weights import build_with
 from corestone.models.picture_spec import ImageEncoder, ModifiedResNet, Projection, Similarity, TextTower, TwoTower
@@ -41,6 +44,7 @@ from corestone.nn.spec import LastTokenPool, MeanPool, Norm, PatchEmbedding, Tok
 from corestone.recipes.evaluate_images import load_picture_model
 from corestone.train.archive import read_model_files
 from corestone.train.checkpoint import write_checkpoint
+from corestone.zoo.catalogue import find
 from corestone.zoo.clip import stack
 from corestone.zoo.coca import coca
 from corestone.zoo.siglip import siglip
@@ -102,6 +106,7 @@ def test_logits_are_those_recorded(case: str, tmp_path: Path) -> None:
         logits = model.log_scale.exp() * cosines + (0 if model.bias is None else model.bias)
     assert expected["logits"].std() > 0.3
     worst = float((logits - expected["logits"]).abs().max())
+    print(f"WORST {case} {worst:.2g}")
     assert worst <= (RESIZED if case == "open-clip" else TOLERANCE), worst
 
 
@@ -155,16 +160,19 @@ def test_processors_of_newer_releases_are_read(tmp_path: Path) -> None:
 
 
 def test_sparse_configs_have_the_librarys_sizes(tmp_path: Path) -> None:
-    """As SigLIP's published ones: the tensors then do not fit these small ones, but are asked for by those sizes."""
-    for case, sizes in (("siglip", "32000, 768"), ("clip", "49408, 512")):
-        folder = copy(case, tmp_path)
-        (folder / "config.json").write_text(json.dumps({"model_type": case}))
-        change(folder, "preprocessor_config.json", size={"height": 224, "width": 224}, do_center_crop=False)
-        if case == "clip":  # whose end is known by its number
-            change(folder, "config.json", text_config={"eos_token_id": 544})
-        with pytest.raises(CheckpointError, match=rf"lack|config\.json asks for \[{sizes}\]") as caught:
-            read_pairs_folder(folder)
-        assert "the weights do not fit" in str(caught.value) or sizes in str(caught.value)
+    """As SigLIP's published ones, which name no size at all."""
+    processor = {"size": {"height": 224, "width": 224}, "do_center_crop": False}
+    for kind, name, end in (
+        (HUGGINGFACE_SIGLIP_MODEL, "siglip-b16-224", 1),
+        (HUGGINGFACE_CLIP_MODEL, "clip-vit-b32", 49407),
+    ):
+        files = {"config.json": {"model_type": name.split("-")[0]}, "preprocessor_config.json": processor}
+        told = kind.read(files, tmp_path, Template(start=49406, end=end, pad=1, longest=None, highest=end))
+        expected = find(name).spec
+        assert isinstance(expected, TwoTower)
+        paths = differing(plain(expected), plain(told.spec), "model")
+        assert {path for path in paths if ".init" not in path} <= {"model.similarity.scale"}  # 1 / 0.07, there rounded
+        assert told.context_length == expected.text.embedding.context_length
 
 
 def test_old_configs_are_read_as_the_library_reads_them(tmp_path: Path) -> None:
@@ -202,8 +210,8 @@ REFUSED: list[tuple[str, str, tuple[str, ...], dict[str, Any], str]] = [
     ("clip", CONFIG, VISION, {"num_hidden_layers": 2}, "they also hold 'vision_model.encoder.layers.2"),
     ("clip", CONFIG, VISION, {"num_hidden_layers": 4}, "they lack 'vision_model.encoder.layers.3"),
     ("clip", CONFIG, TEXT, {"intermediate_size": 29}, r"has shape \[28, 18\], config.json asks for \[29, 18\]"),
-    ("clip", CONFIG, TEXT, {"eos_token_id": 7}, "eos_token_id=7 is where the model reads a text's vector, .* puts 544"),
-    ("clip", CONFIG, TEXT, {"vocab_size": 500}, "tokenizer has 545 tokens, the model's table 500 rows"),
+    ("clip", CONFIG, TEXT, {"eos_token_id": 7}, "eos_token_id=7 is where the model reads a text's vector, .* puts 525"),
+    ("clip", CONFIG, TEXT, {"vocab_size": 500}, "tokenizer has 526 tokens, the model's table 500 rows"),
     ("clip", CONFIG, (), {"text_config": 3}, "'text_config' must be a JSON object"),
     ("clip", CONFIG, (), {"quantization_config": {"bits": 4}}, "quantization_config="),
     ("clip", "preprocessor_config.json", (), {"resample": 0}, r"resample=0 \(nearest\) cannot be expressed here"),
@@ -228,7 +236,7 @@ REFUSED: list[tuple[str, str, tuple[str, ...], dict[str, Any], str]] = [
     ("open-clip", OPEN, OPEN_TEXT, {"act_kwargs": {"a": 1}}, "text_cfg.act_kwargs=.* cannot be expressed here"),
     ("open-clip", OPEN, OPEN_TEXT, {"no_causal_mask": True}, "'argmax' with no_causal_mask cannot be expressed here"),
     ("open-clip", OPEN, OPEN_TEXT, {"pool_type": "last"}, "'last' without no_causal_mask cannot be expressed here"),
-    ("open-clip", OPEN, OPEN_TEXT, {"pool_type": "eos"}, "a text's vector at eos_id=2, and the tokenizer puts 544"),
+    ("open-clip", OPEN, OPEN_TEXT, {"pool_type": "eos"}, "a text's vector at eos_id=2, and the tokenizer puts 525"),
     ("open-clip", OPEN, ("preprocess_cfg",), {"resize_mode": "longest"}, "resize_mode='longest' cannot be expressed"),
     ("open-clip", OPEN, ("preprocess_cfg",), {"interpolation": "box"}, "interpolation='box' cannot be expressed here"),
     ("open-clip", OPEN, ("preprocess_cfg",), {"blur": 2}, "preprocess_cfg.blur=2 cannot be expressed here"),
@@ -362,6 +370,12 @@ NOT_THERE: dict[str, tuple[str, dict[str, Any], dict[str, Any], str]] = {
     "siglip, fills up unread": ("huggingface", SIGLIP, {}, "SiglipModel of huggingface cannot say data.rows.whole"),
     "fills up unread": ("open_clip", {"text": BOTH_WAYS}, {}, "CLIP of open_clip cannot say data.rows.whole"),
     "shorter positions": ("open_clip", {}, {"context_length": 9}, "open_clip reads as many tokens as the model has"),
+    "residual, no square": (
+        "open_clip",
+        {"image": RESNET.model_copy(update={"image_size": (32, 64)}), "image_projection": Projection(bias=True)},
+        {"seen": SEEN.model_copy(update={"size": (32, 64)})},
+        r"image_size=\[32, 64\]: the library's residual networks read squares",
+    ),
     "larger than cut": ("open_clip", {}, {"seen": CUT}, "open_clip cannot do data.augmentation.evaluation"),
     "timm": ("timm", {}, {}, "kind 'two_tower' cannot be written for timm; --format huggingface and"),
 }  # fmt: skip
@@ -417,7 +431,7 @@ def test_the_verbs(app: typer.Typer, tmp_path: Path) -> None:
     runner, ours = CliRunner(), str(tmp_path / "ours")
     done = runner.invoke(app, ["import", str(copy("open-clip", tmp_path)), "--out", ours])
     assert done.exit_code == 0, done.output
-    assert "CLIP of open_clip: 34 k parameters, vectors of 14 values, 545 tokens, context 15" in done.output
+    assert "CLIP of open_clip: 33.6 k parameters, vectors of 14 values, 526 tokens, context 15" in done.output
     for library in ("huggingface", "open_clip"):
         done = runner.invoke(app, ["export", ours, "--format", library, "--out", str(tmp_path / library)])
         assert done.exit_code == 0, done.output

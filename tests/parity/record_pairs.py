@@ -8,9 +8,9 @@ it, beside `expected.safetensors`: pictures `picture.0`, ... (H, W, C) uint8, `t
 
 from __future__ import annotations
 
-import json
 import shutil
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +19,10 @@ import tokenizers
 import torch
 from record_pictures import DATA, pillow
 from safetensors.torch import save_file
-from tokenizers import decoders, models, pre_tokenizers, processors, trainers
+from tokenizers import decoders, models, pre_tokenizers, processors
 
 TEXTS = ("a photo of a cat", "Two dogs, and 3 birds!", "größer 北京", "stone " * 30)
 """The last is longer than any context here."""
-
-TRAINED_ON = ["a photo of a cat and a dog, two stones", "corner stone, key stone, core stone; birds"] * 5
 
 # Every size differs from every other within a case wherever it may, so that a swapped axis cannot go unnoticed.
 HUGGINGFACE: dict[str, dict[str, Any]] = {
@@ -64,22 +62,28 @@ SHAPES = ((16, 16), (33, 40), (18, 27))
 """Heights and widths of pictures. None leaves a half pixel to a crop where transformers would cut elsewhere."""
 
 
+def vocabulary(words: Sequence[str], end: str) -> tuple[dict[str, int], list[tuple[str, str]]]:
+    """Every byte, at the end of a word too where that is another token, and the merges that make some words whole: no
+    trained one, as two trainings may number alike tokens differently."""
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    names, merges = [*letters, *(letter + end for letter in letters if end)], []
+    for word in words:
+        parts = [*word[:-1], word[-1] + end]
+        while len(parts) > 1:
+            pair = (parts[0], parts[1])
+            parts = ["".join(pair), *parts[2:]]
+            if pair not in merges:
+                merges.append(pair)
+                names.append(parts[0])
+    return {name: number for number, name in enumerate(names)}, merges
+
+
 def clip_tokenizer(context_length: int) -> Any:
     """A small one of the library's own class."""
     import transformers
 
-    raw = transformers.CLIPTokenizer().backend_tokenizer
-    trained = tokenizers.Tokenizer(models.BPE(end_of_word_suffix="</w>"))
-    trained.normalizer, trained.pre_tokenizer = raw.normalizer, raw.pre_tokenizer
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    trained.train_from_iterator(
-        TRAINED_ON, trainers.BpeTrainer(vocab_size=540, initial_alphabet=alphabet, end_of_word_suffix="</w>")
-    )
-    found = trained.get_vocab()
-    for letter in alphabet:  # at the end of a word too, so that every text can be written
-        found.setdefault(f"{letter}</w>", len(found))
-    merges = [tuple(pair) for pair in json.loads(trained.to_str())["model"]["merges"]]
-    vocab = {**found, "<|startoftext|>": len(found), "<|endoftext|>": len(found) + 1}
+    vocab, merges = vocabulary(("photo", "cat", "dog", "stone"), "</w>")
+    vocab |= {"<|startoftext|>": len(vocab), "<|endoftext|>": len(vocab) + 1}
     return transformers.CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=context_length)
 
 
@@ -87,14 +91,12 @@ def plain_tokenizer(context_length: int) -> Any:
     """Byte pairs, an end behind and nothing in front, which also fills up: as SigLIP's."""
     import transformers
 
-    raw = tokenizers.Tokenizer(models.BPE())
+    vocab, merges = vocabulary(("Ġphoto", "Ġcat", "Ġdog", "Ġstone"), "")
+    raw = tokenizers.Tokenizer(models.BPE(vocab, merges))
     raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     raw.decoder = decoders.ByteLevel()
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    raw.train_from_iterator(
-        TRAINED_ON, trainers.BpeTrainer(vocab_size=270, special_tokens=["<unk>", "</s>"], initial_alphabet=alphabet)
-    )
-    raw.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
+    raw.add_special_tokens(["<unk>", "</s>"])
+    raw.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", len(vocab) + 1)])
     return transformers.PreTrainedTokenizerFast(
         tokenizer_object=raw, eos_token="</s>", pad_token="</s>", unk_token="<unk>", model_max_length=context_length,
         model_input_names=["input_ids"], padding_side="right",

@@ -170,6 +170,8 @@ def _image(vision: Tree, config: Tree, where: str) -> tuple[Tree, bool]:
     size = pair_of(vision, "image_size", where, 224)
     if isinstance(vision.get("layers"), list):
         depths = vision["layers"]
+        if size[0] != size[1]:
+            raise CheckpointError(f"{where}: image_size={list(size)}: the library's residual networks read squares")
         tree = {"kind": "modified_resnet", "image_size": size, "width": width, "depths": depths, "head_dim": head}
         return tree, True
     heads_fit(width, head, ("width", "head_width"), where)
