@@ -251,7 +251,7 @@ def test_bad_input_is_one_line_and_exit_code_2(run, checkpoint, tmp_path) -> Non
     cases = [
         (
             ("export", checkpoint(make_decoder(), name="text"), "--format", "timm"),
-            "this model reads text, and timm holds models of pictures",
+            "this model reads text, and timm holds models that read pictures",
         ),
         (("export", source, "--part", "generator"), "this model reads pictures and has no generator"),
         (("export", source, "--format", "tim"), "did you mean 'timm'"),

@@ -222,7 +222,7 @@ REFUSED: list[tuple[str, str, tuple[str, ...], dict[str, Any], str]] = [
     ("siglip", TOKENIZER, (), {"pad_token": None}, "names no pad_token, which fills up what SigLIP reads"),
     ("siglip", CONFIG, VISION, {"vision_use_head": False}, "vision_use_head=False cannot be expressed here"),
     ("siglip", CONFIG, TEXT, {"projection_size": 20}, "projection_size=20 and vision_config.hidden_size=24 must agree"),
-    ("open-clip", OPEN, MODEL, {"multimodal_cfg": {}}, "of a CoCa, .*attentional_pool.*multimodal_cfg.*embed_cls"),
+    ("open-clip", OPEN, MODEL, {"multimodal_cfg": {}}, "of a CoCa, .*multimodal_cfg.*embed_cls.*attentional_pool"),
     ("open-clip", OPEN, MODEL, {"nonscalar_logit_scale": True}, "nonscalar_logit_scale=True cannot be expressed here"),
     ("open-clip", OPEN, MODEL, {"new_thing": 1}, "model_cfg.new_thing=1 cannot be expressed here"),
     ("open-clip", OPEN, (), {"model_cfg": 1}, "'model_cfg' must be a JSON object"),
@@ -349,6 +349,7 @@ WHOLE = CaptionRows(start=0, end=0, fill=0, whole=True)
 BOTH_WAYS = TextTower(embedding=TokenEmbedding(vocab_size=320, context_length=20), stack=stack(64, 1), causal=False)
 OTHER = siglip(64, 1, 2, 8, 16, vocab_size=320, context_length=20)
 SIGLIP: dict[str, Any] = {name: getattr(OTHER, name) for name in TwoTower.model_fields}
+WIDE = PatchEmbedding(image_size=(16, 24), patch_size=8, bias=False, norm=Norm())
 RESNET = ModifiedResNet(image_size=(32, 32), width=2, depths=(1, 1, 1, 1), head_dim=16)
 LARGE = SEEN.model_copy(update={"size": (32, 32)})
 CUT = SEEN.model_copy(update={"evaluation": (Resize(shorter=20), CenterCrop())})
@@ -375,6 +376,12 @@ NOT_THERE: dict[str, tuple[str, dict[str, Any], dict[str, Any], str]] = {
         {"image": RESNET.model_copy(update={"image_size": (32, 64)}), "image_projection": Projection(bias=True)},
         {"seen": SEEN.model_copy(update={"size": (32, 64)})},
         r"image_size=\[32, 64\]: the library's residual networks read squares",
+    ),
+    "no square": (
+        "huggingface",
+        {"image": towers().image.model_copy(update={"embedding": WIDE})},
+        {"seen": SEEN.model_copy(update={"size": (16, 24)})},
+        "CLIPModel of huggingface cannot express it .*gives pictures of 16x24",
     ),
     "larger than cut": ("open_clip", {}, {"seen": CUT}, "open_clip cannot do data.augmentation.evaluation"),
     "timm": ("timm", {}, {}, "kind 'two_tower' cannot be written for timm; --format huggingface and"),
@@ -457,3 +464,12 @@ def test_a_texts_own_record_says_what_open_clip_reads(tmp_path: Path) -> None:
     again = read_pairs_folder(done.folder)[0]
     assert again.rows == rows
     assert again.spec.text.pool == LastTokenPool()
+
+
+def test_the_most_tokens_of_a_text_travel(tmp_path: Path) -> None:
+    """Fewer than the model has positions for: the tokenizer's limit in the folder, pictures.json here."""
+    done = export_pairs(saved(towers(), tmp_path / "ours", context_length=9), tmp_path / "theirs", "huggingface")
+    assert read_json(done.folder / "tokenizer_config.json")["model_max_length"] == 9
+    again = import_pairs(done.folder, tmp_path / "again")
+    assert read_json(again.folder / "pictures.json")["context_length"] == 9
+    assert again.spec.text.embedding.context_length == 20

@@ -286,7 +286,7 @@ def test_a_coca_of_open_clip_is_refused_by_what_differs(tmp_path: Path) -> None:
     save_file(tensors, tmp_path / "coca" / "open_clip_model.safetensors")
     config = {"model_cfg": {"embed_dim": 18, "custom_text": True, **parts}, "preprocess_cfg": {}}
     (tmp_path / "coca" / "open_clip_config.json").write_text(json.dumps(config))
-    with pytest.raises(CheckpointError, match=r"a CoCa, .*attentional_pool\).*multimodal_cfg\).*embed_cls\)") as caught:
+    with pytest.raises(CheckpointError, match=r"a CoCa, .*multimodal_cfg\).*embed_cls\).*attentional_pool\)") as caught:
         import_pairs(tmp_path / "coca", tmp_path / "out")
     assert "\n" not in str(caught.value)
     # What it says is so: one pool of all queries, two blocks a layer, a vector at the end.

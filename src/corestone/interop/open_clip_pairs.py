@@ -45,10 +45,11 @@ OPEN_CLIP_CONFIG = "open_clip_config.json"
 MEAN, STD = [0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711]
 
 COCA = (
-    "is that of a CoCa, which a captioner here is not: the first of the queries of one pool is the picture's vector "
-    "there and captions see the others (vision_cfg.attentional_pool), where a second pool makes it here; a layer that "
-    "sees the picture is two blocks with a feed-forward and norms of their own there (multimodal_cfg), one here; and a "
-    "text's own vector stands behind what fills the text up there (text_cfg.embed_cls), behind its last token here"
+    "is that of a CoCa, which a captioner here is not: a layer that sees the picture is two blocks there, each with a "
+    "feed-forward and norms of its own (multimodal_cfg), and one block here; a text's own vector stands behind what "
+    "fills the text up there (text_cfg.embed_cls), and behind its last token here; a picture's vector is what the "
+    "first query of its one pool finds there, or a second pool without a norm (vision_cfg.attentional_pool), and a "
+    "second pool with a norm here"
 )
 
 _BLOCKS: Mapping[str, tuple[Any, ...]] = {

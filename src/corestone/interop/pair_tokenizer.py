@@ -63,7 +63,7 @@ def read_pair_tokenizer(folder: Path) -> tuple[Tokenizer, Template]:
     if named is not None and named not in _CLASSES:
         raise CheckpointError(
             f"{where}: tokenizer_class={named!r} cannot be expressed here, as it may do to texts what {TOKENIZER} does "
-            f"not say; known: {', '.join(_CLASSES)}"
+            f"not say; where it says it all, write PreTrainedTokenizerFast there (known: {', '.join(_CLASSES)})"
         )
     for key, only in (("padding_side", "right"), ("truncation_side", "right")):
         if settings.get(key, only) != only:

@@ -106,7 +106,7 @@ class Resize(Spec):
     Attributes:
         shorter: length of the shorter side, the shape being kept; None: the augmentation's size, whatever the shape
             (Dosovitskiy et al. 2020, code).
-        interpolation: between pixels; CLIP's is bicubic (Radford et al. 2021, code).
+        interpolation: between pixels; bicubic in most published folders of ViT and CLIP (timm, open_clip, code).
     """
 
     kind: Literal["resize"] = "resize"
