@@ -30,6 +30,7 @@ from corestone.data.images.spec import CaptionRows
 from corestone.data.spec import BytePair
 from corestone.data.tokenizer import build_tokenizer, load_tokenizer
 from corestone.interop import outgoing_pairs
+from corestone.interop.convert import convert_pickle
 from corestone.interop.files import read_json
 from corestone.interop.huggingface_pairs import HUGGINGFACE_CLIP_MODEL, HUGGINGFACE_SIGLIP_MODEL
 from corestone.interop.incoming_pairs import import_pairs, read_pairs_folder
@@ -146,6 +147,25 @@ def test_towers_apart_and_sharded_names_are_read(tmp_path: Path) -> None:
     first, second = read_pairs_folder(folder)[1], read_pairs_folder(DATA / "open-clip")[1]
     assert first.keys() == second.keys()
     assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_pickled_weights_of_open_clip_come_in_through_convert(tmp_path: Path) -> None:
+    """As its trainer saves them on several devices, beside Hugging Face's files of the same model."""
+    folder = copy("open-clip", tmp_path)
+    tensors = load_file(folder / "open_clip_model.safetensors")
+    (folder / "open_clip_model.safetensors").unlink()
+    torch.save({"epoch": 3, "state_dict": {f"module.{n}": t for n, t in tensors.items()}}, folder / "epoch_3.pt")
+    shutil.copy(DATA / "clip" / "config.json", folder)
+    with pytest.raises(
+        CheckpointError, match=r"only epoch_3\.pt, a pickle, which is not loaded here; .*corestone convert"
+    ):
+        import_pairs(folder, tmp_path / "out")
+    done = convert_pickle(folder / "epoch_3.pt", tmp_path / "converted")
+    told, read, _, kind = read_pairs_folder(done.folder)
+    before, expected = read_pairs_folder(DATA / "open-clip")[:2]
+    assert kind.library == "open_clip"
+    assert told == before
+    assert all(torch.equal(read[name], tensor) for name, tensor in expected.items())
 
 
 def test_processors_of_newer_releases_are_read(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor
 from corestone.core.errors import CheckpointError
 from corestone.core.spec import plain, to_yaml
 from corestone.data.tokenizer import Tokenizer
-from corestone.interop.files import read_json, read_weights
+from corestone.interop.files import INDEX, read_json, read_weights
 from corestone.interop.huggingface_pairs import HUGGINGFACE_CLIP_MODEL, HUGGINGFACE_SIGLIP_MODEL
 from corestone.interop.incoming import check_vocabulary, refuse_existing
 from corestone.interop.open_clip_pairs import OPEN_CLIP_CONFIG, OPEN_CLIP_MODEL, refuse_captioner
@@ -49,12 +49,25 @@ def holds_pairs(folder: Path) -> bool:
 
 
 def _format(folder: Path) -> PairFormat | None:
-    """Of a folder that holds both libraries' files, as many published ones do, Hugging Face's."""
+    """Of a folder that holds both libraries' files, as many published ones do, Hugging Face's where the tensors in
+    model.safetensors have its names."""
+    other = OPEN_CLIP_MODEL if (folder / OPEN_CLIP_CONFIG).is_file() else None
     if (folder / CONFIG).is_file():
         found = read_json(folder / CONFIG).get("model_type")
-        if isinstance(found, str) and found in _BY_TYPE:
+        if isinstance(found, str) and found in _BY_TYPE and (other is None or not _of_open_clip(folder)):
             return _BY_TYPE[found]
-    return OPEN_CLIP_MODEL if (folder / OPEN_CLIP_CONFIG).is_file() else None
+    return other
+
+
+def _of_open_clip(folder: Path) -> bool:
+    """Whether there is no model.safetensors, or one whose tensors have open_clip's names."""
+    kept = not (folder / WEIGHTS).is_file() and not (folder / INDEX).is_file()
+    return kept or any("visual." in name for name in read_weights(folder))
+
+
+def _open_clips(theirs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Without what CustomTextCLIP puts before names of the text tower, and before that a model on several devices."""
+    return {name.removeprefix("module.").removeprefix("text."): tensor for name, tensor in theirs.items()}
 
 
 def read_pairs_folder(folder: Path) -> tuple[PairTold, dict[str, Tensor], Tokenizer, PairFormat]:
@@ -80,8 +93,7 @@ def read_pairs_folder(folder: Path) -> tuple[PairTold, dict[str, Tensor], Tokeni
     told = kind.read(files, folder, template)
     check_vocabulary(told.spec.text.embedding.vocab_size, tokenizer, str(folder))
     theirs = read_weights(folder, kind.weights)
-    if kind is OPEN_CLIP_MODEL:  # its CustomTextCLIP keeps the text tower apart
-        theirs = {name.removeprefix("text."): tensor for name, tensor in theirs.items()}
+    theirs = _open_clips(theirs) if kind is OPEN_CLIP_MODEL else theirs
     return told, two_tower_from(kind.names(told.spec), told.spec, theirs, str(folder)), tokenizer, kind
 
 
