@@ -7,6 +7,7 @@ whose resize is Pillow's.
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
 import sys
@@ -444,6 +445,26 @@ def test_an_export_that_computes_otherwise_is_not_kept(tmp_path: Path, monkeypat
     with pytest.raises(CheckpointError, match="importing the export gives another model"):
         export_pairs(source, tmp_path / "out", "huggingface")
     assert [path.name for path in tmp_path.iterdir()] == ["ours"]
+
+
+def test_a_full_disk_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*given: Any, **more: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    source = saved(towers(), tmp_path / "ours")
+    monkeypatch.setattr("corestone.interop.outgoing.save_file", full)
+    with pytest.raises(CheckpointError, match=r"could not be written \(the disk is full\)"):
+        export_pairs(source, tmp_path / "out", "open_clip")
+    assert [path.name for path in tmp_path.iterdir()] == ["ours"]
+
+
+def test_what_matters_in_training_alone_is_told(tmp_path: Path) -> None:
+    text = towers().text
+    blocks = tuple(block.model_copy(update={"dropout": 0.1}) for block in text.stack.blocks)
+    stacked = text.stack.model_copy(update={"blocks": blocks})
+    spec = towers(text=text.model_copy(update={"stack": stacked}), similarity=Similarity(scale=20.0, scale_most=None))
+    done = export_pairs(saved(spec, tmp_path / "ours"), tmp_path / "out", "huggingface")
+    assert "model.text.stack.blocks.0.dropout is not kept; it matters only in training" in done.notes
 
 
 @pytest.fixture

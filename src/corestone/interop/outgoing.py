@@ -6,7 +6,8 @@ import errno
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -83,19 +84,12 @@ def export_huggingface(source: Path, out: Path, part: Part | None = None) -> Exp
     check_vocabulary(spec.embedding.vocab_size, tokenizer, where)
     texts = _texts(family, spec, tokenizer, where)
     rows = tokenizer.manifest.vocab_size
-    partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
-    try:
+    with appearing(out) as partial:
         write_folder(partial, to_theirs(family, spec, tensors, rows), texts)
         batch = fixed_batch(spec, rows)
         ours = own_logits(model, family, batch, rows)
         checks = [_check_own(partial, spec, tensors, ours, batch, where)]
         checks += check_reference(partial, family, ours, batch, tokenizer, where)
-        os.rename(partial, out)
-    except OSError as error:
-        cause = "the disk is full" if error.errno == errno.ENOSPC else (error.strerror or str(error))
-        raise CheckpointError(f"{out}: could not be written ({cause})") from None
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     dropped = spec.embedding.vocab_size - rows
     return Exported(out, family.architecture, family.loading, part, dropped, checks)
 
@@ -143,6 +137,21 @@ def _texts(family: Family, spec: Exchanged, tokenizer: Tokenizer, where: str) ->
 def json_text(tree: dict[str, Any]) -> str:
     """As the folders hold it."""
     return json.dumps(tree, indent=2, ensure_ascii=False) + "\n"
+
+
+@contextmanager
+def appearing(out: Path) -> Iterator[Path]:
+    """A folder to write under a temporary name, which becomes `out` where nothing fails, and vanishes where something
+    does. Raises CheckpointError for what the disk says, a full one by name."""
+    partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
+    try:
+        yield partial
+        os.rename(partial, out)
+    except OSError as error:
+        cause = "the disk is full" if error.errno == errno.ENOSPC else (error.strerror or str(error))
+        raise CheckpointError(f"{out}: could not be written ({cause})") from None
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def write_folder(folder: Path, tensors: dict[str, Tensor], texts: dict[str, str], weights: str = WEIGHTS) -> None:

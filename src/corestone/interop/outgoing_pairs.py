@@ -3,9 +3,6 @@ on."""
 
 from __future__ import annotations
 
-import errno
-import os
-import shutil
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -24,8 +21,8 @@ from corestone.interop.huggingface_pairs import HUGGINGFACE_CLIP_MODEL, HUGGINGF
 from corestone.interop.incoming import check_vocabulary, refuse_existing
 from corestone.interop.incoming_pairs import read_pairs_folder
 from corestone.interop.open_clip_pairs import OPEN_CLIP_MODEL
-from corestone.interop.outgoing import json_text, write_folder
-from corestone.interop.outgoing_pictures import ExportedPictures
+from corestone.interop.outgoing import appearing, json_text, write_folder
+from corestone.interop.outgoing_pictures import ExportedPictures, refuse_lost
 from corestone.interop.pair_agreement import check_pair_library, ours_of_pairs, own_pair_logits
 from corestone.interop.pair_tokenizer import CLOSING, Template, pair_tokenizer_texts, with_closing
 from corestone.interop.paired import PairFormat, PairTold
@@ -38,8 +35,6 @@ from corestone.models.picture_spec import TwoTower
 from corestone.train.archive import MODEL, PICTURES, TOKENIZER_FILES, read_model_files
 
 TOKENS = "text_tower.embedding.token.weight"
-_TRAINING = ("dropout", "drop_path")
-"""Fields of records that do nothing outside of training."""
 _FIRST = ("model.similarity.scale", "model.similarity.scale_most")
 """What was learnt, and bounded, by now."""
 
@@ -78,19 +73,12 @@ def export_pairs(source: Path, out: Path, library: str) -> ExportedPictures:
     notes += _unsaid(kind, told, trees, source)
     texts = {name: json_text(tree) for name, tree in trees.items()}
     texts |= pair_tokenizer_texts(text, told.rows, told.context_length, kind.inputs, where)
-    partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
-    try:
+    with appearing(out) as partial:
         theirs = two_tower_to(kind.names(told.spec), told.spec, tensors)
         write_folder(partial, theirs, texts, kind.weights[0])
         checks = [f"re-imported: all {len(theirs)} tensors equal bit for bit"]
         checks += _check_own(partial, kind, told, tensors, mine, pictures, where)
         checks += check_pair_library(kind, partial, mine, told, pictures, where)
-        os.rename(partial, out)
-    except OSError as error:
-        cause = "the disk is full" if error.errno == errno.ENOSPC else (error.strerror or str(error))
-        raise CheckpointError(f"{out}: could not be written ({cause})") from None
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return ExportedPictures(out, kind.architecture, kind.loading, notes, checks)
 
 
@@ -158,13 +146,7 @@ def _unsaid(kind: PairFormat, told: PairTold, trees: Mapping[str, dict[str, obje
     paths = [path for path in paths if ".init" not in path and path not in _FIRST]
     if again.spec.similarity.bias is not None and told.spec.similarity.bias is not None:
         paths = [path for path in paths if path != "model.similarity.bias"]
-    lost = [path for path in paths if path.rsplit(".", 1)[1] not in _TRAINING]
-    if again.rows != rows:
-        lost += [f"data.{path}" for path in differing(plain(rows), plain(again.rows), "rows")]
-    if lost:
-        shown = ", ".join(lost[:4]) + (f" and {len(lost) - 4} more" if len(lost) > 4 else "")
-        raise CheckpointError(f"{refused} cannot say {shown}")
-    return [f"{path} is not kept; it matters only in training" for path in paths[:1]]
+    return refuse_lost([*paths, *differing(plain(rows), plain(again.rows), "data.rows")], refused)
 
 
 def _check_own(

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import errno
-import os
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +18,7 @@ from corestone.interop.files import read_json
 from corestone.interop.huggingface_pictures import HUGGINGFACE_VIT
 from corestone.interop.incoming import refuse_existing
 from corestone.interop.incoming_pictures import read_pictures_folder
-from corestone.interop.outgoing import json_text, write_folder
+from corestone.interop.outgoing import appearing, json_text, write_folder
 from corestone.interop.picture_agreement import (
     Seen,
     check_transformers,
@@ -96,8 +93,7 @@ def export_pictures(source: Path, out: Path, library: str) -> ExportedPictures:
     notes += _unsaid(kind, spec, texts, source)
     model, pictures = picture_model(spec, files.tensors, where), some_pictures(seen)
     mine = ours(model, seen, pictures)
-    partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
-    try:
+    with appearing(out) as partial:
         theirs = {name: tensor.contiguous() for name, tensor in kind.to_theirs(spec, files.tensors).items()}
         write_folder(partial, theirs, {name: json_text(tree) for name, tree in texts.items()})
         checks = [f"re-imported: all {len(theirs)} tensors equal bit for bit"]
@@ -106,12 +102,6 @@ def export_pictures(source: Path, out: Path, library: str) -> ExportedPictures:
             checks += check_transformers(partial, mine, seen, pictures, where)
         else:
             checks.append(f"{library}: not loaded; it was compared by what it documents of its preprocessing alone")
-        os.rename(partial, out)
-    except OSError as error:
-        cause = "the disk is full" if error.errno == errno.ENOSPC else (error.strerror or str(error))
-        raise CheckpointError(f"{out}: could not be written ({cause})") from None
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return ExportedPictures(out, kind.architecture, kind.loading, notes, checks)
 
 
@@ -165,7 +155,15 @@ def _unsaid(kind: Format, spec: Pictured, texts: Mapping[str, Tree], source: Pat
     except CorestoneError as error:
         raise CheckpointError(f"{refused} cannot express it ({error})") from None
     paths = differing(plain(spec), plain(again), "model")
-    paths = [path for path in paths if not path.startswith("model.init")]
+    return refuse_lost([path for path in paths if not path.startswith("model.init")], refused)
+
+
+def refuse_lost(paths: Sequence[str], refused: str) -> list[str]:
+    """A note of what of a record is not said, where it matters in training alone; else CheckpointError that names it.
+
+    Args:
+        refused: beginning of the error.
+    """
     lost = [path for path in paths if path.rsplit(".", 1)[1] not in _TRAINING]
     if lost:
         shown = ", ".join(lost[:4]) + (f" and {len(lost) - 4} more" if len(lost) > 4 else "")
