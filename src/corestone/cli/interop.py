@@ -19,9 +19,9 @@ def import_(
     ],
     out: Annotated[Path, typer.Option(help="Folder of the checkpoint to write; must not exist yet.")],
 ) -> None:
-    """Turn a Hugging Face, timm or open_clip folder into a checkpoint.
+    """Turn another library's folder into a checkpoint.
 
-    It may hold a GPT-1, GPT-2, GPT-J, OPT, BLOOM, BERT, ELECTRA, T5 or FLAN-T5; a picture classifier: a ViT, or a
+    Of Hugging Face, timm or open_clip, it may hold a GPT-1, GPT-2, GPT-J, OPT, BLOOM, BERT, ELECTRA, T5 or FLAN-T5; a picture classifier: a ViT, or a
     CoAtNet of timm; or a model of pictures and texts: a CLIP or SigLIP. Pickled weights go through convert first.
     """
     from corestone.interop.family import stacks_of
