@@ -21,8 +21,9 @@ def import_(
 ) -> None:
     """Turn another library's folder into a checkpoint.
 
-    Of Hugging Face, timm or open_clip, it may hold a GPT-1, GPT-2, GPT-J, OPT, BLOOM, BERT, ELECTRA, T5 or FLAN-T5; a picture classifier: a ViT, or a
-    CoAtNet of timm; or a model of pictures and texts: a CLIP or SigLIP. Pickled weights go through convert first.
+    Of Hugging Face, timm or open_clip, it may hold a GPT-1, GPT-2, GPT-J, OPT, BLOOM, BERT, ELECTRA, T5 or FLAN-T5; a
+    picture classifier: a ViT, or a CoAtNet of timm; or a model of pictures and texts: a CLIP or SigLIP. Pickled weights
+    go through convert first.
     """
     from corestone.interop.family import stacks_of
     from corestone.interop.incoming import import_huggingface  # keeps torch out of --help
