@@ -223,7 +223,7 @@ def test_pixels_decide_between_rounding_and_another_preprocessing() -> None:
         return compare("it", side(0.0), side(levels * level), given, "test")
 
     assert "from 1 pictures on: largest difference between logits" in judge(1e-3, ())[1]
-    assert "rounds 100.00% of the values to the next level" in judge(1.0, (Resize(),))[1]
+    assert "rounds 100.00% of the values to another level" in judge(1.0, (Resize(),))[1]
     for levels, steps in ((1.0, ()), (2.0, (Resize(),)), (float("nan"), (Resize(),))):
         with pytest.raises(CheckpointError, match="it gives other pixels"):
             judge(levels, steps)
@@ -251,7 +251,7 @@ def test_bad_input_is_one_line_and_exit_code_2(run, checkpoint, tmp_path) -> Non
     cases = [
         (
             ("export", checkpoint(make_decoder(), name="text"), "--format", "timm"),
-            "this model reads text, and timm holds models of pictures",
+            "this model reads text, and timm holds models that read pictures",
         ),
         (("export", source, "--part", "generator"), "this model reads pictures and has no generator"),
         (("export", source, "--format", "tim"), "did you mean 'timm'"),

@@ -17,6 +17,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from corestone.core.errors import CheckpointError
+from corestone.data.images.augment_spec import Resize
 from corestone.interop.files import read_json
 from corestone.interop.incoming_pictures import import_pictures, read_pictures_folder
 from corestone.interop.outgoing_pictures import export_pictures, read_pictures
@@ -148,7 +149,10 @@ def test_what_config_says_and_cannot_be_expressed_is_named(case, changes, messag
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"resample": 3}, r"resample=3 \(bicubic\) cannot be expressed here, only 2 \(bilinear\) can"),
+        (
+            {"resample": 1},
+            r"resample=1 \(lanczos\) cannot be .* here, only 2 \(bilinear\) and 3 \(bicubic\) can",
+        ),
         ({"resample": 9}, "resample=9 is no resampling known; those of Pillow: 0 nearest"),
         ({"resample": "soft"}, "resample='soft' is no resampling known"),
         ({"rescale_factor": 1 / 127.5}, "only 1/255 can"),
@@ -206,8 +210,12 @@ def test_old_words_of_processors_are_understood(tmp_path: Path) -> None:
         ({"global_pool": "avgmax"}, {}, "global_pool='avgmax' cannot be expressed here; known: token, avg, map"),
         ({"depth": 0}, {}, "'depth' must be a positive whole number"),
         ({"mlp_ratio": "4"}, {}, "'mlp_ratio' must be a number"),
-        ({}, {"interpolation": "bicubic"}, "interpolation='bicubic' cannot be expressed here, only 'bilinear' can"),
-        ({}, {"interpolation": "wavy"}, "interpolation='wavy' cannot be expressed here, only 'bilinear' can"),
+        (
+            {},
+            {"interpolation": "lanczos"},
+            "interpolation='lanczos' cannot be expressed here, only bilinear",
+        ),
+        ({}, {"interpolation": 3}, "interpolation=3 cannot be expressed here, only bilinear and bicubic can"),
         ({}, {"crop_mode": "border"}, "crop_mode='border' with crop_pct=1 cannot be expressed here"),
         ({}, {"crop_pct": 0.9}, "crop_mode='squash' with crop_pct=0.9"),
         ({}, {"input_size": 224}, "'input_size' must be"),
@@ -220,6 +228,22 @@ def test_what_timm_says_and_cannot_be_expressed_is_named(args, pretrained, messa
     change(folder, "config.json", **changes)
     with pytest.raises(CheckpointError, match=message):
         import_pictures(folder, tmp_path / "out")
+
+
+def test_published_preprocessing_is_read(tmp_path: Path) -> None:
+    """Bicubic, as most folders of both libraries have it; timm's where they say nothing."""
+    folder = copy("timm-vit", tmp_path)
+    config = json.loads((folder / "config.json").read_text())
+    for told in ({"interpolation": "bicubic"}, {}):
+        pretrained = {key: value for key, value in config["pretrained_cfg"].items() if key != "interpolation"}
+        change(folder, "config.json", pretrained_cfg={**pretrained, **told})
+        assert read_pictures_folder(folder)[0].augmentation.evaluation == (Resize(interpolation="bicubic"),)
+    folder = copy("vit", tmp_path)
+    change(folder, "preprocessor_config.json", resample=3)
+    assert read_pictures_folder(folder)[0].augmentation.evaluation == (Resize(interpolation="bicubic"),)
+    done = import_pictures(folder, tmp_path / "out")
+    again = export_pictures(done.folder, tmp_path / "back", "huggingface")
+    assert json.loads((again.folder / "preprocessor_config.json").read_text())["resample"] == 3
 
 
 def test_a_coatnet_of_the_librarys_own_pools_is_refused(tmp_path: Path) -> None:

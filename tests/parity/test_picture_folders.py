@@ -60,6 +60,8 @@ def seen(size: Size, steps: tuple[Any, ...], channels: int = 3) -> Augmentation:
 
 
 WHOLE, CUT = (Resize(),), (Resize(shorter=24), CenterCrop())
+BICUBIC = (Resize(shorter=24, interpolation="bicubic"), CenterCrop())
+"""As both libraries' published folders say it most often."""
 ODD = [(40, 31), (16, 70), (25, 25), (9, 13)]
 """Heights and widths of pictures, some smaller than the model's."""
 
@@ -68,11 +70,14 @@ TRANSFORMERS = {
     "grey, as it is": (encoder((12, 20), 1), seen((12, 20), (), 1), [(12, 20)] * 3),
     "resize and crop": (encoder((16, 16)), seen((16, 16), CUT), [(24, 24), (48, 32), (30, 60), (13, 13)]),
     "crop": (encoder((12, 20)), seen((12, 20), (CenterCrop(),)), [(12, 20), (22, 25), (17, 34)]),
+    "bicubic, whole": (encoder((12, 20)), seen((12, 20), (Resize(interpolation="bicubic"),)), ODD),
+    "bicubic and crop": (encoder((16, 16)), seen((16, 16), BICUBIC), [(24, 24), (48, 32), (30, 60), (13, 13)]),
 }
 TIMM = {
     "resize": (encoder((12, 20)), seen((12, 20), WHOLE), ODD),
     "grey, as it is": (encoder((12, 20), 1), seen((12, 20), (), 1), [(12, 20)] * 3),
     "mean, resize and crop": (encoder((16, 16), pool=MeanPool()), seen((16, 16), CUT), [*ODD, (29, 61)]),
+    "bicubic and crop": (encoder((16, 16)), seen((16, 16), BICUBIC), [*ODD, (29, 61)]),
     "coatnet": (coatnet("expand"), seen((64, 64), (Resize(shorter=73), CenterCrop())), [(73, 73), (64, 91), (99, 75)]),
     "coatnet, whole": (coatnet("depthwise"), seen((64, 64), WHOLE), [(64, 64), (73, 91)]),
 }

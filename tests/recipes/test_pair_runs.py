@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import math
 import shutil
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,11 +15,13 @@ from PIL import Image
 from rich.console import Console
 
 from corestone.core.errors import CorestoneError
-from corestone.core.spec import override
+from corestone.core.spec import override, parse
 from corestone.core.units import duration
 from corestone.data.images.augment_spec import Augmentation, RandomResizedCrop
 from corestone.data.images.spec import ImageTable, Pairs
-from corestone.data.spec import Bytes
+from corestone.data.spec import Bytes, TokenizerFile
+from corestone.interop.incoming_pairs import import_pairs
+from corestone.interop.outgoing_pairs import export_pairs
 from corestone.models.picture_spec import ImageEncoder, Similarity, TextTower, TwoTower
 from corestone.nn.patches import resized_positions
 from corestone.nn.spec import Norm, PatchEmbedding, TokenEmbedding
@@ -27,13 +31,14 @@ from corestone.parallel.collectives import World
 from corestone.recipes.build import Built
 from corestone.recipes.load import open_data
 from corestone.recipes.pretrain import pretrain
-from corestone.recipes.spec import Evaluation, Run
+from corestone.recipes.spec import Evaluation, Run, Start
 from corestone.train.checkpoint import read_tensors
 from corestone.train.spec import Rhythm, Training
 from corestone.zoo.clip import stack
 from corestone.zoo.coca import coca
 
 QUIET = Console(quiet=True)
+CLIP = Path(__file__).parents[1] / "parity" / "data" / "clip"
 COLOURS = {"red": (200, 30, 30), "green": (30, 200, 30), "blue": (30, 30, 200), "grey": (120, 120, 120)}
 
 
@@ -179,3 +184,34 @@ def test_a_captioner_learns_from_the_same_pairs(run, tmp_path):
 def test_mistakes_are_told(run, tmp_path, change, message):
     with pytest.raises(CorestoneError, match=message):
         pretrain(override(run, [change]), tmp_path / "run", console=QUIET)
+
+
+def test_a_clip_of_another_library_is_trained_further(run, tmp_path, monkeypatch):
+    """Imported, it brings its tokenizer and says how its texts become rows; a run that reads them otherwise is refused,
+    and one that exports goes back there."""
+    monkeypatch.setitem(sys.modules, "transformers", None)  # with it: tests/parity
+    ours = import_pairs(CLIP, tmp_path / "ours")
+    told = json.loads((ours.folder / "pictures.json").read_text())
+    spec = run.model_copy(
+        update={
+            "model": ours.spec,
+            "start": Start(path=str(ours.folder)),
+            "data": run.data.model_copy(
+                update={
+                    "tokenizer": TokenizerFile(path=str(ours.folder / "tokenizer.json")),
+                    "context_length": told["context_length"],
+                    "augmentation": parse(Augmentation, told["augmentation"], "test"),
+                }
+            ),
+        }
+    )
+    spec = override(spec, ["training.length=4 steps", "data.augmentation.steps=[{kind: resize}]"])
+    with pytest.raises(CorestoneError, match=r"rows of another kind; set data\.rows\.start=524, data\.rows\.end"):
+        pretrain(spec, tmp_path / "refused", console=QUIET)
+    pretrain(override(spec, [f"data.rows={json.dumps(told['rows'])}"]), tmp_path / "run", console=QUIET)
+    begun, ended = read_tensors(ours.folder / "model.safetensors"), weights(tmp_path / "run", 4)
+    assert begun.keys() == ended.keys()
+    moved = max(float((ended[name] - begun[name]).abs().max()) for name in begun)
+    assert 0 < moved < 0.1  # by a few steps, not begun anew
+    back = export_pairs(tmp_path / "run", tmp_path / "back", "huggingface")
+    assert json.loads((back.folder / "config.json").read_text())["text_config"]["eos_token_id"] == 525

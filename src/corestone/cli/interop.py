@@ -10,24 +10,29 @@ import typer
 from corestone.core.errors import CheckpointError, CorestoneError, unknown
 from corestone.core.format import si
 
-FORMATS = ("huggingface", "timm")
+FORMATS = ("huggingface", "timm", "open_clip")
 
 
 def import_(
     folder: Annotated[
-        Path, typer.Argument(help="A folder with config.json, safetensors and, of text, a tokenizer.", metavar="FOLDER")
+        Path, typer.Argument(help="A folder with a config, safetensors and, of text, a tokenizer.", metavar="FOLDER")
     ],
     out: Annotated[Path, typer.Option(help="Folder of the checkpoint to write; must not exist yet.")],
 ) -> None:
-    """Turn a Hugging Face or timm folder into a checkpoint.
+    """Turn another library's folder into a checkpoint.
 
-    It may hold a GPT-1, GPT-2, GPT-J, OPT, BLOOM, BERT, ELECTRA, T5 or FLAN-T5, or a picture classifier: a ViT, or a
-    CoAtNet of timm. Pickled weights go through convert first.
+    Of Hugging Face, timm or open_clip, it may hold a GPT-1, GPT-2, GPT-J, OPT, BLOOM, BERT, ELECTRA, T5 or FLAN-T5; a
+    picture classifier: a ViT, or a CoAtNet of timm; or a model of pictures and texts: a CLIP or SigLIP. Pickled weights
+    go through convert first.
     """
     from corestone.interop.family import stacks_of
     from corestone.interop.incoming import import_huggingface  # keeps torch out of --help
+    from corestone.interop.incoming_pairs import holds_pairs
     from corestone.interop.incoming_pictures import holds_pictures
 
+    if holds_pairs(folder):
+        _import_pairs(folder, out)
+        return
     if holds_pictures(folder):
         _import_pictures(folder, out)
         return
@@ -50,6 +55,20 @@ def _import_pictures(folder: Path, out: Path) -> None:
     for note in done.notes:
         typer.echo(f"note: {note}")
     typer.echo(f"{done.architecture}: {si(done.parameters)} parameters, {done.classes:,} classes of pictures")
+    typer.echo(f"wrote {done.folder}")
+
+
+def _import_pairs(folder: Path, out: Path) -> None:
+    from corestone.interop.incoming_pairs import import_pairs  # keeps torch out of --help
+
+    done = import_pairs(folder, out)
+    for note in done.notes:
+        typer.echo(f"note: {note}")
+    table, size = done.spec.text.embedding, done.spec.embed_dim
+    typer.echo(
+        f"{done.architecture} of {done.library}: {si(done.parameters)} parameters, vectors of {size:,} values, "
+        f"{table.vocab_size:,} tokens, context {table.context_length:,}"
+    )
     typer.echo(f"wrote {done.folder}")
 
 
@@ -83,7 +102,7 @@ def export(
     ],
     out: Annotated[Path, typer.Option(help="Folder to write; must not exist yet.")],
     format: Annotated[
-        str, typer.Option(help="What to write: huggingface, or timm (of pictures alone).")
+        str, typer.Option(help="What to write: huggingface, timm (classifiers), or open_clip (pictures and texts).")
     ] = "huggingface",
     part: Annotated[
         Literal["generator", "discriminator"] | None,
@@ -106,7 +125,7 @@ def export(
         return
     if format != "huggingface":
         raise CheckpointError(
-            f"{source}: this model reads text, and {format} holds models of pictures alone; give --format huggingface"
+            f"{source}: this model reads text, and {format} holds models that read pictures; give --format huggingface"
         )
     done = export_huggingface(source, out, part)
     if done.part is not None:
@@ -119,9 +138,10 @@ def export(
 
 
 def _export_pictures(source: Path, out: Path, library: str) -> None:
-    from corestone.interop.outgoing_pictures import export_pictures  # keeps torch out of --help
+    from corestone.interop.outgoing_pairs import export_pairs  # keeps torch out of --help
+    from corestone.interop.outgoing_pictures import export_pictures, kind_of
 
-    done = export_pictures(source, out, library)
+    done = (export_pairs if kind_of(source) == "two_tower" else export_pictures)(source, out, library)
     for check in done.checks:
         typer.echo(f"check: {check}")
     for note in done.notes:

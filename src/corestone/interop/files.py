@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,15 +30,19 @@ def read_json(path: Path) -> dict[str, Any]:
     return tree
 
 
-def read_weights(folder: Path) -> dict[str, Tensor]:
+def read_weights(folder: Path, names: Sequence[str] = (WEIGHTS,)) -> dict[str, Tensor]:
     """All tensors of a folder, from one safetensors file or from the shards that its index lists.
+
+    Args:
+        names: what the one file may be called.
 
     Raises:
         CheckpointError: no safetensors (a pickle beside it is named, never opened), a missing or damaged file, or a
             shard that does not hold what the index says.
     """
-    if (folder / WEIGHTS).is_file():
-        return read_tensors(folder / WEIGHTS)
+    for name in names:
+        if (folder / name).is_file():
+            return read_tensors(folder / name)
     if (folder / INDEX).is_file():
         return _read_shards(folder)
     pickles = [path.name for pattern in PICKLES for path in sorted(folder.glob(pattern))]
@@ -46,7 +51,7 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
             f"{folder}: holds only {pickles[0]}, a pickle, which is not loaded here; turn it into safetensors first: "
             f"corestone convert {folder / pickles[0]} --out DIR"
         )
-    raise CheckpointError(f"{folder}: has no weights (looked for {WEIGHTS} and {INDEX})")
+    raise CheckpointError(f"{folder}: has no weights (looked for {', '.join(names)} and {INDEX})")
 
 
 def _read_shards(folder: Path) -> dict[str, Tensor]:

@@ -6,7 +6,8 @@ import errno
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -83,19 +84,12 @@ def export_huggingface(source: Path, out: Path, part: Part | None = None) -> Exp
     check_vocabulary(spec.embedding.vocab_size, tokenizer, where)
     texts = _texts(family, spec, tokenizer, where)
     rows = tokenizer.manifest.vocab_size
-    partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
-    try:
+    with appearing(out) as partial:
         write_folder(partial, to_theirs(family, spec, tensors, rows), texts)
         batch = fixed_batch(spec, rows)
         ours = own_logits(model, family, batch, rows)
         checks = [_check_own(partial, spec, tensors, ours, batch, where)]
         checks += check_reference(partial, family, ours, batch, tokenizer, where)
-        os.rename(partial, out)
-    except OSError as error:
-        cause = "the disk is full" if error.errno == errno.ENOSPC else (error.strerror or str(error))
-        raise CheckpointError(f"{out}: could not be written ({cause})") from None
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     dropped = spec.embedding.vocab_size - rows
     return Exported(out, family.architecture, family.loading, part, dropped, checks)
 
@@ -145,15 +139,30 @@ def json_text(tree: dict[str, Any]) -> str:
     return json.dumps(tree, indent=2, ensure_ascii=False) + "\n"
 
 
-def write_folder(folder: Path, tensors: dict[str, Tensor], texts: dict[str, str]) -> None:
-    """Write all files into a new folder; OSError where that fails."""
+@contextmanager
+def appearing(out: Path) -> Iterator[Path]:
+    """A folder to write under a temporary name, which becomes `out` where nothing fails, and vanishes where something
+    does. Raises CheckpointError for what the disk says, a full one by name."""
+    partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
+    try:
+        yield partial
+        os.rename(partial, out)
+    except OSError as error:
+        cause = "the disk is full" if error.errno == errno.ENOSPC else (error.strerror or str(error))
+        raise CheckpointError(f"{out}: could not be written ({cause})") from None
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def write_folder(folder: Path, tensors: dict[str, Tensor], texts: dict[str, str], weights: str = WEIGHTS) -> None:
+    """Write all files into a new folder, tensors into `weights`; OSError where that fails."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     for name, text in texts.items():
         (folder / name).write_text(text, encoding="utf-8")
     try:
         # Older readers refuse a file that does not say which library's tensors it holds.
-        save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+        save_file(tensors, folder / weights, metadata={"format": "pt"})
     except SafetensorError as error:  # its I/O errors do not derive from OSError
         raise OSError(errno.ENOSPC if "space" in str(error).lower() else errno.EIO, str(error)) from None
 

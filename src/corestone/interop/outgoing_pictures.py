@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import errno
-import os
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +18,7 @@ from corestone.interop.files import read_json
 from corestone.interop.huggingface_pictures import HUGGINGFACE_VIT
 from corestone.interop.incoming import refuse_existing
 from corestone.interop.incoming_pictures import read_pictures_folder
-from corestone.interop.outgoing import json_text, write_folder
+from corestone.interop.outgoing import appearing, json_text, write_folder
 from corestone.interop.picture_agreement import (
     Seen,
     check_transformers,
@@ -59,6 +56,18 @@ def reads_pictures(source: Path) -> bool:
     return (locate(source) / PICTURES).is_file()
 
 
+def kind_of(source: Path) -> str:
+    """The kind of the model of a run's newest whole checkpoint, or of a checkpoint, as its record says it."""
+    return _kind((locate(source) / MODEL).read_text(encoding="utf-8"))
+
+
+def _kind(text: str) -> str:
+    try:
+        return str(yaml.safe_load(text)["kind"])
+    except (yaml.YAMLError, KeyError, TypeError):
+        return "image_encoder"  # from_yaml says what is wrong, and where
+
+
 def export_pictures(source: Path, out: Path, library: str) -> ExportedPictures:
     """Write a run's newest whole checkpoint, or a checkpoint, as a folder that another library loads.
 
@@ -84,8 +93,7 @@ def export_pictures(source: Path, out: Path, library: str) -> ExportedPictures:
     notes += _unsaid(kind, spec, texts, source)
     model, pictures = picture_model(spec, files.tensors, where), some_pictures(seen)
     mine = ours(model, seen, pictures)
-    partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
-    try:
+    with appearing(out) as partial:
         theirs = {name: tensor.contiguous() for name, tensor in kind.to_theirs(spec, files.tensors).items()}
         write_folder(partial, theirs, {name: json_text(tree) for name, tree in texts.items()})
         checks = [f"re-imported: all {len(theirs)} tensors equal bit for bit"]
@@ -94,12 +102,6 @@ def export_pictures(source: Path, out: Path, library: str) -> ExportedPictures:
             checks += check_transformers(partial, mine, seen, pictures, where)
         else:
             checks.append(f"{library}: not loaded; it was compared by what it documents of its preprocessing alone")
-        os.rename(partial, out)
-    except OSError as error:
-        cause = "the disk is full" if error.errno == errno.ENOSPC else (error.strerror or str(error))
-        raise CheckpointError(f"{out}: could not be written ({cause})") from None
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return ExportedPictures(out, kind.architecture, kind.loading, notes, checks)
 
 
@@ -113,10 +115,12 @@ def read_pictures(path: Path) -> tuple[tuple[str, ...], Augmentation]:
 
 
 def _read_spec(text: str, where: str) -> Pictured:
-    try:
-        kind = yaml.safe_load(text)["kind"]
-    except (yaml.YAMLError, KeyError, TypeError):
-        kind = "image_encoder"  # from_yaml says what is wrong, and where
+    kind = _kind(text)
+    if kind == "captioner":
+        raise CheckpointError(
+            f"{where}: a captioner has no counterpart in another library known here: open_clip's CoCa pools pictures, "
+            "builds its captioning layers and reads a text's vector otherwise"
+        )
     if kind not in _RECORDS:
         raise CheckpointError(
             f"{where}: a model of kind '{kind}' has no counterpart in another library known here (those of kind "
@@ -151,7 +155,15 @@ def _unsaid(kind: Format, spec: Pictured, texts: Mapping[str, Tree], source: Pat
     except CorestoneError as error:
         raise CheckpointError(f"{refused} cannot express it ({error})") from None
     paths = differing(plain(spec), plain(again), "model")
-    paths = [path for path in paths if not path.startswith("model.init")]
+    return refuse_lost([path for path in paths if not path.startswith("model.init")], refused)
+
+
+def refuse_lost(paths: Sequence[str], refused: str) -> list[str]:
+    """A note of what of a record is not said, where it matters in training alone; else CheckpointError that names it.
+
+    Args:
+        refused: beginning of the error.
+    """
     lost = [path for path in paths if path.rsplit(".", 1)[1] not in _TRAINING]
     if lost:
         shown = ", ".join(lost[:4]) + (f" and {len(lost) - 4} more" if len(lost) > 4 else "")

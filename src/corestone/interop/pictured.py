@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,8 +25,8 @@ Pixels = NDArray[np.uint8]
 
 CONFIG, PROCESSOR = "config.json", "preprocessor_config.json"
 
-BILINEAR = "bilinear"
-"""The resampling of a Resize; of no other is there a word here."""
+INTERPOLATIONS: tuple[str, ...] = get_args(Resize.model_fields["interpolation"].annotation)
+"""Those of a Resize; of no other is there a word here."""
 
 
 @dataclass(frozen=True)
@@ -139,6 +139,21 @@ def names_of(value: Any, key: str, where: str) -> tuple[str, ...]:
     if not isinstance(value, list) or not value or not all(isinstance(name, str) for name in value):
         raise CheckpointError(f"{where}: '{key}' must be a list of names (got {str(value)[:60]})")
     return tuple(value)
+
+
+def stack_of(
+    width: int, heads: int, depth: int, norm: Tree, feedforward: Tree, mixer: Tree | None = None, dropout: float = 0.0
+) -> Tree:
+    """A stack of blocks that are alike, a norm at its end, as a tree: what a Vision Transformer is in every library.
+
+    Args:
+        norm: of the blocks, and the one at the end.
+        mixer: of the attention beside its heads.
+        dropout: of the branches.
+    """
+    attention = {"kind": "attention", "num_heads": heads, "head_dim": width // heads, **(mixer or {})}
+    block = {"norm": norm, "mixer": attention, "feedforward": feedforward, "dropout": dropout}
+    return {"width": width, "blocks": [block] * depth, "final_norm": norm}
 
 
 def augmentation_of(size: tuple[int, int], channels: int, tree: Tree, where: str) -> Augmentation:

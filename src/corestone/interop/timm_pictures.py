@@ -18,8 +18,8 @@ from corestone.data.images.augment_spec import Augmentation, Resize
 from corestone.interop.convolutional import coatnet_from_timm, coatnet_to_timm
 from corestone.interop.family import Tree
 from corestone.interop.pictured import (
-    BILINEAR,
     CONFIG,
+    INTERPOLATIONS,
     Format,
     Pictured,
     Pixels,
@@ -37,6 +37,7 @@ from corestone.interop.pictured import (
     resize_of,
     share_of,
     size_of,
+    stack_of,
 )
 from corestone.interop.vision import TIMM
 from corestone.interop.weights import to_ours, to_theirs
@@ -178,7 +179,7 @@ def _config(architecture: str, args: Tree, classes: Sequence[str], seen: Augment
         "pretrained_cfg": {
             "input_size": [seen.channels, *seen.size],
             "fixed_input_size": True,
-            "interpolation": BILINEAR,
+            "interpolation": "bilinear" if resize is None else resize.interpolation,
             "crop_mode": "center" if centred else "squash",
             "crop_pct": _share(seen.size[0], resize.shorter or 0) if centred and resize is not None else 1.0,
             "mean": list(seen.mean),
@@ -250,15 +251,20 @@ def _vit_spec(told: Tree, where: str) -> ImageEncoder:
         "hidden_dim": int(width * share_of(told, "mlp_ratio", where, 4.0)),
         "activation": one_of(told.get("act_layer") or "gelu", "act_layer", _ACTIVATIONS, where),
     }
-    mixer = {"kind": "attention", "num_heads": heads, "head_dim": width // heads}
     kept = {"bias_in": told.get("qkv_bias", True), "bias_out": proj_bias}
-    block = {
-        "norm": norm,
-        "mixer": {**mixer, **kept, "dropout": share_of(told, "attn_drop_rate", where)},
-        "feedforward": {**feedforward, "bias": proj_bias, "dropout": dropout},
-        "dropout": dropout,
-    }
-    looks = {"attention": mixer, "norm": norm, "feedforward": feedforward} if pool == "attention" else {}
+    stack = stack_of(
+        width,
+        heads,
+        size_of(told, "depth", where),
+        norm,
+        {**feedforward, "bias": proj_bias, "dropout": dropout},
+        {**kept, "dropout": share_of(told, "attn_drop_rate", where)},
+        dropout,
+    )
+    if not told.get("final_norm", True):
+        stack["final_norm"] = None
+    looking = {"kind": "attention", "num_heads": heads, "head_dim": width // heads}
+    looks = {"attention": looking, "norm": norm, "feedforward": feedforward} if pool == "attention" else {}
     tree = {
         "embedding": {
             "image_size": pair_of(told, "img_size", where),
@@ -268,11 +274,7 @@ def _vit_spec(told: Tree, where: str) -> ImageEncoder:
             "position": {} if told.get("pos_embed", "learn") == "learn" else None,
             "dropout": share_of(told, "pos_drop_rate", where),
         },
-        "stack": {
-            "width": width,
-            "blocks": [block] * size_of(told, "depth", where),
-            "final_norm": norm if told.get("final_norm", True) else None,
-        },
+        "stack": stack,
         "pool": {"kind": pool, **looks},
         "head": {"classes": size_of(told, "num_classes", where)},
     }
@@ -310,23 +312,23 @@ def _coatnet_spec(told: Tree, where: str) -> CoAtNet:
 def _augmentation(given: Tree, size: tuple[int, int], channels: int, where: str) -> Augmentation:
     mode, share = given.get("crop_mode") or "center", share_of(given, "crop_pct", where, 0.875)
     resampling = given.get("interpolation", "bicubic")
-    if resampling != BILINEAR:
+    if resampling not in INTERPOLATIONS:
         raise CheckpointError(
-            f"{where}: interpolation={resampling!r} cannot be expressed here, only '{BILINEAR}' can; set it to that "
-            "there to resize so, which changes what the model sees a little"
+            f"{where}: interpolation={resampling!r} cannot be expressed here, only {' and '.join(INTERPOLATIONS)} can; "
+            "set it to one of them there to resize so, which changes what the model sees a little"
         )
     if mode not in ("center", "squash") or not share > 0 or (mode == "squash" and share != 1):
         raise CheckpointError(
             f"{where}: crop_mode={mode!r} with crop_pct={share:g} cannot be expressed here (only center, or squash "
             "with crop_pct=1, can)"
         )
-    steps: list[Tree] = [{"kind": "resize"}]
+    steps: list[Tree] = [{"kind": "resize", "interpolation": resampling}]
     if mode == "center":
         if size[0] != size[1]:
             raise CheckpointError(
                 f"{where}: crop_mode='center' cannot be expressed here for {size[0]}x{size[1]} pixels"
             )
-        steps = [{"kind": "resize", "shorter": math.floor(size[0] / share)}, {"kind": "center_crop"}]
+        steps = [{**steps[0], "shorter": math.floor(size[0] / share)}, {"kind": "center_crop"}]
     mean, std = given.get("mean", [0.485, 0.456, 0.406]), given.get("std", [0.229, 0.224, 0.225])
     return augmentation_of(size, channels, {"evaluation": steps, "mean": mean, "std": std}, where)
 
@@ -374,7 +376,7 @@ def _said(seen: Augmentation) -> Augmentation:
     """What its folders say of an augmentation: every picture is resized, if only to the size that it has."""
     resize, seen = resize_of(seen), of_evaluation(seen)
     whole = resize is None or resize.shorter is None
-    return seen.model_copy(update={"evaluation": (Resize(),)}) if whole else seen
+    return seen.model_copy(update={"evaluation": (resize or Resize(),)}) if whole else seen
 
 
 TIMM_VIT = Format(

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from corestone.interop.family import Name, Named, Tensors
 from corestone.interop.weights import to_ours, to_theirs
-from corestone.models.picture_spec import TwoTower
+from corestone.models.picture_spec import ModifiedResNet, TwoTower
 
 
 @dataclass(frozen=True)
@@ -85,12 +85,15 @@ def _huggingface_stack(ours: str, theirs: str) -> tuple[Name, ...]:
     )
 
 
+_PLAIN = (Name("text_projection.weight", "text_projection", layout="transposed"),)
+_BIASED = _both("text_projection", "text_projection")
+"""A text's projection, a matrix or a linear map with a bias."""
+
 _OPEN_CLIP_TEXT = (
     Name("text_tower.embedding.token.weight", "token_embedding.weight"),
     Name("text_tower.embedding.position.weight", "positional_embedding"),
     *_open_clip_stack("text_tower", "transformer"),
     *_both("text_tower.stack.final_norm", "ln_final"),
-    Name("text_projection.weight", "text_projection", layout="transposed"),
     Name("similarity.log_scale", "logit_scale"),
     Name("similarity.bias", "logit_bias"),
 )
@@ -101,6 +104,7 @@ OPEN_CLIP = NamedTowers(
         prefixes=("",),
         names=(
             *_OPEN_CLIP_TEXT,
+            *_PLAIN,
             Name("image_tower.embedding.patch.weight", "visual.conv1.weight", layout="kernel"),
             Name("image_tower.embedding.class_token.weight", "visual.class_embedding", layout="single"),
             Name("image_tower.embedding.position.weight", "visual.positional_embedding"),
@@ -141,6 +145,7 @@ OPEN_CLIP_RESNET = NamedTowers(
         prefixes=("",),
         names=(
             *_OPEN_CLIP_TEXT,
+            *_PLAIN,
             *_STEM,
             *_STAGES,
             Name("image_tower.pool.position.weight", "visual.attnpool.positional_embedding"),
@@ -156,6 +161,16 @@ OPEN_CLIP_RESNET = NamedTowers(
     ),
 )
 """Of open_clip, and of the authors' code, with a residual network."""
+
+
+def open_clip_names(spec: TwoTower) -> NamedTowers:
+    """Those of open_clip's CLIP for a model like this one."""
+    family = OPEN_CLIP_RESNET if isinstance(spec.image, ModifiedResNet) else OPEN_CLIP
+    if spec.text_projection is None or not spec.text_projection.bias:
+        return family
+    names = tuple(name for name in family.tensors.names if name not in _PLAIN)
+    return replace(family, tensors=replace(family.tensors, names=(*names, *_BIASED)))
+
 
 _HUGGINGFACE_TEXT = (
     Name("text_tower.embedding.token.weight", "text_model.embeddings.token_embedding.weight"),

@@ -39,7 +39,7 @@ def read_tokenizer(folder: Path, family: Family, config: Mapping[str, Any]) -> t
         DataError: no tokenizer files, unreadable ones, or no token that could separate documents.
     """
     given = folder / TOKENIZER
-    settings = _settings(folder)
+    settings = settings_of(folder)
     if given.is_file():
         separator, notes = _separator(folder, _load(given), config, settings)
         return build_tokenizer(TokenizerFile(path=str(given), end_of_document=separator), ()), notes
@@ -54,7 +54,7 @@ def read_tokenizer(folder: Path, family: Family, config: Mapping[str, Any]) -> t
         )
     separator, notes = _separator(folder, raw, config, settings)
     raw.add_special_tokens([separator])
-    if settings.get("add_bos_token") and _content(settings.get("bos_token")) == separator:  # OPT
+    if settings.get("add_bos_token") and content_of(settings.get("bos_token")) == separator:  # OPT
         ids = [(separator, raw.token_to_id(separator))]
         raw.post_processor = processors.TemplateProcessing(single=f"{separator} $A", special_tokens=ids)
     with tempfile.TemporaryDirectory() as scratch:
@@ -73,7 +73,7 @@ def tokenizer_texts(tokenizer: Tokenizer, context_length: int, where: str) -> di
     Raises DataError where the tokenizer is none that the `tokenizers` library can read.
     """
     text = tokenizer.files()[TOKENIZER]
-    raw = _parse(text, where)
+    raw = library_of(text, where)
     if raw.id_to_token(tokenizer.manifest.separator) is None:
         raise DataError(f"{where}: its {TOKENIZER} does not know the separator, id {tokenizer.manifest.separator}")
     tree = json.loads(text)
@@ -162,12 +162,13 @@ def _t5_settings(tokenizer: Tokenizer, raw: Any) -> dict[str, Any]:
 
 def _load(path: Path) -> Any:
     try:
-        return _parse(path.read_text(encoding="utf-8"), str(path))
+        return library_of(path.read_text(encoding="utf-8"), str(path))
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: cannot be read ({error})") from None
 
 
-def _parse(text: str, where: str) -> Any:
+def library_of(text: str, where: str) -> Any:
+    """The `tokenizers` library's own, of a tokenizer.json."""
     try:
         return tokenizers.Tokenizer.from_str(text)
     except Exception as error:  # the library raises bare Exception
@@ -214,7 +215,8 @@ def _from_word_pieces(folder: Path, settings: Mapping[str, Any]) -> Any:
     )
 
 
-def _settings(folder: Path) -> dict[str, Any]:
+def settings_of(folder: Path) -> dict[str, Any]:
+    """What special_tokens_map.json and tokenizer_config.json say of a folder's tokenizer."""
     settings: dict[str, Any] = {}
     for name in (SPECIAL_TOKENS, TOKENIZER_CONFIG):
         if (folder / name).is_file():
@@ -228,15 +230,15 @@ def _separator(folder: Path, raw: Any, config: Mapping[str, Any], settings: Mapp
     first = ids[0] if isinstance(ids, list) and ids else ids
     by_id = raw.id_to_token(first) if isinstance(first, int) and not isinstance(first, bool) and first >= 0 else None
     for token in (
-        _content(settings.get("eos_token")),
+        content_of(settings.get("eos_token")),
         by_id,
         END_OF_TEXT,
-        _content(settings.get("sep_token")),
+        content_of(settings.get("sep_token")),
         "[SEP]",
     ):
         if token is not None and raw.token_to_id(token) is not None:
             return token, []
-    for token in (_content(settings.get("unk_token")), "<unk>"):
+    for token in (content_of(settings.get("unk_token")), "<unk>"):
         if token is not None and raw.token_to_id(token) is not None:
             return token, [f"the tokenizer has no end-of-text token; '{token}' separates documents instead"]
     raise DataError(
@@ -246,7 +248,7 @@ def _separator(folder: Path, raw: Any, config: Mapping[str, Any], settings: Mapp
     )
 
 
-def _content(token: Any) -> str | None:
+def content_of(token: Any) -> str | None:
     """A special token's text: settings hold it bare or as a record."""
     value = token.get("content") if isinstance(token, Mapping) else token
     return value if isinstance(value, str) else None

@@ -12,7 +12,7 @@ from corestone.core.protocols import Evaluator
 from corestone.core.spec import plain
 from corestone.core.vocabulary import Vocabulary
 from corestone.data.cache import cache_dir
-from corestone.data.images.pairs import HeldOutPairs, PairLoader, caption_tokenizer
+from corestone.data.images.pairs import HeldOutPairs, PairLoader, caption_rows, caption_tokenizer
 from corestone.data.images.picture_set import PictureSet
 from corestone.data.images.sources import card
 from corestone.data.images.spec import Pairs
@@ -76,8 +76,13 @@ class PairData:
         return PairLoader(self.sides["train"], self.tokenizer, self.spec, run.seed, rows, world.rank, world.size)
 
     def files(self) -> dict[str, str]:
-        """The tokenizer, and how a picture becomes what the model sees."""
-        told = {"augmentation": plain(self.spec.augmentation), "context_length": self.spec.context_length}
+        """The tokenizer, and how a picture and a caption become what the model sees."""
+        rows = caption_rows(self.spec.rows, self.tokenizer.vocabulary)
+        told = {
+            "augmentation": plain(self.spec.augmentation),
+            "context_length": self.spec.context_length,
+            "rows": plain(rows),
+        }
         return {PICTURES: json.dumps(told, indent=1, ensure_ascii=False) + "\n", **self.tokenizer.files()}
 
     def described(self) -> list[dict[str, Any]]:

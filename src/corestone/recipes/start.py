@@ -90,6 +90,8 @@ def begin(start: Start, model: Spec, parameters: Mapping[str, Tensor], files: Ma
             raise CheckpointError(f"{folder}: holds no {MANIFEST_FILE}, and this run reads text; name another start")
         manifest = parse(TokenizerManifest, json.loads(files[MANIFEST_FILE]), MANIFEST_FILE)
         check_same(load_tokenizer(folder).manifest, manifest, f"start.path={start.path}")
+    if PICTURES in files:
+        _refuse_other_rows((folder / PICTURES).read_text(encoding="utf-8"), files[PICTURES], start.path)
     changed, interpolated = _interpolate(tensors, record, model)
     why = "start.zero_head" if start.zero_head else _differs(parameters, tensors)
     if not why and PICTURES in files:
@@ -160,6 +162,14 @@ def _differs(parameters: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) ->
 def _named_otherwise(theirs: str, ours: str) -> str:
     same = json.loads(theirs).get("classes") == json.loads(ours).get("classes")
     return "" if same else "other classes there"
+
+
+def _refuse_other_rows(theirs: str, ours: str, path: str) -> None:
+    """CheckpointError where captions became rows in another way there. Checkpoints of before say nothing of it."""
+    there, here = (json.loads(text).get("rows") for text in (theirs, ours))
+    if there is not None and here is not None and there != here:
+        told = ", ".join(f"data.rows.{name}={json.dumps(value)}" for name, value in there.items())
+        raise CheckpointError(f"start.path={path}: reads captions in rows of another kind; set {told}")
 
 
 def _interpolate(tensors: dict[str, Tensor], old: Spec, new: Spec, prefix: str = "") -> tuple[int, str]:

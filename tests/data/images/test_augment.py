@@ -285,6 +285,44 @@ def test_evaluation_resizes_as_pillow_and_cuts_the_middle():
     assert (squeezed.permute(1, 2, 0).int() - pillow.int()).abs().max() <= 1
 
 
+SHAPES = [((90, 60), (32, 48)), ((60, 90), (40, 40)), ((17, 23), (50, 31)), ((33, 33), (33, 33))]
+
+
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+@pytest.mark.parametrize(("shape", "size"), SHAPES)
+def test_a_resize_is_torchvisions_own(interpolation, shape, size):
+    """Bit for bit, smoothing included; and the other way between pixels is another picture."""
+    whole = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
+    chw, other = torch.from_numpy(whole).permute(2, 0, 1), {"bilinear": "bicubic", "bicubic": "bilinear"}[interpolation]
+    for step, sides in (
+        (Resize(interpolation=interpolation), size),
+        (Resize(interpolation=interpolation, shorter=29), 29),
+    ):
+        theirs = v2.Resize(sides, v2.InterpolationMode(interpolation), antialias=True)(chw)
+        seen = spec(tuple(theirs.shape[1:]), evaluation=(step,))
+        found = evaluation_picture(seen, whole)
+        assert torch.equal(found, theirs)
+        assert torch.equal(apply(step, chw, seen.size, draws(0)), theirs)
+        if theirs.shape != chw.shape:
+            changed = spec(seen.size, evaluation=(step.model_copy(update={"interpolation": other}),))
+            assert (evaluation_picture(changed, whole).int() - found.int()).abs().max() > 10
+
+
+def test_bicubic_is_pillows_but_for_rounding():
+    """Measured: 1 grey level at most, where nothing is cut off at black or white."""
+    generator = np.random.default_rng(0)
+    for shape, size in SHAPES:
+        whole = generator.integers(64, 193, (*shape, 3), dtype=np.uint8)
+        found = evaluation_picture(spec(size, evaluation=(Resize(interpolation="bicubic"),)), whole)
+        pillow = np.array(Image.fromarray(whole).resize((size[1], size[0]), Image.Resampling.BICUBIC))
+        assert (found.permute(1, 2, 0).int() - torch.from_numpy(pillow).int()).abs().max() <= 1
+
+
+def test_another_way_between_pixels_is_refused():
+    with pytest.raises(SpecError, match="interpolation"):
+        parse(Resize, {"kind": "resize", "interpolation": "lanczos"}, "test")
+
+
 channel = st.tuples(st.floats(0, 1), st.floats(0.05, 1))
 
 

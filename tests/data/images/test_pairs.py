@@ -12,9 +12,9 @@ from PIL import Image
 from corestone.core.batch import IGNORE
 from corestone.core.errors import DataError
 from corestone.data.images.augment_spec import Augmentation
-from corestone.data.images.pairs import HeldOutPairs, PairLoader, caption_batch, caption_tokenizer
+from corestone.data.images.pairs import HeldOutPairs, PairLoader, caption_batch, caption_rows, caption_tokenizer
 from corestone.data.images.prepared import open_pictures, prepare_images
-from corestone.data.images.spec import ImageTable, Pairs
+from corestone.data.images.spec import CaptionRows, ImageTable, Pairs
 from corestone.data.spec import BytePair, Bytes
 from corestone.data.tokenizer import build_tokenizer
 
@@ -79,10 +79,37 @@ def test_steps_ranks_and_prefetching_change_nothing(prepared):
 def test_rows_of_captions():
     vocabulary = build_tokenizer(Bytes(), ()).vocabulary
     end = vocabulary.separator
-    batch = caption_batch([[1, 2, 3, 4, 5], [6]], vocabulary, context_length=5)
+    batch = caption_batch([[1, 2, 3, 4, 5], [6]], caption_rows(None, vocabulary), context_length=5)
     assert batch.tokens_BT.tolist() == [[end, 1, 2, 3, end], [end, 6, end, end, end]]
     assert batch.targets_BT.tolist() == [[1, 2, 3, end, IGNORE], [6, end, IGNORE, IGNORE, IGNORE]]
     assert batch.mask.segments_BT.tolist() == [[0] * 5, [0, 0, 0, -1, -1]]
+
+
+def test_rows_of_other_libraries():
+    """CLIP's: another token behind than in front. SigLIP's: none in front, and whole rows that are read."""
+    clip = caption_batch([[1, 2, 3, 4, 5], [6]], CaptionRows(start=8, end=9, fill=0), context_length=5)
+    assert clip.tokens_BT.tolist() == [[8, 1, 2, 3, 9], [8, 6, 9, 0, 0]]
+    assert clip.mask.segments_BT.tolist() == [[0] * 5, [0, 0, 0, -1, -1]]
+    siglip = caption_batch([[1, 2], []], CaptionRows(end=9, fill=7, whole=True), context_length=5)
+    assert siglip.tokens_BT.tolist() == [[1, 2, 9, 7, 7], [9, 7, 7, 7, 7]]
+    assert siglip.targets_BT.tolist() == [[2, 9, IGNORE, IGNORE, IGNORE], [IGNORE] * 5]
+    assert siglip.mask.segments_BT is None
+
+
+def test_rows_of_a_run_are_those_of_its_record_and_its_vocabulary(prepared):
+    pictures, source = prepared
+    tokenizer = build_tokenizer(Bytes(), ())
+    rows = CaptionRows(start=3, end=4, fill=5)
+    spec = Pairs(source=source, augmentation=SEEN, tokenizer=Bytes(), context_length=40, rows=rows)
+    for batch in (
+        next(HeldOutPairs(pictures, tokenizer, spec).texts(2)),
+        PairLoader(pictures, tokenizer, spec, 0, 2, 0, 1).batch(0).texts,
+    ):
+        assert batch.tokens_BT[:, 0].tolist() == [3, 3]
+        assert (batch.tokens_BT == 4).sum(1).tolist() == [1, 1]
+    beyond = spec.model_copy(update={"rows": CaptionRows(end=257, fill=0)})
+    with pytest.raises(DataError, match=r"data\.rows\.end=257: the tokenizer has 257 tokens"):
+        HeldOutPairs(pictures, tokenizer, beyond)
 
 
 def test_held_out_pairs_know_their_owners(prepared):

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
 from corestone.core.errors import DataError
@@ -118,7 +119,8 @@ def resized_crop_box(spec: RandomResizedCrop, size: Size, numbers: list[float]) 
 def _apply_fixed(step: FixedStep, picture: Tensor, size: Size) -> Tensor:
     match step:
         case Resize():
-            picture = F.resize(picture, list(size) if step.shorter is None else [step.shorter])
+            sides = list(size) if step.shorter is None else [step.shorter]
+            picture = F.resize(picture, sides, InterpolationMode(step.interpolation), antialias=True)
         case CenterCrop():
             picture = F.center_crop(_at_least(picture, size, "center_crop"), list(size))
     return picture

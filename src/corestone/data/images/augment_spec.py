@@ -101,15 +101,17 @@ class ColorJitter(Spec):
 
 
 class Resize(Spec):
-    """The whole picture, larger or smaller.
+    """The whole picture, larger or smaller; what becomes smaller is smoothed first.
 
     Attributes:
         shorter: length of the shorter side, the shape being kept; None: the augmentation's size, whatever the shape
             (Dosovitskiy et al. 2020, code).
+        interpolation: between pixels; bicubic in most published folders of ViT and CLIP (timm, open_clip, code).
     """
 
     kind: Literal["resize"] = "resize"
     shorter: int | None = Field(default=None, ge=1)
+    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
 
 
 class CenterCrop(Spec):

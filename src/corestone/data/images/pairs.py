@@ -19,7 +19,7 @@ from corestone.core.spec import fingerprint, plain
 from corestone.core.vocabulary import Vocabulary
 from corestone.data.images.loader import ImageLoader, evaluation_batches
 from corestone.data.images.picture_set import PictureSet
-from corestone.data.images.spec import Pairs
+from corestone.data.images.spec import CaptionRows, Pairs
 from corestone.data.prepare.writer import alone, disk_errors
 from corestone.data.spec import Trained
 from corestone.data.tokenizer import Tokenizer, build_tokenizer, load_tokenizer
@@ -49,6 +49,7 @@ class PairLoader:
     ) -> None:
         check_captions(pictures)
         self._pictures, self._tokenizer, self._spec, self._seed = pictures, tokenizer, spec, seed
+        self._rows = caption_rows(spec.rows, tokenizer.vocabulary)
         self._images = ImageLoader(
             pictures, spec.augmentation, seed, batch_size, rank, size, spec.workers, spec.prefetch
         )
@@ -64,7 +65,7 @@ class PairLoader:
             captions.append(choices[int(drawn * len(choices))])
         images = self._images.batch(step)
         ids = [self._tokenizer.encode(caption) for caption in captions]
-        return ImageTextBatch(images, caption_batch(ids, self._tokenizer.vocabulary, self._spec.context_length))
+        return ImageTextBatch(images, caption_batch(ids, self._rows, self._spec.context_length))
 
     def names(self, step: int) -> list[str]:
         """Ids of the pictures that a step sees, over all ranks."""
@@ -75,19 +76,40 @@ class PairLoader:
         self._images.close()
 
 
-def caption_batch(captions: Sequence[Sequence[int]], vocabulary: Vocabulary, context_length: int) -> TextBatch:
-    """Captions as rows: separator, caption, separator, filled up to the longest; each token predicts the next one.
+def caption_rows(rows: CaptionRows | None, vocabulary: Vocabulary) -> CaptionRows:
+    """The record of a run on pairs, or where it has none what the vocabulary says.
 
-    A caption longer than the context loses its end; its last separator stays. What fills up is a segment of its own.
+    Raises DataError for an id that the vocabulary does not have.
     """
-    separator = vocabulary.separator
-    fill = separator if vocabulary.pad is None else vocabulary.pad
-    rows = [[separator, *list(ids)[: context_length - 2], separator] for ids in captions]
-    B, T = len(rows), max(map(len, rows))
-    tokens_BT = torch.full((B, T), fill)
+    if rows is None:
+        separator = vocabulary.separator
+        fill = separator if vocabulary.pad is None else vocabulary.pad
+        return CaptionRows(start=separator, end=separator, fill=fill)
+    beyond = [f"{name}={token}" for name, token in ids_of(rows).items() if token >= vocabulary.size]
+    if beyond:
+        raise DataError(f"data.rows.{beyond[0]}: the tokenizer has {vocabulary.size} tokens; name one of them")
+    return rows
+
+
+def ids_of(rows: CaptionRows) -> dict[str, int]:
+    """The ids that a record names."""
+    return {name: token for name in ("start", "end", "fill") if (token := getattr(rows, name)) is not None}
+
+
+def caption_batch(captions: Sequence[Sequence[int]], rows: CaptionRows, context_length: int) -> TextBatch:
+    """Captions as rows: start, caption, end, filled up; each token predicts the next one.
+
+    A caption longer than the context loses its end; the row's own stays. What fills up is a segment of its own, unless
+    whole rows are read.
+    """
+    before, behind = [] if rows.start is None else [rows.start], [rows.end]
+    most = context_length - len(before) - len(behind)
+    filled = [[*before, *list(ids)[:most], *behind] for ids in captions]
+    B, T = len(filled), context_length if rows.whole else max(map(len, filled))
+    tokens_BT = torch.full((B, T), rows.fill)
     targets_BT = torch.full((B, T), IGNORE)
     segments_BT = torch.full((B, T), FILLED_UP, dtype=torch.int32)
-    for row, ids in enumerate(rows):
+    for row, ids in enumerate(filled):
         tokens_BT[row, : len(ids)] = torch.tensor(ids)
         targets_BT[row, : len(ids) - 1] = torch.tensor(ids[1:])
         segments_BT[row, : len(ids)] = TEXT
@@ -95,7 +117,7 @@ def caption_batch(captions: Sequence[Sequence[int]], vocabulary: Vocabulary, con
         tokens_BT=tokens_BT,
         targets_BT=targets_BT,
         positions_BT=torch.arange(T).expand(B, T),
-        mask=Mask(segments_BT=segments_BT),
+        mask=Mask(segments_BT=None if rows.whole else segments_BT),
     )
 
 
@@ -105,6 +127,7 @@ class HeldOutPairs:
     def __init__(self, pictures: PictureSet, tokenizer: Tokenizer, spec: Pairs, most: int | None = None) -> None:
         check_captions(pictures)
         self._pictures, self._tokenizer, self._spec = pictures, tokenizer, spec
+        self._rows = caption_rows(spec.rows, tokenizer.vocabulary)
         self.count = len(pictures) if most is None else min(most, len(pictures))
         pairs = [(place, caption) for place in range(self.count) for caption in pictures.captions(place)]
         self.captions = [caption for _, caption in pairs]
@@ -123,7 +146,7 @@ class HeldOutPairs:
         """The captions of these pictures."""
         for first in range(0, len(self.captions), batch_size):
             ids = [self._tokenizer.encode(caption) for caption in self.captions[first : first + batch_size]]
-            yield caption_batch(ids, self._tokenizer.vocabulary, self._spec.context_length)
+            yield caption_batch(ids, self._rows, self._spec.context_length)
 
 
 def caption_tokenizer(spec: Pairs, pictures: PictureSet, cache: Path) -> Tokenizer:

@@ -193,13 +193,32 @@ class Images(Spec):
     prefetch: int = Field(default=4, ge=0)
 
 
+class CaptionRows(Spec):
+    """How a caption's ids become a row that a model reads.
+
+    Attributes:
+        start: id in front; None: none (Zhai et al. 2023, code).
+        end: id behind. A caption that is too long loses its own end, and keeps this one.
+        fill: id that fills rows up.
+        whole: each row is filled up to the whole context, and the model reads what fills it up too (Zhai et al. 2023,
+            code); else rows are filled up to the longest of a batch, unread.
+    """
+
+    start: int | None = Field(default=None, ge=0)
+    end: int = Field(ge=0)
+    fill: int = Field(ge=0)
+    whole: bool = False
+
+
 class Pairs(Spec):
     """The data axis of a run on pictures with captions.
 
     Attributes:
         prepare, augmentation, workers, prefetch: as for `Images`; no mixing, which would mix what captions say.
         tokenizer: where it is trained, on the captions of the training side.
-        context_length: the most tokens of a caption, a separator in front and one behind it included.
+        context_length: the most tokens of a caption, what stands in front of it and behind it included.
+        rows: None: the tokenizer's separator stands in front and behind, and its padding token, or else the separator,
+            fills up. What begins with a model of another library takes the rows of its pictures.json.
     """
 
     kind: Literal["pairs"] = "pairs"
@@ -208,6 +227,7 @@ class Pairs(Spec):
     augmentation: Augmentation
     tokenizer: Tokenizer
     context_length: int = Field(ge=3)
+    rows: CaptionRows | None = None
     workers: int = Field(default=0, ge=0)
     prefetch: int = Field(default=4, ge=0)
 
