@@ -21,9 +21,10 @@ from corestone.core.errors import DataError
 from corestone.core.rng import Draws, fold
 from corestone.core.tensors import each_tensor
 from corestone.data.ahead import Prefetched
-from corestone.data.images.augment import evaluation_picture, normalise, training_picture
+from corestone.data.images.augment import evaluation_picture, first_part, normalise, training_part
 from corestone.data.images.augment_spec import Augmentation
 from corestone.data.images.mix import mixed, partner
+from corestone.data.images.picture import Choose, Pixels, Size
 from corestone.data.mixture import Mixture
 
 
@@ -44,8 +45,13 @@ class Pictures(Protocol):
 
     def id(self, i: int) -> str: ...
 
-    def pixels(self, i: int) -> NDArray[np.uint8]:
+    def pixels(self, i: int) -> Pixels:
         """(H, W, C); many threads may ask at once."""
+        ...
+
+    def part(self, i: int, choose: Choose, least: Size | None = None) -> Pixels:
+        """The part of it that `choose` names by height and width, at a smaller scale where that keeps it as large as
+        `least`."""
         ...
 
 
@@ -137,12 +143,13 @@ class ImageLoader:
 
         def fill(place: int) -> None:
             row, i = rows[place], indices[place]
-            pixels = self._pictures.pixels(i)
+            draws = Draws(seed, range(row, row + 1))
+            pixels = self._pictures.part(i, *first_part(self._spec, draws))
             try:
-                picture = training_picture(self._spec, pixels, Draws(seed, range(row, row + 1)))
+                picture = training_part(self._spec, pixels, draws)
             except DataError as error:
                 raise _of_picture(self._pictures, i, error) from None
-            images_BCHW[place] = normalise(self._spec, picture)
+            normalise(self._spec, picture, out=images_BCHW[place])
 
         for _ in self._map(fill, range(len(rows))):
             pass

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +13,23 @@ from corestone.data.document import position
 
 Pixels = NDArray[np.uint8]
 """(H, W, C), C = 1 grey or 3 red, green, blue."""
+Size = tuple[int, int]
+"""Height and width."""
+Box = tuple[int, int, int, int]
+"""Top, left, height and width of a part of a picture."""
+Choose = Callable[[Size], Box]
+"""Names a part of a picture by the picture's height and width."""
+
+
+def whole(size: Size) -> Box:
+    """All of a picture."""
+    return 0, 0, *size
+
+
+def cut(pixels: Pixels, box: Box) -> Pixels:
+    """A part of a picture, as an array of its own."""
+    top, left, height, width = box
+    return np.array(pixels[top : top + height, left : left + width], order="C")
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from corestone.core.errors import DataError, unknown
-from corestone.data.images.decode import Rules, decode
-from corestone.data.images.picture import Pixels
+from corestone.data.images.decode import Rules
+from corestone.data.images.jpeg import part_of
+from corestone.data.images.picture import Choose, Pixels, Size, cut, whole
 from corestone.data.prepare.writer import file_sha256
 
 MANIFEST = "manifest.json"
@@ -64,14 +65,26 @@ class PictureSet:
             IndexError: no picture of this number.
             DataError: its bytes cannot be decoded any more.
         """
+        return self.part(i, whole)
+
+    def part(self, i: int, choose: Choose, least: Size | None = None) -> Pixels:
+        """The part of a picture that `choose` names once it is told the height and width, an array of its own.
+
+        Args:
+            least: see `jpeg.part_of`.
+
+        Raises:
+            IndexError, DataError: as `pixels` does.
+        """
         self._check(i)
         if self.array is not None:
-            return np.array(self.array[i])
-        done = decode(self.encoded(i), self._rules)
-        if isinstance(done, str):
+            pixels = self.array[i]
+            return cut(pixels, choose(pixels.shape[:2]))
+        found = part_of(self.encoded(i), self._rules, choose, least)
+        if isinstance(found, str):
             name = self._shards[int(self._index[i, 0])]
             raise DataError(f"{name}: picture '{self.id(i)}' was readable when prepared and is not now; {_CURE}")
-        return done.pixels
+        return found
 
     def encoded(self, i: int) -> bytes:
         """The bytes of a picture's file as they were given; pixels that were given as an array, in .npy form."""
