@@ -213,12 +213,21 @@ def _sample(source: WebDataset, path: Path, group: list[Member]) -> Picture | Pr
     try:
         facts = json.loads(read_member(path, parts[".json"])) if ".json" in parts else {}
         label = _text_of(path, parts.get(".cls"), facts, source.label_key)
-        caption = _text_of(path, parts.get(".txt"), facts, source.caption_key)
+        captions = _captions_of(path, parts.get(".txt"), facts, source.caption_key)
     except (ValueError, RecursionError) as error:  # UnicodeDecodeError is one
         return Problem("unreadable text beside the picture", f"{where}: {error}; mend the shard")
     name = f"{path.name}:{key}"
     side = own_side(source, name)
-    return Picture(name, read_member(path, pictures[0]), side, str(path), label, (caption,) if caption else ())
+    return Picture(name, read_member(path, pictures[0]), side, str(path), label, captions)
+
+
+def _captions_of(path: Path, member: Member | None, facts: Any, key: str) -> tuple[str, ...]:
+    """The caption in a member of its own, or else what the .json has of them; empty ones are left out."""
+    many = facts.get(key) if member is None and isinstance(facts, dict) else None
+    if isinstance(many, list):
+        return tuple(one.strip() for one in many if isinstance(one, str) and one.strip())
+    caption = _text_of(path, member, facts, key)
+    return (caption,) if caption else ()
 
 
 def _text_of(path: Path, member: Member | None, facts: Any, key: str) -> str | None:

@@ -25,7 +25,7 @@ from corestone.data.images.picture import Picture, bytes_sha256
 from corestone.data.images.spec import ImageTable
 
 _PARQUET_ROWS = 64
-_FORMS = (".csv", ".tsv", ".jsonl", ".parquet")
+TABLE_FORMS = (".csv", ".tsv", ".jsonl", ".parquet")
 
 
 def read_table(source: ImageTable) -> Iterator[Picture | Problem]:
@@ -50,8 +50,8 @@ def table_paths(source: ImageTable) -> Iterator[Path | Problem]:
         for one in found:
             if not one.is_file():
                 yield Problem("missing file", missing(one) if not one.exists() else f"{one}: is not a file")
-            elif one.suffix.lower() not in _FORMS:
-                yield Problem("file type not read", f"{one}: not a table that is read; known: {' '.join(_FORMS)}")
+            elif one.suffix.lower() not in TABLE_FORMS:
+                yield Problem("file type not read", f"{one}: not a table that is read; known: {' '.join(TABLE_FORMS)}")
             else:
                 yield one
 
