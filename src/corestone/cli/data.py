@@ -154,11 +154,12 @@ def _pictures(name: str) -> tuple[list[tuple[str, str]], str]:
     from corestone.data.images.sources import pictures
     from corestone.data.images.spec import EmbeddedImages
 
-    counts, sides, classes, captions = Counts(), Counter[str](), set(), Counter[str]()
+    counts, sides, captions = Counts(), Counter[str](), Counter[str]()
+    classes: set[str] = set()
     for picture in pictures(EmbeddedImages(name=name), "stop", counts):
         sides[picture.split] += 1
         captions[picture.split] += len(picture.captions)
-        classes |= {picture.label} - {None}
+        classes |= {picture.label} if isinstance(picture.label, str) else {*(picture.label or ())}
     held = [("classes", str(len(classes)))] if classes else []
     for side in sorted(sides, key=["train", "validation", "test", "unlabelled"].index):
         more = f", {captions[side]:,} captions" if captions[side] else ""

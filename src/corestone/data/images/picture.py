@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +33,10 @@ def cut(pixels: Pixels, box: Box) -> Pixels:
     return np.array(pixels[top : top + height, left : left + width], order="C")
 
 
+Label = str | tuple[str, ...] | None
+"""A class, several classes, or nothing known."""
+
+
 @dataclass(frozen=True)
 class Picture:
     """One picture, with what is known of it.
@@ -41,7 +46,8 @@ class Picture:
         content: the bytes of an image file, or pixels (H, W, C) uint8.
         split: its side: `train`, `validation`, `test` or `unlabelled`.
         source: where it was read: the file as it was given, or the data set's name.
-        label: the name of its class.
+        label: the name of its class; where several may apply at once, those that do, perhaps none; None: nothing is
+            known.
         captions: sentences that describe it.
     """
 
@@ -49,7 +55,7 @@ class Picture:
     content: bytes | Pixels
     split: str
     source: str
-    label: str | None = None
+    label: Label = None
     captions: tuple[str, ...] = ()
 
     @property
@@ -58,6 +64,14 @@ class Picture:
         if isinstance(self.content, bytes):
             return bytes_sha256(self.content)
         return pixels_sha256(self.content)
+
+
+def several(values: Any) -> tuple[str, ...] | None:
+    """A list of classes as a label, each once and by name; None where it is no list of texts and whole numbers."""
+    if not isinstance(values, list) or any(not isinstance(value, (str, int)) for value in values):
+        return None
+    names = {str(value).strip() for value in values}
+    return tuple(sorted(names - {""}))
 
 
 def bytes_sha256(data: bytes) -> str:

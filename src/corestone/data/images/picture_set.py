@@ -32,7 +32,8 @@ class PictureSet:
         manifest: that of the whole set.
         fingerprint: names the set's content.
         classes: the names of the classes of all splits, in the order of their numbers.
-        labels: int64 (N,), the number of each picture's class, -1 where it has none.
+        labels: int64 (N,), the number of each picture's class, -1 where it has none; where several may apply at once
+            (N, most of a picture), filled up with -1.
         shape: (H, W, C) of every picture, or None where each has its own height and width.
         channels: C of every picture.
         array: uint8 (N, H, W, C), all pictures as one memory map, or None where they are encoded.

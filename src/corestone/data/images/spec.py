@@ -94,6 +94,9 @@ class ImageTable(Own):
         image_key: column with a path, base64 text or bytes (Parquet; also as a record {bytes, path}).
         encoding: what text in that column is.
         label_key: column with the name or number of the class.
+        label_list: that column holds a list of all classes that apply, of which each is a question of its own
+            (`objective.loss=sigmoid`); an empty one where none does.
+        label_separator: what separates the names of such a list where it is text.
         caption_key: column with a caption or a list of them. Rows that follow one another and name the same picture
             become one picture with all their captions.
         group_key: column with what stays together in the split, such as a patient or a film; by default the row's
@@ -107,6 +110,8 @@ class ImageTable(Own):
     image_key: str = "image"
     encoding: Literal["path", "base64"] = "path"
     label_key: str | None = None
+    label_list: bool = False
+    label_separator: str = Field(default=",", min_length=1)
     caption_key: str | None = None
     group_key: str | None = None
     root: str | None = None
@@ -128,12 +133,14 @@ class WebDataset(Own):
         shards: paths with brace patterns, such as data/{00000..00127}.tar.
         caption_key: caption, or a list of them, in the .json, where there is no .txt.
         label_key: class in the .json, where there is no .cls.
+        label_list: the .json has a list of all classes that apply there, or the .cls one in each line.
     """
 
     kind: Literal["webdataset"] = "webdataset"
     shards: tuple[str, ...] = Field(min_length=1)
     caption_key: str = "caption"
     label_key: str = "label"
+    label_list: bool = False
 
 
 Plain = Annotated[
