@@ -29,7 +29,7 @@ from torch import Tensor
 from corestone.core.batch import ImageBatch
 from corestone.core.errors import CheckpointError, DataError
 from corestone.core.spec import fingerprint, parse, plain, to_yaml
-from corestone.data.document import Counts, Problem
+from corestone.data.document import Counts, Problem, refuse_or_count
 from corestone.data.images.augment import evaluation_picture, normalise
 from corestone.data.images.augment_spec import Augmentation, Resize
 from corestone.data.images.decode import Rules
@@ -38,7 +38,7 @@ from corestone.data.images.near import NearDuplicates, perceptual_hash
 from corestone.data.images.pair_shards import PairShards, source_of
 from corestone.data.images.pairs import caption_batch
 from corestone.data.images.picture import Picture, whole
-from corestone.data.images.sources import describe, images_fingerprint, pictures, refuse_or_count
+from corestone.data.images.sources import describe, images_fingerprint, pictures
 from corestone.data.images.spec import FilterPairs, ImageSource
 from corestone.data.prepare.writer import alone, disk_errors, sync_folder, write_durably
 from corestone.data.tokenizer import Tokenizer, load_tokenizer

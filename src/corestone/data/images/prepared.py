@@ -26,13 +26,14 @@ import numpy as np
 
 from corestone.core.errors import DataError
 from corestone.core.spec import fingerprint, plain
-from corestone.data.document import Counts, Problem
+from corestone.data.document import Counts, Problem, refuse_or_count
 from corestone.data.images.decode import Rules, decode
 from corestone.data.images.picture import Label, Picture, Pixels
-from corestone.data.images.picture_set import MANIFEST, VERSION, PictureSet, open_pictures, read_manifest
-from corestone.data.images.sources import describe, images_fingerprint, pictures, refuse_or_count
+from corestone.data.images.picture_set import VERSION, PictureSet, open_pictures, read_manifest
+from corestone.data.images.sources import describe, images_fingerprint, pictures
 from corestone.data.images.spec import ImageSource, PrepareImages
 from corestone.data.images.writer import Kinds, Shape, SideWriter
+from corestone.data.prepare.opened import MANIFEST
 from corestone.data.prepare.writer import alone, disk_errors, sync_folder, write_durably
 
 __all__ = ["PictureSet", "open_pictures", "prepare_images"]

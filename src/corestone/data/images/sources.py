@@ -15,7 +15,7 @@ from urllib.parse import parse_qsl
 from corestone.core.errors import DataError
 from corestone.core.spec import fingerprint, parse, plain
 from corestone.data.catalogue import catalogue
-from corestone.data.document import Counts, Problem
+from corestone.data.document import Counts, Problem, counted
 from corestone.data.images.arrays import read_cifar10, read_idx, read_stl10
 from corestone.data.images.embedded import embedded_images_fingerprint, image_entry, read_embedded_images
 from corestone.data.images.files import folder_files, read_coco, read_folder, read_webdataset, shard_paths, shown
@@ -46,24 +46,7 @@ def pictures(source: ImageSource, on_bad: OnBad, counts: Counts) -> Iterator[Pic
     Raises:
         DataError: an input that cannot be read under `stop`, or nothing at all that could be.
     """
-    given = 0
-    for item in _read(source):
-        counts.read += 1
-        if isinstance(item, Picture):
-            given += 1
-            yield item
-        else:
-            refuse_or_count(item, on_bad, counts)
-    if not given:
-        why = "; ".join(f"{n} x {reason}" for reason, n in counts.dropped.items()) or "nothing found"
-        raise DataError(f"{describe(source)}: no picture could be read ({why})")
-
-
-def refuse_or_count(problem: Problem, on_bad: OnBad, counts: Counts) -> None:
-    """Raise DataError for a problem under `stop`, where it is one to stop for; count it otherwise."""
-    if problem.fatal and on_bad == "stop":
-        raise DataError(f"{problem.message} (or set on_bad: skip to leave it out and count it)")
-    counts.drop(problem.reason, problem.message)
+    return counted(_read(source), on_bad, counts, describe(source), "picture")
 
 
 _READERS: dict[type[Any], Callable[[Any], Iterator[Picture | Problem]]] = {
