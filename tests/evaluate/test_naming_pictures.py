@@ -16,7 +16,6 @@ from corestone.core.errors import DataError
 from corestone.core.protocols import Output
 from corestone.evaluate.classification import (
     BINS,
-    ClassificationScore,
     answers,
     answers_of,
     calibration_error,
@@ -131,9 +130,9 @@ def test_calibration_interval_holds_the_true_error():
 def test_neither_batch_size_nor_filling_changes_a_score():
     logits, labels = guesses(23)
     model, whole = PixelsAreLogits(7).train(), as_pictures(logits, labels)
-    wanted = list(ClassificationScore(in_batches(whole), 23).run(model))
+    wanted = list(classification_metrics(answers(model, in_batches(whole), 23)))
     assert wanted == list(classification_metrics(answers_of(logits, labels)))
-    assert list(ClassificationScore(in_batches(whole), 4).run(model)) == wanted
+    assert list(classification_metrics(answers(model, in_batches(whole), 4))) == wanted
 
     def filled(size):
         for batch in in_batches(whole)(size):
@@ -141,7 +140,7 @@ def test_neither_batch_size_nor_filling_changes_a_score():
             images = torch.cat([batch.images_BCHW, torch.randn(more, 1, 1, 7)])
             yield ImageBatch(images, torch.cat([batch.targets_BK, torch.zeros(more, 7)]))
 
-    assert list(ClassificationScore(filled, 4).run(model)) == wanted
+    assert list(classification_metrics(answers(model, filled, 4))) == wanted
     assert model.training
 
 

@@ -1,13 +1,16 @@
-"""`corestone data`: the catalogue of small real data sets."""
+"""`corestone data`: the catalogue of small real data sets, and filtering pictures with captions."""
 
 from __future__ import annotations
 
 import json
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Literal
 
 import typer
 
-app = typer.Typer(no_args_is_help=True, help="List, fetch and show the embedded data sets.")
+app = typer.Typer(
+    no_args_is_help=True, help="List, fetch and show the embedded data sets; filter pictures by their captions."
+)
 
 
 @app.command("list")
@@ -86,6 +89,43 @@ def show(
         typer.echo(f"\n{beginning}")
 
 
+@app.command("filter")
+def filter_(
+    run: Annotated[Path, typer.Argument(help="A run with two towers (CLIP, SigLIP), or a checkpoint.", metavar="RUN")],
+    source: Annotated[
+        str,
+        typer.Argument(
+            help="Pictures with captions: a data set's name, shards 'data/{00000..00127}.tar', a table "
+            "'pairs.jsonl?image_key=path&caption_key=caption', or 'captions.json?images=FOLDER'.",
+            metavar="SOURCE",
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="Folder to make.")],
+    rules: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="similarity=0.28 characters=5 file_bytes=5000 near=3 on_bad=skip ...", metavar="PATH=VALUE"
+        ),
+    ] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Pictures held and scored at a time.")] = 256,
+    precision: Annotated[
+        Literal["auto", "bfloat16", "float32"], typer.Option(help="Format of the arithmetic.")
+    ] = "auto",
+) -> None:
+    """Keep the pictures whose captions a model finds fitting (LAION's rules), as shards that recipes read.
+
+    Short captions, small files, files that cannot be read, pairs below the similarity and near duplicates are left out
+    and counted. Interrupted and run again, nothing is scored twice.
+    """
+    from corestone.core.spec import override
+    from corestone.data.images.sources import parse_pictures
+    from corestone.data.images.spec import FilterPairs
+    from corestone.recipes.filter_pairs import filter_pairs
+
+    chosen = override(FilterPairs(), rules or [])
+    filter_pairs(run, parse_pictures(source), chosen, out, precision, batch_size)
+
+
 def _texts(name: str, lines: int) -> tuple[list[tuple[str, str]], str]:
     """What a text data set holds, in words, and the first lines of its first document."""
     from corestone.data.sources import Counts, card, documents
@@ -114,11 +154,12 @@ def _pictures(name: str) -> tuple[list[tuple[str, str]], str]:
     from corestone.data.images.sources import pictures
     from corestone.data.images.spec import EmbeddedImages
 
-    counts, sides, classes, captions = Counts(), Counter[str](), set(), Counter[str]()
+    counts, sides, captions = Counts(), Counter[str](), Counter[str]()
+    classes: set[str] = set()
     for picture in pictures(EmbeddedImages(name=name), "stop", counts):
         sides[picture.split] += 1
         captions[picture.split] += len(picture.captions)
-        classes |= {picture.label} - {None}
+        classes |= {picture.label} if isinstance(picture.label, str) else {*(picture.label or ())}
     held = [("classes", str(len(classes)))] if classes else []
     for side in sorted(sides, key=["train", "validation", "test", "unlabelled"].index):
         more = f", {captions[side]:,} captions" if captions[side] else ""

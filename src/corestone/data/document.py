@@ -4,8 +4,16 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import TypeVar
 
+from corestone.core.errors import DataError
+from corestone.data.spec import OnBad
+
+T = TypeVar("T")
+
+SKIPPING = " (or set on_bad: skip to leave it out and count it)"
 MAX_EXAMPLES = 3
 """Examples kept per reason."""
 
@@ -65,6 +73,38 @@ class Counts:
     def kept(self) -> int:
         """What was read and not dropped."""
         return self.read - sum(self.dropped.values())
+
+
+def refuse_or_count(problem: Problem, on_bad: OnBad, counts: Counts, hint: str = SKIPPING) -> None:
+    """Raise DataError for a problem under `stop`, where it is one to stop for; count it otherwise."""
+    if problem.fatal and on_bad == "stop":
+        raise DataError(problem.message + hint)
+    counts.drop(problem.reason, problem.message)
+
+
+def counted(
+    items: Iterable[T | Problem], on_bad: OnBad, counts: Counts, source: str, what: str, hint: str = SKIPPING
+) -> Iterator[T]:
+    """What a source gives but for its problems, which are refused or counted.
+
+    Args:
+        source, what: the source's name, and of what it is one, for messages.
+        hint: behind the message of a problem that is refused.
+
+    Raises:
+        DataError: a problem under `stop`, or nothing at all that could be read.
+    """
+    given = 0
+    for item in items:
+        counts.read += 1
+        if isinstance(item, Problem):
+            refuse_or_count(item, on_bad, counts, hint)
+        else:
+            given += 1
+            yield item
+    if not given:
+        why = "; ".join(f"{n} x {reason}" for reason, n in counts.dropped.items()) or "nothing found"
+        raise DataError(f"{source}: no {what} could be read ({why})")
 
 
 def side(group: str, validation_percent: float) -> str:

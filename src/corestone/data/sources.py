@@ -15,7 +15,7 @@ from urllib.parse import parse_qsl, urlsplit
 from corestone.core.errors import DataError, nearest, unknown
 from corestone.core.spec import fingerprint, parse, plain
 from corestone.data.catalogue import CatalogueEntry, catalogue
-from corestone.data.document import Counts, Document, Problem, side
+from corestone.data.document import Counts, Document, Problem, counted, side
 from corestone.data.embedded import READERS, corpus_sha256, embedded_fingerprint, read_embedded, text_entry
 from corestone.data.files import files_fingerprint, missing, name_text_key, read_files
 from corestone.data.spec import Embedded, Files, Hub, OnBad, Source
@@ -43,19 +43,7 @@ def documents(source: Source, on_bad: OnBad, counts: Counts) -> Iterator[Documen
     Raises:
         DataError: an input that cannot be read under `stop`, or nothing at all that could be.
     """
-    given = 0
-    for item in _read(source):
-        counts.read += 1
-        if isinstance(item, Document):
-            given += 1
-            yield item
-        elif item.fatal and on_bad == "stop":
-            raise DataError(item.message)
-        else:
-            counts.drop(item.reason, item.message)
-    if not given:
-        why = "; ".join(f"{n} x {reason}" for reason, n in counts.dropped.items()) or "nothing found"
-        raise DataError(f"{describe(source)}: no document could be read ({why})")
+    return counted(_read(source), on_bad, counts, describe(source), "document", hint="")
 
 
 def _read(source: Source) -> Iterator[Document | Problem]:

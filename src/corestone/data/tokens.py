@@ -6,9 +6,7 @@ once and a document's last token predicts the next separator.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +15,9 @@ import numpy.typing as npt
 
 from corestone.core.errors import DataError, unknown
 from corestone.core.spec import parse
-from corestone.data.prepare.writer import file_sha256
+from corestone.data.prepare.opened import MANIFEST, MetadataLines, check_file, check_keys, manifest_tree
 from corestone.data.tokenizer import TokenizerManifest
 
-MANIFEST = "manifest.json"
 VERSION = 1
 _DTYPES = {"uint16": "<u2", "uint32": "<u4"}
 _CURE = "delete the folder and prepare the data again"
@@ -55,6 +52,7 @@ class TokenSet:
         if index.shape != (self.n_documents, 2):
             raise DataError(f"{folder / facts['index']['file']}: {index.shape} rows, not {self.n_documents}; {_CURE}")
         self.starts: npt.NDArray[np.int64] = np.append(index[:, 0], self.n_tokens - 1).astype(np.int64)
+        self._metadata = MetadataLines(folder / facts["metadata"]["file"], self.n_documents, "document")
         self.document_bytes: npt.NDArray[np.int64] = np.array(index[:, 1], dtype=np.int64)
 
     def slice(self, start: int, stop: int) -> npt.NDArray[np.int64]:
@@ -76,18 +74,7 @@ class TokenSet:
 
     def document_metadata(self, i: int) -> dict[str, Any]:
         """The id of a document and where it was read. Raises IndexError where there is none of number i."""
-        if not 0 <= i < self.n_documents:
-            raise IndexError(f"document {i} of {self.n_documents}")
-        data, ends = self._metadata
-        begin = int(ends[i - 1]) + 1 if i else 0
-        found: dict[str, Any] = json.loads(bytes(data[begin : int(ends[i])]))
-        return found
-
-    @cached_property
-    def _metadata(self) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
-        """The metadata file and where its lines end."""
-        data = np.memmap(self.folder / self.manifest["splits"][self.split]["metadata"]["file"], np.uint8, "r")
-        return data, np.flatnonzero(data == ord("\n"))
+        return self._metadata[i]
 
 
 def open_token_set(folder: Path, split: str, verify: bool = False) -> TokenSet:
@@ -111,35 +98,19 @@ def open_token_set(folder: Path, split: str, verify: bool = False) -> TokenSet:
         )
     width = np.dtype(_DTYPES[manifest["dtype"]]).itemsize
     for shard in facts["shards"]:
-        _check_file(folder / shard["file"], shard["tokens"] * width, shard["sha256"] if verify else None)
+        check_file(folder / shard["file"], shard["tokens"] * width, shard["sha256"] if verify else None, _CURE)
     for part in (facts["index"], facts["metadata"]):
-        _check_file(folder / part["file"], part["bytes"], part["sha256"] if verify else None)
+        check_file(folder / part["file"], part["bytes"], part["sha256"] if verify else None, _CURE)
     return TokenSet(folder, split, manifest)
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
     """The manifest of a prepared set. Raises DataError where there is none that this version reads."""
     path = folder / MANIFEST
-    if not path.is_file():
-        raise DataError(f"{folder}: no prepared set (it has no {MANIFEST}); run: corestone prepare")
-    try:
-        manifest = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: cannot be read ({error}); {_CURE}") from None
+    absent = f"no prepared set (it has no {MANIFEST}); run: corestone prepare"
+    manifest: dict[str, Any] = manifest_tree(folder, absent, _CURE)
     if not isinstance(manifest, dict) or manifest.get("version") != VERSION:
         found = manifest.get("version") if isinstance(manifest, dict) else None
         raise DataError(f"{path}: version {found}, this Corestone reads version {VERSION}; {_CURE}")
-    missing = {"fingerprint", "splits", "dtype", "tokenizer"} - manifest.keys()
-    if missing:
-        raise DataError(f"{path}: lacks {', '.join(sorted(missing))}; {_CURE}")
+    check_keys(path, manifest, {"fingerprint", "splits", "dtype", "tokenizer"}, _CURE)
     return manifest
-
-
-def _check_file(path: Path, size: int, sha256: str | None) -> None:
-    if not path.is_file():
-        raise DataError(f"{path}: missing; {_CURE}")
-    found = path.stat().st_size
-    if found != size:
-        raise DataError(f"{path}: has {found:,} bytes, its manifest says {size:,}; {_CURE}")
-    if sha256 is not None and (actual := file_sha256(path)) != sha256:
-        raise DataError(f"{path}: its content changed (sha256 expected {sha256}, found {actual}); {_CURE}")

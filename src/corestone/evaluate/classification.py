@@ -132,26 +132,6 @@ def _one_class(batch: ImageBatch, first: int) -> tuple[Tensor, Tensor]:
     return marks_B > 0, targets_BK.argmax(dim=1)
 
 
-class ClassificationScore:
-    """Scores a classifier on held-out pictures. Satisfies `core.protocols.Evaluator`.
-
-    Args:
-        batches: gives the split for a batch size, in order.
-        batch_size: pictures at a time; changes speed and memory, not the result.
-        names: of the classes, in their order; None: their numbers.
-        reading: how pictures are cut and scaled, for the metrics' convention.
-    """
-
-    def __init__(
-        self, batches: Batches, batch_size: int, names: Sequence[str] | None = None, reading: str = ""
-    ) -> None:
-        self._batches, self._batch_size, self._names, self._reading = batches, batch_size, names, reading
-
-    def run(self, model: Any) -> Iterator[Metric]:
-        """Yield what `classification_metrics` does."""
-        yield from classification_metrics(answers(model, self._batches, self._batch_size), self._names, self._reading)
-
-
 def classification_metrics(found: Answers, names: Sequence[str] | None = None, reading: str = "") -> Iterator[Metric]:
     """Yield `nats`, `top1_accuracy`, `top5_accuracy` (of more than five classes), `mean_class_accuracy`,
     `calibration_error`, and each class's `accuracy of NAME` that has pictures, of at most `LISTED` classes."""

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from rich.console import Console
 
+from corestone.core.metric import Metric
 from corestone.data.images.augment import evaluation_picture
 from corestone.data.images.picture_set import PictureSet
 from corestone.data.images.preview import preview
@@ -34,11 +35,12 @@ from corestone.evaluate.classification import (
     misclassified,
 )
 from corestone.evaluate.intervals import proportion_interval
-from corestone.evaluate.picture_floors import picture_floors
+from corestone.evaluate.picture_floors import picture_floors, several_classes_floors
+from corestone.evaluate.several_classes import precision_metrics, scores_and_marks
 from corestone.parallel.collectives import World, join_world
 from corestone.parallel.precision import Precision, compute_dtype
 from corestone.recipes.build import build_model, kept_buffers, load_weights, read_model_spec
-from corestone.recipes.images import IN_ORDER, ImageData, open_images
+from corestone.recipes.images import IN_ORDER, ImageData, has_several, open_images
 from corestone.recipes.kept import about_checkpoint
 from corestone.recipes.results import plain_metric, show, write
 from corestone.recipes.spec import Run
@@ -74,29 +76,51 @@ def evaluate_images(
         open_images(run, World(rank=0, size=1, device=torch.device("cpu"))),
         load_picture_model(path, precision),
     )
-    side, rows = "test" if "test" in data.sides else "validation", run.evaluation.batch_size
-    found = answers(model, data.batches(side), rows)
-    metrics = list(classification_metrics(found, data.sides[side].classes, IN_ORDER))
-    measured = picture_floors(data.batches("train")(rows), data.batches(side)(rows))
-    checkpoint = about_checkpoint(path)
-    wrong = mistakes(found, data, side)
+    side = "test" if "test" in data.sides else "validation"
+    score = _several_classes if has_several(data.sides["train"]) else _one_class
+    metrics, measured, more = score(model, data, side, run, path)
     result: dict[str, Any] = {
-        "checkpoint": checkpoint["checkpoint"],
+        "checkpoint": about_checkpoint(path)["checkpoint"],
         "source": describe(run.data.source) if isinstance(run.data, Images) else "",
         "split": side,
         "precision": str(next(model.parameters()).dtype).removeprefix("torch."),
         "model": [plain_metric(metric) for metric in metrics],
         "floors": [plain_metric(metric) for metric in measured],
-        "classes": list(data.sides[side].classes),
-        "calibration": calibration(found),
-        "misclassified": wrong,
+        **more,
     }
-    if found.classes <= LISTED:
-        result["confusion"] = confusion_matrix(found.labels_N, found.guesses_N, found.classes).tolist()
-    keep_pictures(path / "pictures", run, data, data.sides[side], misclassified(found))
     write(path, [result])
     show(console, result, metrics, [], measured)
     return [result]
+
+
+Scored = tuple[list[Metric], list[Metric], dict[str, Any]]
+"""The model's metrics, the floors', and what else is kept of an evaluation."""
+
+
+def _one_class(model: Any, data: ImageData, side: str, run: Run, path: Path) -> Scored:
+    """Of pictures with one class each."""
+    rows = run.evaluation.batch_size
+    found = answers(model, data.batches(side), rows)
+    metrics = list(classification_metrics(found, data.sides[side].classes, IN_ORDER))
+    measured = picture_floors(data.batches("train")(rows), data.batches(side)(rows))
+    more: dict[str, Any] = {
+        "classes": list(data.sides[side].classes),
+        "calibration": calibration(found),
+        "misclassified": mistakes(found, data, side),
+    }
+    if found.classes <= LISTED:
+        more["confusion"] = confusion_matrix(found.labels_N, found.guesses_N, found.classes).tolist()
+    keep_pictures(path / "pictures", run, data, data.sides[side], misclassified(found))
+    return metrics, measured, more
+
+
+def _several_classes(model: Any, data: ImageData, side: str, run: Run, path: Path) -> Scored:
+    """Of pictures to which several classes may apply."""
+    rows, names = run.evaluation.batch_size, data.sides[side].classes
+    metrics = list(precision_metrics(*scores_and_marks(model, data.batches(side), rows), names, IN_ORDER))
+    measured = several_classes_floors(data.batches("train")(rows), data.batches(side)(rows), names)
+    keep_pictures(path / "pictures", run, data, data.sides[side], np.zeros(0, dtype=np.int64))
+    return metrics, measured, {}
 
 
 def mistakes(found: Answers, data: ImageData, side: str) -> list[tuple[str, int, int]]:

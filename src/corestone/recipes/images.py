@@ -22,6 +22,7 @@ from corestone.data.images.prepared import open_pictures, prepare_images
 from corestone.data.images.sources import card
 from corestone.data.images.spec import Images, Pairs
 from corestone.evaluate.objective import ObjectiveScore
+from corestone.objectives.spec import Classification
 from corestone.parallel.collectives import World
 from corestone.recipes.spec import Run
 from corestone.train.archive import PICTURES
@@ -115,7 +116,16 @@ def open_images(run: Run, world: World) -> ImageData:
     spec = run.data
     if not isinstance(spec, Images):
         raise SpecError(f"{run.name}: learns from {spec.kind}; what was asked needs a run on pictures")
-    return ImageData(spec, *open_sides(spec, world))
+    folder, sides = open_sides(spec, world)
+    objective = run.objective
+    if has_several(sides["train"]) and isinstance(objective, Classification) and objective.loss != "sigmoid":
+        raise SpecError("objective.loss: pictures of the data have several classes at once; set objective.loss=sigmoid")
+    return ImageData(spec, folder, sides)
+
+
+def has_several(pictures: PictureSet) -> bool:
+    """Whether several classes may apply to a picture."""
+    return pictures.labels.ndim == 2
 
 
 def open_sides(spec: Images | Pairs, world: World) -> tuple[Path, dict[str, PictureSet]]:

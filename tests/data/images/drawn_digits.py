@@ -6,6 +6,7 @@ import numpy as np
 
 from corestone.core.errors import DataError
 from corestone.core.rng import Draws
+from corestone.data.images.picture import Choose, Size, cut
 
 SEGMENTS = ("abcdef", "bc", "abged", "abgcd", "fgbc", "afgcd", "afgedc", "abc", "abcdefg", "abfgcd")
 
@@ -60,3 +61,7 @@ class Digits:
         colour = np.array([120 + 135 * number for number in numbers[6 : 6 + channels]]).astype(np.uint8)
         digit(int(self.labels[i]), pixels, max(0, top), max(0, left), unit, 2 + int(2 * numbers[9]), colour)
         return pixels
+
+    def part(self, i: int, choose: Choose, least: Size | None = None) -> np.ndarray:
+        pixels = self.pixels(i)
+        return cut(pixels, choose(pixels.shape[:2]))

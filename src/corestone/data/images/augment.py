@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import lru_cache, partial
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as F
@@ -33,28 +33,46 @@ from corestone.data.images.augment_spec import (
     Resize,
     Step,
 )
+from corestone.data.images.picture import Box, Choose, Pixels, Size, cut, whole
 
 _TRIES = 10  # of a random area and shape, until the rectangle lies inside the picture
 _ERASED_AREA, _ERASED_RATIO = (0.02, 0.33), (0.3, 3.3)
 _GREY = 128  # what comes in at the edges in RandAugment's own code
 
-Size = tuple[int, int]
-Box = tuple[int, int, int, int]
-"""Top, left, height and width of a part of a picture."""
 
-
-def training_picture(spec: Augmentation, pixels: NDArray[np.uint8], draws: Draws) -> Tensor:
+def training_picture(spec: Augmentation, pixels: Pixels, draws: Draws) -> Tensor:
     """Apply the steps of training to pixels (H, W, C); `draws` are those of one row.
 
     Raises DataError for a picture that the steps cannot bring to the augmentation's size and channels.
     """
-    picture = _picture(pixels, spec.channels)
-    for step in spec.steps:
+    choose, _ = first_part(spec, draws)
+    return training_part(spec, cut(pixels, choose(pixels.shape[:2])), draws)
+
+
+def first_part(spec: Augmentation, draws: Draws) -> tuple[Choose, Size | None]:
+    """What of a picture the first step of training looks at, and how large that must stay if it is read at a smaller
+    scale (None: it must not be)."""
+    first = spec.steps[0] if spec.steps else None
+    if not isinstance(first, RandomResizedCrop):
+        return whole, None
+    numbers = _numbers(draws, 2 * _TRIES + 2)
+    return partial(resized_crop_box, first, numbers=numbers), spec.size if first.reduced else None
+
+
+def training_part(spec: Augmentation, pixels: Pixels, draws: Draws) -> Tensor:
+    """Apply the steps of training to what `first_part` names, with the draws that it was given.
+
+    Raises DataError as `training_picture` does.
+    """
+    picture, steps = _picture(pixels, spec.channels), spec.steps
+    if steps and isinstance(steps[0], RandomResizedCrop):
+        picture, steps = F.resize(picture, list(spec.size)), steps[1:]
+    for step in steps:
         picture = apply(step, picture, spec.size, draws)
     return _of_size(picture, spec, "steps")
 
 
-def evaluation_picture(spec: Augmentation, pixels: NDArray[np.uint8]) -> Tensor:
+def evaluation_picture(spec: Augmentation, pixels: Pixels) -> Tensor:
     """Apply the steps of evaluation to pixels (H, W, C). Raises DataError as `training_picture` does."""
     picture = _picture(pixels, spec.channels)
     for step in spec.evaluation:
@@ -62,15 +80,17 @@ def evaluation_picture(spec: Augmentation, pixels: NDArray[np.uint8]) -> Tensor:
     return _of_size(picture, spec, "evaluation")
 
 
-def normalise(spec: Augmentation, picture: Tensor) -> Tensor:
-    """Values 0 to 255 as float32 with the mean taken off and divided by the deviation."""
-    mean, std = _per_channel(spec)
-    return picture.mul(1 / (255 * std)).sub_(mean / std)
+def normalise(spec: Augmentation, picture: Tensor, out: Tensor | None = None) -> Tensor:
+    """Values 0 to 255 as float32 with the mean taken off and divided by the deviation; `out` takes them where given."""
+    mean, std = _per_channel(spec.mean, spec.std)
+    if out is None:
+        out = torch.empty(picture.shape)
+    return out.copy_(picture).mul_(1 / (255 * std)).sub_(mean / std)
 
 
 def denormalise(spec: Augmentation, values: Tensor) -> Tensor:
     """The uint8 values that `normalise` made these of, rounded; shape (..., C, H, W)."""
-    mean, std = _per_channel(spec)
+    mean, std = _per_channel(spec.mean, spec.std)
     return ((values * std + mean) * 255).round().clamp(0, 255).to(torch.uint8)
 
 
@@ -215,7 +235,7 @@ OPERATIONS: tuple[Callable[[Tensor, float, int], Tensor], ...] = (
 """RandAugment's operations, in torchvision's order; strength 1 is AutoAugment's strongest, sign says which way."""
 
 
-def _picture(pixels: NDArray[np.uint8], channels: int) -> Tensor:
+def _picture(pixels: Pixels, channels: int) -> Tensor:
     """Pixels as a picture of so many channels."""
     if pixels.ndim != 3 or pixels.shape[2] not in (1, 3):
         raise DataError(
@@ -254,8 +274,9 @@ def _size(picture: Tensor) -> Size:
     return picture.shape[-2], picture.shape[-1]
 
 
-def _per_channel(spec: Augmentation) -> tuple[Tensor, Tensor]:
-    return torch.tensor(spec.mean)[:, None, None], torch.tensor(spec.std)[:, None, None]
+@lru_cache
+def _per_channel(mean: tuple[float, ...], std: tuple[float, ...]) -> tuple[Tensor, Tensor]:
+    return torch.tensor(mean)[:, None, None], torch.tensor(std)[:, None, None]
 
 
 def _numbers(draws: Draws, count: int) -> list[float]:

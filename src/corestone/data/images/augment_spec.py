@@ -17,11 +17,14 @@ class RandomResizedCrop(Spec):
     Attributes:
         scale: least and greatest share of the picture's area.
         ratio: least and greatest width over height, drawn evenly on a logarithmic scale.
+        reduced: as the first step, decode JPEG files at 1/2, 1/4 or 1/8 of their scale where the part stays at least as
+            large as the augmentation's size: quicker for large files, and other pixels.
     """
 
     kind: Literal["random_resized_crop"] = "random_resized_crop"
     scale: tuple[float, float] = (0.08, 1.0)
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    reduced: bool = False
 
     @model_validator(mode="after")
     def _ordered(self) -> RandomResizedCrop:

@@ -129,6 +129,15 @@ def _turned(image: Image.Image, changed: list[str]) -> Image.Image:
     return frame
 
 
+def upright(data: bytes) -> bool:
+    """Whether EXIF leaves an image file as it lies; False where it cannot be read."""
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            return image.getexif().get(_ORIENTATION, 1) not in range(2, 9)
+    except Exception:  # see decode
+        return False
+
+
 def ending(data: bytes) -> str:
     """The ending of a file of these bytes, by its signature; `img` where it is none that is known."""
     for signature, name in _SIGNATURES:

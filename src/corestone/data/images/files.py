@@ -19,7 +19,7 @@ from corestone.data.document import Problem
 from corestone.data.files import missing
 from corestone.data.images.arrays import own_side
 from corestone.data.images.decode import ENDINGS
-from corestone.data.images.picture import Picture
+from corestone.data.images.picture import Label, Picture, several
 from corestone.data.images.spec import CocoCaptions, ImageFolder, WebDataset
 from corestone.data.images.tar_index import Member, members, read_member
 
@@ -212,13 +212,36 @@ def _sample(source: WebDataset, path: Path, group: list[Member]) -> Picture | Pr
         return Problem("file too long", f"{where}: longer than {MAX_FILE_BYTES >> 20} MiB; store it smaller")
     try:
         facts = json.loads(read_member(path, parts[".json"])) if ".json" in parts else {}
-        label = _text_of(path, parts.get(".cls"), facts, source.label_key)
-        caption = _text_of(path, parts.get(".txt"), facts, source.caption_key)
+        label = _label_of(source, path, parts.get(".cls"), facts)
+        captions = _captions_of(path, parts.get(".txt"), facts, source.caption_key)
     except (ValueError, RecursionError) as error:  # UnicodeDecodeError is one
         return Problem("unreadable text beside the picture", f"{where}: {error}; mend the shard")
     name = f"{path.name}:{key}"
     side = own_side(source, name)
-    return Picture(name, read_member(path, pictures[0]), side, str(path), label, (caption,) if caption else ())
+    return Picture(name, read_member(path, pictures[0]), side, str(path), label, captions)
+
+
+def _captions_of(path: Path, member: Member | None, facts: Any, key: str) -> tuple[str, ...]:
+    """The caption in a member of its own, or else what the .json has of them; empty ones are left out."""
+    many = facts.get(key) if member is None and isinstance(facts, dict) else None
+    if isinstance(many, list):
+        return tuple(one.strip() for one in many if isinstance(one, str) and one.strip())
+    caption = _text_of(path, member, facts, key)
+    return (caption,) if caption else ()
+
+
+def _label_of(source: WebDataset, path: Path, member: Member | None, facts: Any) -> Label:
+    """The class, or all that apply, in a member of its own or else in the .json."""
+    value = facts.get(source.label_key) if member is None and isinstance(facts, dict) else None
+    if not source.label_list and not isinstance(value, list):
+        return _text_of(path, member, facts, source.label_key)
+    if member is not None:
+        value = read_member(path, member).decode("utf-8").splitlines()
+    found = several(value) if source.label_list else None
+    if found is None:
+        wanted = "a list of classes" if source.label_list else "a class (or set label_list)"
+        raise ValueError(f"'{source.label_key}' is {value!r:.80}, where {wanted} belongs")
+    return found
 
 
 def _text_of(path: Path, member: Member | None, facts: Any, key: str) -> str | None:

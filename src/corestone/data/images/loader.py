@@ -21,9 +21,10 @@ from corestone.core.errors import DataError
 from corestone.core.rng import Draws, fold
 from corestone.core.tensors import each_tensor
 from corestone.data.ahead import Prefetched
-from corestone.data.images.augment import evaluation_picture, normalise, training_picture
+from corestone.data.images.augment import evaluation_picture, first_part, normalise, training_part
 from corestone.data.images.augment_spec import Augmentation
 from corestone.data.images.mix import mixed, partner
+from corestone.data.images.picture import Choose, Pixels, Size
 from corestone.data.mixture import Mixture
 
 
@@ -31,7 +32,8 @@ class Pictures(Protocol):
     """One side of a prepared set.
 
     Attributes:
-        labels: int64, the number of each picture's class.
+        labels: int64 (N,), the number of each picture's class; or (N, most of a picture), the numbers of all that
+            apply, filled up with -1.
         classes: their names; none where nothing is known, and batches have no targets then.
         fingerprint: of the content.
     """
@@ -44,8 +46,13 @@ class Pictures(Protocol):
 
     def id(self, i: int) -> str: ...
 
-    def pixels(self, i: int) -> NDArray[np.uint8]:
+    def pixels(self, i: int) -> Pixels:
         """(H, W, C); many threads may ask at once."""
+        ...
+
+    def part(self, i: int, choose: Choose, least: Size | None = None) -> Pixels:
+        """The part of it that `choose` names by height and width, at a smaller scale where that keeps it as large as
+        `least`."""
         ...
 
 
@@ -137,12 +144,13 @@ class ImageLoader:
 
         def fill(place: int) -> None:
             row, i = rows[place], indices[place]
-            pixels = self._pictures.pixels(i)
+            draws = Draws(seed, range(row, row + 1))
+            pixels = self._pictures.part(i, *first_part(self._spec, draws))
             try:
-                picture = training_picture(self._spec, pixels, Draws(seed, range(row, row + 1)))
+                picture = training_part(self._spec, pixels, draws)
             except DataError as error:
                 raise _of_picture(self._pictures, i, error) from None
-            images_BCHW[place] = normalise(self._spec, picture)
+            normalise(self._spec, picture, out=images_BCHW[place])
 
         for _ in self._map(fill, range(len(rows))):
             pass
@@ -187,11 +195,14 @@ def _check(pictures: Pictures) -> None:
     if len(pictures) == 0:
         raise DataError("the picture set is empty; prepare it from a source that holds pictures")
     if pictures.classes:
-        wrong = np.flatnonzero((pictures.labels < 0) | (pictures.labels >= len(pictures.classes)))
+        least = 0 if pictures.labels.ndim == 1 else -1
+        outside = (pictures.labels < least) | (pictures.labels >= len(pictures.classes))
+        wrong = np.flatnonzero(outside.reshape(len(pictures), -1).any(axis=1))
         if wrong.size:
             i = int(wrong[0])
+            label = int(np.extract(outside[i], pictures.labels[i])[0])
             raise DataError(
-                f"picture '{pictures.id(i)}': label {int(pictures.labels[i])} lies outside "
+                f"picture '{pictures.id(i)}': label {label} lies outside "
                 f"0..{len(pictures.classes) - 1}, as for {wrong.size} pictures in all; prepare the set again"
             )
 
@@ -203,8 +214,10 @@ def _of_picture(pictures: Pictures, i: int, error: DataError) -> DataError:
 def _targets(pictures: Pictures, indices: Sequence[int]) -> Tensor | None:
     if not pictures.classes:
         return None
+    labels = pictures.labels[list(indices)]
+    rows, columns = np.nonzero(labels.reshape(len(indices), -1) >= 0)
     targets_BK = torch.zeros(len(indices), len(pictures.classes))
-    targets_BK[torch.arange(len(indices)), torch.from_numpy(pictures.labels[list(indices)])] = 1
+    targets_BK[torch.from_numpy(rows), torch.from_numpy(labels.reshape(len(indices), -1)[rows, columns])] = 1
     return targets_BK
 
 

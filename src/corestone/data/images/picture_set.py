@@ -6,8 +6,6 @@ Shape letters: N pictures, H height, W width, C channels.
 from __future__ import annotations
 
 import io
-import json
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from corestone.core.errors import DataError, unknown
-from corestone.data.images.decode import Rules, decode
-from corestone.data.images.picture import Pixels
-from corestone.data.prepare.writer import file_sha256
+from corestone.data.images.decode import Rules
+from corestone.data.images.jpeg import part_of
+from corestone.data.images.picture import Choose, Pixels, Size, cut, whole
+from corestone.data.prepare.opened import MANIFEST, MetadataLines, check_file, check_keys, manifest_tree
 
-MANIFEST = "manifest.json"
 VERSION = 1
 _CURE = "delete the folder and prepare the pictures again"
 
@@ -31,7 +29,8 @@ class PictureSet:
         manifest: that of the whole set.
         fingerprint: names the set's content.
         classes: the names of the classes of all splits, in the order of their numbers.
-        labels: int64 (N,), the number of each picture's class, -1 where it has none.
+        labels: int64 (N,), the number of each picture's class, -1 where it has none; where several may apply at once
+            (N, most of a picture), filled up with -1.
         shape: (H, W, C) of every picture, or None where each has its own height and width.
         channels: C of every picture.
         array: uint8 (N, H, W, C), all pictures as one memory map, or None where they are encoded.
@@ -43,6 +42,7 @@ class PictureSet:
         self.fingerprint: str = manifest["fingerprint"]
         self.classes: tuple[str, ...] = tuple(manifest["classes"])
         self.labels: NDArray[np.int64] = self._load(facts["labels"]["file"]).astype(np.int64)
+        self._metadata = MetadataLines(folder / facts["metadata"]["file"], len(self.labels), "picture")
         self.shape: tuple[int, int, int] | None = tuple(manifest["shape"]) if manifest["shape"] else None
         self.channels: int = manifest["channels"]
         self.array: Pixels | None = None
@@ -64,14 +64,26 @@ class PictureSet:
             IndexError: no picture of this number.
             DataError: its bytes cannot be decoded any more.
         """
+        return self.part(i, whole)
+
+    def part(self, i: int, choose: Choose, least: Size | None = None) -> Pixels:
+        """The part of a picture that `choose` names once it is told the height and width, an array of its own.
+
+        Args:
+            least: see `jpeg.part_of`.
+
+        Raises:
+            IndexError, DataError: as `pixels` does.
+        """
         self._check(i)
         if self.array is not None:
-            return np.array(self.array[i])
-        done = decode(self.encoded(i), self._rules)
-        if isinstance(done, str):
+            pixels = self.array[i]
+            return cut(pixels, choose(pixels.shape[:2]))
+        found = part_of(self.encoded(i), self._rules, choose, least)
+        if isinstance(found, str):
             name = self._shards[int(self._index[i, 0])]
             raise DataError(f"{name}: picture '{self.id(i)}' was readable when prepared and is not now; {_CURE}")
-        return done.pixels
+        return found
 
     def encoded(self, i: int) -> bytes:
         """The bytes of a picture's file as they were given; pixels that were given as an array, in .npy form."""
@@ -96,17 +108,7 @@ class PictureSet:
 
     def metadata(self, i: int) -> dict[str, Any]:
         """The id of a picture, where it was read, and its captions. Raises IndexError as `id` does."""
-        self._check(i)
-        data, ends = self._lines
-        begin = int(ends[i - 1]) + 1 if i else 0
-        found: dict[str, Any] = json.loads(bytes(data[begin : int(ends[i])]))
-        return found
-
-    @cached_property
-    def _lines(self) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-        """The metadata file and where its lines end."""
-        data = np.memmap(self.folder / self.manifest["splits"][self.split]["metadata"]["file"], np.uint8, "r")
-        return data, np.flatnonzero(data == ord("\n"))
+        return self._metadata[i]
 
     def _load(self, name: str) -> NDArray[Any]:
         found: NDArray[Any] = np.load(self.folder / name, mmap_mode="r", allow_pickle=False)
@@ -133,32 +135,16 @@ def open_pictures(folder: Path, split: str, verify: bool = False) -> PictureSet:
         raise DataError(f"{folder}: {unknown('split', split, manifest['splits'])}")
     facts = manifest["splits"][split]
     for part in (*facts["shards"], facts["labels"], facts["metadata"], *([facts["index"]] if facts["index"] else [])):
-        _check_file(folder / part["file"], part["bytes"], part["sha256"] if verify else None)
+        check_file(folder / part["file"], part["bytes"], part["sha256"] if verify else None, _CURE)
     return PictureSet(folder, split, manifest)
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
     """The manifest of a prepared set. Raises DataError where there is none that this version reads."""
     path = folder / MANIFEST
-    if not path.is_file():
-        raise DataError(f"{folder}: no prepared pictures (it has no {MANIFEST}); prepare them, or {_CURE}")
-    try:
-        manifest = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: cannot be read ({error}); {_CURE}") from None
+    absent = f"no prepared pictures (it has no {MANIFEST}); prepare them, or {_CURE}"
+    manifest: dict[str, Any] = manifest_tree(folder, absent, _CURE)
     if not isinstance(manifest, dict) or manifest.get("version") != VERSION or manifest.get("content") != "pictures":
         raise DataError(f"{path}: not the manifest of pictures that this Corestone reads (version {VERSION}); {_CURE}")
-    missing = {"fingerprint", "splits", "classes", "shape", "channels", "options"} - manifest.keys()
-    if missing:
-        raise DataError(f"{path}: lacks {', '.join(sorted(missing))}; {_CURE}")
+    check_keys(path, manifest, {"fingerprint", "splits", "classes", "shape", "channels", "options"}, _CURE)
     return manifest
-
-
-def _check_file(path: Path, size: int, sha256: str | None) -> None:
-    if not path.is_file():
-        raise DataError(f"{path}: missing; {_CURE}")
-    found = path.stat().st_size
-    if found != size:
-        raise DataError(f"{path}: has {found:,} bytes, its manifest says {size:,}; {_CURE}")
-    if sha256 is not None and (actual := file_sha256(path)) != sha256:
-        raise DataError(f"{path}: its content changed (sha256 expected {sha256}, found {actual}); {_CURE}")

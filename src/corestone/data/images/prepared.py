@@ -4,7 +4,8 @@
     folder/SIDE.bin                 pixels, where all pictures are arrays of one shape
     folder/SIDE-00000.tar, ...      or encoded pictures as they were given, and
     folder/SIDE.index.npy           int64 (N, 3): shard, first byte, bytes
-    folder/SIDE.labels.npy          int64 (N,): number of the class, -1 without one
+    folder/SIDE.labels.npy          int64 (N,): number of the class, -1 without one; where several may apply, (N, most
+                                    of a picture), filled up with -1
     folder/SIDE.metadata.jsonl      id, source and captions of each picture
 
 A run that was killed starts again from the beginning.
@@ -25,13 +26,14 @@ import numpy as np
 
 from corestone.core.errors import DataError
 from corestone.core.spec import fingerprint, plain
-from corestone.data.document import Counts, Problem
+from corestone.data.document import Counts, Problem, refuse_or_count
 from corestone.data.images.decode import Rules, decode
-from corestone.data.images.picture import Picture, Pixels
-from corestone.data.images.picture_set import MANIFEST, VERSION, PictureSet, open_pictures, read_manifest
-from corestone.data.images.sources import describe, images_fingerprint, pictures, refuse_or_count
+from corestone.data.images.picture import Label, Picture, Pixels
+from corestone.data.images.picture_set import VERSION, PictureSet, open_pictures, read_manifest
+from corestone.data.images.sources import describe, images_fingerprint, pictures
 from corestone.data.images.spec import ImageSource, PrepareImages
-from corestone.data.images.writer import Shape, SideWriter
+from corestone.data.images.writer import Kinds, Shape, SideWriter
+from corestone.data.prepare.opened import MANIFEST
 from corestone.data.prepare.writer import alone, disk_errors, sync_folder, write_durably
 
 __all__ = ["PictureSet", "open_pictures", "prepare_images"]
@@ -79,7 +81,7 @@ def kept_pictures(
         counts: filled while reading.
         changed: counts what decoding changes (see `decode`), by what it was.
     """
-    seen: dict[bytes, tuple[str | None, str]] = {}
+    seen: dict[bytes, tuple[Label, str]] = {}
     for picture, done in _tried(source, options, counts, threads):
         where = f"{picture.source}, {picture.id}"
         if isinstance(done, str):
@@ -130,16 +132,17 @@ def _changed(content: bytes | Pixels, rules: Rules) -> tuple[str, ...] | str:
 
 def _fill(folder: Path, source: ImageSource, options: PrepareImages, threads: int) -> dict[str, Any]:
     """Write the files of every side; returns the manifest, but for the fingerprint."""
-    counts, changed, shape = Counts(), Counter[str](), Shape()
+    counts, changed, shape, kinds = Counts(), Counter[str](), Shape(), Kinds()
     names: dict[str, int] = {}
     writers: dict[str, SideWriter] = {}
     try:
         for picture in kept_pictures(source, options, counts, changed, threads):
             shape.check(picture)
+            kinds.check(picture)
             if picture.split not in writers:
                 writers[picture.split] = SideWriter(folder, picture.split, options.shard_bytes)
-            label = -1 if picture.label is None else names.setdefault(picture.label, len(names))
-            writers[picture.split].add(picture, label)
+            given = (picture.label,) if isinstance(picture.label, str) else picture.label or ()
+            writers[picture.split].add(picture, [names.setdefault(name, len(names)) for name in given])
         if not writers:
             dropped = ", ".join(f"{n} {reason}" for reason, n in sorted(counts.dropped.items()))
             raise DataError(f"{describe(source)}: no picture is left of {counts.read} read (dropped: {dropped})")

@@ -10,10 +10,12 @@ from collections.abc import Callable, Iterator
 from itertools import chain
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qsl
 
 from corestone.core.errors import DataError
-from corestone.core.spec import fingerprint, plain
-from corestone.data.document import Counts, Problem
+from corestone.core.spec import fingerprint, parse, plain
+from corestone.data.catalogue import catalogue
+from corestone.data.document import Counts, Problem, counted
 from corestone.data.images.arrays import read_cifar10, read_idx, read_stl10
 from corestone.data.images.embedded import embedded_images_fingerprint, image_entry, read_embedded_images
 from corestone.data.images.files import folder_files, read_coco, read_folder, read_webdataset, shard_paths, shown
@@ -30,7 +32,7 @@ from corestone.data.images.spec import (
     Together,
     WebDataset,
 )
-from corestone.data.images.tables import read_table, table_paths
+from corestone.data.images.tables import TABLE_FORMS, read_table, table_paths
 from corestone.data.spec import OnBad
 
 
@@ -44,24 +46,7 @@ def pictures(source: ImageSource, on_bad: OnBad, counts: Counts) -> Iterator[Pic
     Raises:
         DataError: an input that cannot be read under `stop`, or nothing at all that could be.
     """
-    given = 0
-    for item in _read(source):
-        counts.read += 1
-        if isinstance(item, Picture):
-            given += 1
-            yield item
-        else:
-            refuse_or_count(item, on_bad, counts)
-    if not given:
-        why = "; ".join(f"{n} x {reason}" for reason, n in counts.dropped.items()) or "nothing found"
-        raise DataError(f"{describe(source)}: no picture could be read ({why})")
-
-
-def refuse_or_count(problem: Problem, on_bad: OnBad, counts: Counts) -> None:
-    """Raise DataError for a problem under `stop`, where it is one to stop for; count it otherwise."""
-    if problem.fatal and on_bad == "stop":
-        raise DataError(f"{problem.message} (or set on_bad: skip to leave it out and count it)")
-    counts.drop(problem.reason, problem.message)
+    return counted(_read(source), on_bad, counts, describe(source), "picture")
 
 
 _READERS: dict[type[Any], Callable[[Any], Iterator[Picture | Problem]]] = {
@@ -135,6 +120,31 @@ def card(source: ImageSource) -> list[dict[str, Any]]:
             "not_controlled": "Related pictures may stand on both sides; only exact repeats are dropped.",
         }
     ]
+
+
+def parse_pictures(text: str) -> ImageSource:
+    """Read a picture source from the command line, with further settings of its record behind a question mark.
+
+    A catalogue name (`emoji?split=concept`), shards (`data/{00000..00127}.tar`), a table
+    (`pairs.jsonl?image_key=path&caption_key=caption`), or COCO's captions (`captions.json?images=train2017`).
+
+    Raises:
+        DataError, SpecError: nothing of this kind, or a setting that its record does not have.
+    """
+    path, _, query = text.partition("?")
+    settings, kind = dict(parse_qsl(query)), Path(path).suffix.lower()
+    if path in catalogue():
+        return parse(EmbeddedImages, {**settings, "name": path}, text)
+    if kind == ".tar":
+        return parse(WebDataset, {**settings, "shards": [path]}, text)
+    if kind in TABLE_FORMS:
+        return parse(ImageTable, {**settings, "paths": [path]}, text)
+    if kind == ".json":
+        return parse(CocoCaptions, {**settings, "annotations": path}, text)
+    raise DataError(
+        f"'{text}': neither a data set of pictures nor shards (.tar), a table ({' '.join(TABLE_FORMS)}) or COCO's "
+        "captions (.json)"
+    )
 
 
 def describe(source: ImageSource) -> str:

@@ -94,6 +94,9 @@ class ImageTable(Own):
         image_key: column with a path, base64 text or bytes (Parquet; also as a record {bytes, path}).
         encoding: what text in that column is.
         label_key: column with the name or number of the class.
+        label_list: that column holds a list of all classes that apply, of which each is a question of its own
+            (`objective.loss=sigmoid`); an empty one where none does.
+        label_separator: what separates the names of such a list where it is text.
         caption_key: column with a caption or a list of them. Rows that follow one another and name the same picture
             become one picture with all their captions.
         group_key: column with what stays together in the split, such as a patient or a film; by default the row's
@@ -107,6 +110,8 @@ class ImageTable(Own):
     image_key: str = "image"
     encoding: Literal["path", "base64"] = "path"
     label_key: str | None = None
+    label_list: bool = False
+    label_separator: str = Field(default=",", min_length=1)
     caption_key: str | None = None
     group_key: str | None = None
     root: str | None = None
@@ -126,14 +131,16 @@ class WebDataset(Own):
 
     Attributes:
         shards: paths with brace patterns, such as data/{00000..00127}.tar.
-        caption_key: caption in the .json, where there is no .txt.
+        caption_key: caption, or a list of them, in the .json, where there is no .txt.
         label_key: class in the .json, where there is no .cls.
+        label_list: the .json has a list of all classes that apply there, or the .cls one in each line.
     """
 
     kind: Literal["webdataset"] = "webdataset"
     shards: tuple[str, ...] = Field(min_length=1)
     caption_key: str = "caption"
     label_key: str = "label"
+    label_list: bool = False
 
 
 Plain = Annotated[
@@ -172,6 +179,28 @@ class PrepareImages(Spec):
     channels: Literal[1, 3] = 3
     max_pixels: int = Field(default=64_000_000, ge=1, le=178_956_970)
     deduplicate: bool = True
+    shard_bytes: int = Field(default=268_435_456, ge=1024)
+
+
+class FilterPairs(Spec):
+    """Which pictures with captions are worth learning from, by the rules of LAION-5B (Schuhmann et al. 2022).
+
+    Attributes:
+        similarity: least cosine of picture and caption by a model of pairs; LAION's: 0.28 by CLIP ViT-B/32 for English,
+            0.26 by a multilingual CLIP for other languages. Captions below are left out, pictures without any dropped.
+        characters: least length of a caption.
+        file_bytes: least size of a picture's file.
+        near: pictures whose perceptual hash differs from a kept one's in at most so many of its 64 bits are dropped;
+            None: none is. LAION compared addresses instead.
+        on_bad, max_pixels, shard_bytes: as in `PrepareImages`.
+    """
+
+    similarity: float = Field(default=0.28, ge=-1, le=1)
+    characters: int = Field(default=5, ge=1)
+    file_bytes: int = Field(default=5000, ge=0)
+    near: int | None = Field(default=3, ge=0, le=7)
+    on_bad: OnBad = "skip"
+    max_pixels: int = Field(default=64_000_000, ge=1, le=178_956_970)
     shard_bytes: int = Field(default=268_435_456, ge=1024)
 
 

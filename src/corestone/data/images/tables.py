@@ -21,11 +21,11 @@ from corestone.data.document import Problem
 from corestone.data.files import MAX_LINE_BYTES, missing
 from corestone.data.images.arrays import own_side
 from corestone.data.images.files import read_file, shown
-from corestone.data.images.picture import Picture, bytes_sha256
+from corestone.data.images.picture import Picture, bytes_sha256, several
 from corestone.data.images.spec import ImageTable
 
 _PARQUET_ROWS = 64
-_FORMS = (".csv", ".tsv", ".jsonl", ".parquet")
+TABLE_FORMS = (".csv", ".tsv", ".jsonl", ".parquet")
 
 
 def read_table(source: ImageTable) -> Iterator[Picture | Problem]:
@@ -50,8 +50,8 @@ def table_paths(source: ImageTable) -> Iterator[Path | Problem]:
         for one in found:
             if not one.is_file():
                 yield Problem("missing file", missing(one) if not one.exists() else f"{one}: is not a file")
-            elif one.suffix.lower() not in _FORMS:
-                yield Problem("file type not read", f"{one}: not a table that is read; known: {' '.join(_FORMS)}")
+            elif one.suffix.lower() not in TABLE_FORMS:
+                yield Problem("file type not read", f"{one}: not a table that is read; known: {' '.join(TABLE_FORMS)}")
             else:
                 yield one
 
@@ -83,14 +83,14 @@ def _picture(
     captions = _captions(source, row, where)
     if isinstance(captions, Problem):
         return reference, captions
-    label = None if source.label_key is None else row[source.label_key]
-    if source.label_key is not None and (label is None or isinstance(label, (dict, list, float)) or label == ""):
-        return reference, Problem("no class", f"{where}: '{source.label_key}' is {label!r}, where a class belongs")
+    label = None if source.label_key is None else _label(source, row[source.label_key], where)
+    if isinstance(label, Problem):
+        return reference, label
     group = reference or bytes_sha256(data)
     if source.group_key is not None:
         group = str(row[source.group_key])
     side = own_side(source, group)
-    return reference, Picture(name, data, side, shown(path), None if label is None else str(label), captions)
+    return reference, Picture(name, data, side, shown(path), label, captions)
 
 
 def _content(source: ImageTable, path: Path, value: Any, where: str) -> tuple[str | None, bytes | Problem]:
@@ -110,6 +110,18 @@ def _content(source: ImageTable, path: Path, value: Any, where: str) -> tuple[st
     if "\0" in value:
         return None, Problem("no picture", f"{where}: '{source.image_key}' holds a zero byte, which no path has")
     return value, read_file(root / value, where)
+
+
+def _label(source: ImageTable, value: Any, where: str) -> str | tuple[str, ...] | Problem:
+    """The class of a row, or all that apply."""
+    if source.label_list:
+        found = several(value.split(source.label_separator) if isinstance(value, str) else value)
+        if found is not None:
+            return found
+    elif value is not None and not isinstance(value, (dict, list, float)) and value != "":
+        return str(value)
+    wanted = "a list of classes" if source.label_list else "a class"
+    return Problem("no class", f"{where}: '{source.label_key}' is {value!r:.80}, where {wanted} belongs")
 
 
 def _captions(source: ImageTable, row: dict[str, Any], where: str) -> tuple[str, ...] | Problem:

@@ -9,6 +9,7 @@ import json
 import os
 import tarfile
 from array import array
+from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -31,11 +32,13 @@ class SideWriter:
         self._tar: tarfile.TarFile | None = None
         self._shards: list[str] = []
         self._places: list[tuple[int, int, int]] = []
-        self._labels = array("q")
+        self._labels: list[array[int]] = []
+        self._several = False
         self._captions = 0
 
-    def add(self, picture: Picture, label: int) -> None:
-        """Append a picture; `label` is the number of its class for the time being, -1 without one."""
+    def add(self, picture: Picture, labels: Sequence[int]) -> None:
+        """Append a picture; `labels` are the numbers of its classes for the time being."""
+        self._several |= isinstance(picture.label, tuple)
         if isinstance(picture.content, bytes):
             self._add_encoded(picture.content)
         else:
@@ -44,14 +47,17 @@ class SideWriter:
         if picture.captions:
             line["captions"] = picture.captions
         self._metadata.write((json.dumps(line, ensure_ascii=False) + "\n").encode("utf-8", "backslashreplace"))
-        self._labels.append(label)
+        self._labels.append(array("i", labels))
         self._captions += len(picture.captions)
 
     def finish(self, order: np.ndarray) -> dict[str, Any]:
         """Close the files. `order` maps the numbers that classes had for the time being to the final ones."""
         self.close()
-        temporary = np.array(self._labels, dtype=np.int64)
-        labels = np.where(temporary < 0, -1, order[temporary]) if len(order) else temporary
+        most = max(map(len, self._labels), default=0) if self._several else 1
+        labels = np.full((len(self._labels), most), -1, dtype=np.int64)
+        for row, numbers in enumerate(self._labels):
+            labels[row, : len(numbers)] = np.sort(order[numbers])
+        labels = labels if self._several else labels[:, 0]
         self._save("labels", labels)
         index = None
         if self._places:
@@ -59,7 +65,7 @@ class SideWriter:
             index = self._facts(f"{self._split}.index.npy")
         return {
             "pictures": len(labels),
-            "labelled": int((labels >= 0).sum()),
+            "labelled": int((labels >= 0).reshape(len(labels), -1).any(axis=1).sum()),
             "captions": self._captions,
             "shards": [self._facts(name) for name in self._shards],
             "index": index,
@@ -103,6 +109,34 @@ class SideWriter:
         with path.open("rb") as stream:
             os.fsync(stream.fileno())
         return {"file": name, "bytes": path.stat().st_size, "sha256": file_sha256(path)}
+
+
+class Kinds:
+    """Whether pictures have one class each or several: no set holds both."""
+
+    def __init__(self) -> None:
+        self._of_side: dict[str, tuple[str, str]] = {}
+        self._known: tuple[str, str] | None = None
+
+    def check(self, picture: Picture) -> None:
+        """Raise DataError where a picture's classes do not go with those of the first one, on its side or elsewhere."""
+        kind = (
+            "no class"
+            if picture.label is None
+            else "a class"
+            if isinstance(picture.label, str)
+            else "a list of classes"
+        )
+        here = kind, f"{picture.source}, {picture.id}"
+        side = self._of_side.setdefault(picture.split, here)
+        known = (self._known or here) if picture.label is not None else here
+        self._known = known if picture.label is not None else self._known
+        for other in (side, known):
+            if kind != other[0] and "a list of classes" in (kind, other[0]):
+                raise DataError(
+                    f"{here[1]}: {kind}, and {other[1]}: {other[0]}; give all of them lists (an empty one where none "
+                    "applies), or none"
+                )
 
 
 class Shape:

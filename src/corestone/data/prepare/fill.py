@@ -17,6 +17,7 @@ from corestone.data.prepare.batches import Batch, Encoded, batches, encode_all
 from corestone.data.prepare.estimate import total_bytes
 from corestone.data.prepare.filters import kept_documents
 from corestone.data.prepare.finish import SPLITS, EmptySetError, check_not_empty, set_facts, token_dtype, write_manifest
+from corestone.data.prepare.opened import MANIFEST
 from corestone.data.prepare.writer import (
     JOURNAL,
     Journal,
@@ -29,7 +30,6 @@ from corestone.data.prepare.writer import (
 from corestone.data.sources import describe
 from corestone.data.spec import Prepare, Source
 from corestone.data.tokenizer import Tokenizer
-from corestone.data.tokens import MANIFEST
 
 COMMIT_SECONDS = 2.0
 """How much work a kill can cost."""

@@ -12,6 +12,7 @@ import numpy as np
 from corestone.core.errors import DataError
 from corestone.core.spec import plain
 from corestone.data.document import Counts
+from corestone.data.prepare.opened import MANIFEST
 from corestone.data.prepare.writer import (
     JOURNAL,
     Journal,
@@ -26,7 +27,7 @@ from corestone.data.prepare.writer import (
 )
 from corestone.data.spec import Prepare, Source
 from corestone.data.tokenizer import Tokenizer
-from corestone.data.tokens import MANIFEST, VERSION
+from corestone.data.tokens import VERSION
 
 SPLITS = ("train", "validation")
 

@@ -21,11 +21,12 @@ from corestone.data.prepare.estimate import total_bytes
 from corestone.data.prepare.fill import Order, Progress, fill
 from corestone.data.prepare.filters import kept_documents
 from corestone.data.prepare.finish import clear_scaffold
+from corestone.data.prepare.opened import MANIFEST
 from corestone.data.prepare.writer import alone, disk_errors, sync_folder
 from corestone.data.sources import source_fingerprint
 from corestone.data.spec import Data, Prepare, Source, Trained
 from corestone.data.tokenizer import Tokenizer, build_tokenizer, load_tokenizer
-from corestone.data.tokens import MANIFEST, VERSION, read_manifest
+from corestone.data.tokens import VERSION, read_manifest
 
 __all__ = ["Progress", "prepare", "prepare_data", "prepare_source", "prepare_tokenizer"]
 
