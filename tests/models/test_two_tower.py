@@ -19,7 +19,8 @@ from corestone.core.mask import Mask
 from corestone.core.spec import from_yaml, parse, plain, to_yaml
 from corestone.models.picture_spec import ImageEncoder, ModifiedResNet, Projection, Similarity, TextTower, TwoTower
 from corestone.models.resnet import ModifiedResNetModel
-from corestone.models.two_tower import LOG_SCALE, TwoTowerModel, build_two_tower
+from corestone.models.similarity import LOG_SCALE
+from corestone.models.two_tower import TwoTowerModel, build_two_tower
 from corestone.nn.batch_norm import recompute_statistics
 from corestone.nn.bottleneck import BottleneckBlock
 from corestone.nn.spec import (

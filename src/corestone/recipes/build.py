@@ -15,6 +15,7 @@ import yaml
 from corestone.core.errors import CheckpointError, SpecError
 from corestone.core.spec import Spec, parse, to_yaml
 from corestone.core.units import Duration
+from corestone.models.captioner import CaptionerModel
 from corestone.models.two_tower import TwoTowerModel
 from corestone.nn.batch_norm import recompute_statistics
 from corestone.nn.recurrent import RecurrentStack
@@ -88,7 +89,7 @@ class Built:
 
     def updated(self) -> None:
         """After each update of the master weights."""
-        if isinstance(self.model, TwoTowerModel):
+        if isinstance(self.model, TwoTowerModel | CaptionerModel):
             self.model.after_update(self.weights.masters)
         if self.average is not None:
             self.average.update()
