@@ -5,7 +5,8 @@ Shape letters: B pictures of a batch, C channels, H height, W width, D pixels, K
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch.nn.functional as F
@@ -15,6 +16,7 @@ from torch import Tensor
 from corestone.core.batch import ImageBatch
 from corestone.core.errors import DataError
 from corestone.core.metric import Metric
+from corestone.evaluate.captions import caption_metrics
 from corestone.evaluate.classification import share_metric
 
 SIDE = 16
@@ -56,27 +58,36 @@ def picture_floors(training: Iterator[ImageBatch], held_out: Iterator[ImageBatch
     return [share_metric(f"{name}_accuracy", np.concatenate(hits), said) for name, hits in right.items()]
 
 
-def nearest_caption_floors(known: tuple[Tensor, list[str]], asked: tuple[Tensor, list[str]]) -> list[Metric]:
-    """What finding captions reaches without a model: the caption of the nearest training picture, where it is the
-    picture's own, and chance.
+def nearest_caption_floors(
+    known: tuple[Tensor, Sequence[Sequence[str]]],
+    asked: tuple[Tensor, Sequence[Sequence[str]]],
+    writes: bool = False,
+) -> list[Metric]:
+    """What finding captions reaches without a model: the first caption of the nearest training picture, where it is one
+    of the picture's own; and chance.
 
     Args:
-        known, asked: pictures (N, C, H, W) and a caption of each, of the training side and the held-out one.
+        known, asked: pictures (N, C, H, W) and the captions of each, of the training side and the held-out one.
+        writes: for models that write captions: that caption's words beside the picture's own, too.
     """
     known_ND, asked_ND = (
         F.adaptive_avg_pool2d(images, SIDE).flatten(1).double().numpy() for images in (known[0], asked[0])
     )
     squares_N = (known_ND**2).sum(axis=1)
-    right = [
-        known[1][int((squares_N - 2 * known_ND @ pixels_D).argmin())] == said
-        for pixels_D, said in zip(asked_ND, asked[1], strict=True)
-    ]
+    found = [known[1][int((squares_N - 2 * known_ND @ pixels_D).argmin())][0] for pixels_D in asked_ND]
     said = f"averaged down to {SIDE} pixels, among {len(known[1]):,} training pictures"
+    exact, f1 = caption_metrics(found, asked[1], said, "nearest_picture_")
     n = len(asked[1])
     return [
-        share_metric("nearest_picture_has_the_caption", np.array(right), said),
-        Metric("recall_at_1_by_chance", 1 / n, "share of pictures", n),
+        replace(exact, name="nearest_picture_has_the_caption"),
+        *([f1] if writes else []),
+        chance("recall_at_1_by_chance", n, n),
     ]
+
+
+def chance(name: str, of: int, n: int) -> Metric:
+    """The share of n pictures for which one drawn of so many is right."""
+    return Metric(name, 1 / of, "share of pictures", n)
 
 
 def _sums(training: Iterator[ImageBatch]) -> tuple[Numbers, Numbers, Numbers]:

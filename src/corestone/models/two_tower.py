@@ -98,6 +98,11 @@ class TwoTowerModel(nn.Module):
         """Unit vectors (B, E) of pictures."""
         return _unit(self.image_projection(self.image_tower(batch).hidden))
 
+    def image_features(self, batch: ImageBatch) -> Tensor:
+        """Vectors (B, D) of pictures in front of the projection to the shared space."""
+        features_BD: Tensor = self.image_tower(batch).hidden
+        return features_BD
+
     def text(self, batch: TextBatch) -> Tensor:
         """Unit vectors (B, E) of texts."""
         return _unit(self.text_projection(self.text_tower(batch).hidden))

@@ -14,7 +14,7 @@ from corestone.recipes.language.gpt2 import gpt2_124m
 from corestone.recipes.language.h3 import h3_125m
 from corestone.recipes.language.penn_treebank import mogrifier_ptb_char
 from corestone.recipes.language.shakespeare import shakespeare
-from corestone.recipes.multimodal import emoji
+from corestone.recipes.multimodal import emoji, emoji_captions
 from corestone.recipes.spec import Run
 from corestone.recipes.vision import cifar10, imagenet, mnist
 
@@ -38,6 +38,7 @@ SMALL: dict[str, Callable[[], Run]] = {
     "vision/mnist-m7": mnist.mnist_m7,
     "vision/mnist-vit": mnist.mnist_vit,
     "multimodal/clip-emoji": emoji.clip_emoji,
+    "multimodal/coca-emoji": emoji_captions.coca_emoji,
 }
 """Minutes on a laptop, with data that is fetched."""
 

@@ -89,7 +89,7 @@ def test_held_out_pairs_know_their_owners(prepared):
     pictures, source = prepared
     tokenizer = build_tokenizer(Bytes(), ())
     spec = Pairs(source=source, augmentation=SEEN, tokenizer=Bytes(), context_length=40)
-    pairs = HeldOutPairs(pictures, tokenizer, spec, most=5)
+    pairs = HeldOutPairs(pictures, tokenizer, spec.augmentation, spec.context_length, most=5)
     assert sum(map(len, pairs.images(2))) == 5
     assert sum(map(len, pairs.texts(4))) == len(pairs.captions) == len(pairs.owner_T)
     for caption, owner in zip(pairs.captions, pairs.owner_T.tolist(), strict=True):
@@ -121,5 +121,5 @@ def test_a_picture_without_a_caption_is_named(prepared):
             return f"picture {place}"
 
     with pytest.raises(DataError, match="'picture 1' has no caption"):
-        HeldOutPairs(Silent(), build_tokenizer(Bytes(), ()), None)
+        HeldOutPairs(Silent(), build_tokenizer(Bytes(), ()), None, 8)
     assert len(pictures) == NUMBER
