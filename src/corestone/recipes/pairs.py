@@ -53,7 +53,7 @@ class PairData:
     sides: dict[str, PictureSet]
     tokenizer: Tokenizer
 
-    unit = "pictures"
+    unit, more_is_better = "pictures", True
 
     @property
     def vocabulary(self) -> Vocabulary | None:

@@ -313,7 +313,10 @@ def _by_features(asked: Asked, task: Neighbours | LinearProbe) -> Found:
     parts = zip(logits_NK.split(ROWS), labels_N.split(ROWS), range(0, len(labels_N), ROWS), strict=True)
     found = joined([answers_of(some_NK, own_N, first) for some_NK, own_N, first in parts])
     variant = f"{said.split(' of ')[0]}, {settings}"
-    return Found(list(classification_metrics(found, classes, reading)), _learnt_floors(asked), variant, found)
+    metrics = list(classification_metrics(found, classes, reading))
+    if isinstance(task, Neighbours):  # a class without votes has no probability, and its pictures no finite nats
+        metrics = [metric for metric in metrics if metric.name != "nats"]
+    return Found(metrics, _learnt_floors(asked), variant, found)
 
 
 def picture_vector(model: Any) -> Callable[[ImageBatch], Tensor]:

@@ -67,7 +67,8 @@ class Start(Spec):
 
     Every tensor is taken by its name and shape. A head that differs, or that names other classes, begins by chance, and
     a ViT's learned positions are interpolated where it has another grid of patches (Dosovitskiy et al. 2021, section
-    3.2); anything else that is missing, left over or of another shape is an error.
+    3.2); anything else that is missing, left over or of another shape is an error. An image encoder may begin with the
+    picture tower of a model that reads texts too; behind a captioner's encoder its pool begins by chance.
 
     Attributes:
         path: a run folder (its newest whole checkpoint) or a checkpoint folder; of averaged weights, the averages.

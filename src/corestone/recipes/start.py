@@ -14,8 +14,9 @@ from torch import Tensor
 from corestone.core.errors import CheckpointError
 from corestone.core.spec import Spec, parse
 from corestone.data.tokenizer import MANIFEST_FILE, TokenizerManifest, check_same, load_tokenizer
-from corestone.models.picture_spec import ImageEncoder
+from corestone.models.picture_spec import Captioner, ImageEncoder, TwoTower
 from corestone.nn.patches import resized_positions
+from corestone.nn.spec import MeanPool
 from corestone.recipes.spec import ModelFile, Start
 from corestone.train.archive import PICTURES, identity, read_model_files
 
@@ -23,6 +24,9 @@ START = "start.json"
 """In each checkpoint of such a run: what it began with."""
 HEAD = "head."
 """What the names of a head's tensors begin with: every model has its head under this name (`core.protocols.Model`)."""
+POOL = "pool."
+"""What the names of an image encoder's pool begin with. A captioner's own pools stand on each other and serve captions
+and pairs, so another task gets one of its own."""
 POSITIONS = "embedding.position.weight"
 LISTED = 8
 """Names of tensors that a message lists."""
@@ -38,7 +42,9 @@ class Beginning:
         interpolated: what was done to positions; "" where nothing was.
         why: why the head is not the start's; "" where it is.
         left_out: tensors of the start's head that were not taken.
-        fresh: tensors of the model's own head that begin by chance, or at zero.
+        fresh: tensors of the model's own head, and of its pool behind a captioner's encoder, that begin by chance or at
+            zero.
+        others: how many tensors the start has besides those of its picture tower, where that alone is taken.
     """
 
     identity: Mapping[str, str]
@@ -47,12 +53,14 @@ class Beginning:
     why: str
     left_out: Sequence[str]
     fresh: Sequence[str]
+    others: int = 0
 
     def told(self) -> str:
         """In one line, with the name of everything that was not taken."""
         parts = [
             f"begins with {self.taken} tensors of {self.identity['path']} ({self.identity['checkpoint']}, weights "
             f"{self.identity['weights']})",
+            f"of its picture tower alone ({self.others} others left out)" if self.others else "",
             self.interpolated,
         ]
         if self.why:
@@ -82,11 +90,14 @@ def begin(start: Start, model: Spec, parameters: Mapping[str, Tensor], files: Ma
     if MANIFEST_FILE in files:
         manifest = parse(TokenizerManifest, json.loads(files[MANIFEST_FILE]), MANIFEST_FILE)
         check_same(load_tokenizer(folder).manifest, manifest, f"start.path={start.path}")
-    interpolated = _interpolate(tensors, record, model)
+    tensors, others, tower = _picture_part(tensors, record, model)
+    interpolated = _interpolate(tensors, tower, model)
     why = "start.zero_head" if start.zero_head else _differs(parameters, tensors)
     if not why and PICTURES in files:
         why = _named_otherwise((folder / PICTURES).read_text(encoding="utf-8"), files[PICTURES])
     left_out, fresh = (sorted(_head(names)) if why else [] for names in (tensors, parameters))
+    if isinstance(record, Captioner) and isinstance(model, ImageEncoder):
+        fresh = sorted({*fresh, *(name for name in parameters if name.startswith(POOL))})
     wanted = {name: tensor for name, tensor in parameters.items() if name not in fresh}
     _refuse(wanted, {name: tensor for name, tensor in tensors.items() if name not in left_out}, start.path)
     for name, parameter in wanted.items():
@@ -95,7 +106,7 @@ def begin(start: Start, model: Spec, parameters: Mapping[str, Tensor], files: Ma
         for name in ("head.weight", "head.bias"):
             parameters[name].zero_()
     told = {"path": start.path, "checkpoint": folder.name, "weights": identity(folder)[1]}
-    return Beginning(told, len(wanted) - bool(interpolated), interpolated, why, left_out, fresh)
+    return Beginning(told, len(wanted) - bool(interpolated), interpolated, why, left_out, fresh, others)
 
 
 def check_start(now: Beginning, checkpoint: Path) -> None:
@@ -123,6 +134,8 @@ def _differs(parameters: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) ->
     ours, theirs = ({name: tuple(found[name].shape) for name in _head(found)} for found in (parameters, tensors))
     if ours == theirs:
         return ""
+    if not theirs:
+        return "there is none there"
     rows = [shapes.get("head.weight", (0,))[0] for shapes in (theirs, ours)]
     if rows[0] != rows[1] and all(rows):
         return f"{rows[0]:,} classes there, {rows[1]:,} here"
@@ -132,6 +145,25 @@ def _differs(parameters: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) ->
 def _named_otherwise(theirs: str, ours: str) -> str:
     same = json.loads(theirs).get("classes") == json.loads(ours).get("classes")
     return "" if same else "other classes there"
+
+
+def _picture_part(tensors: dict[str, Tensor], record: Spec, model: Spec) -> tuple[dict[str, Tensor], int, Spec]:
+    """Of a start that reads texts too, the tensors of what sees pictures, under the names of a model that sees nothing
+    else; how many others there are; and that tower's record (of a captioner's encoder, without a pool of its own)."""
+    if not isinstance(model, ImageEncoder) or not isinstance(record, TwoTower | Captioner):
+        return tensors, 0, record
+    if isinstance(record, TwoTower):
+        prefixes, tower = {"image_tower.": ""}, record.image
+    else:
+        prefixes = {"image_embedding.": "embedding.", "image_stack.": "stack."}
+        tower = ImageEncoder(embedding=record.image_embedding, stack=record.image_stack, pool=MeanPool())
+    found = {
+        new + name.removeprefix(old): tensor
+        for name, tensor in tensors.items()
+        for old, new in prefixes.items()
+        if name.startswith(old)
+    }
+    return found, len(tensors) - len(found), tower
 
 
 def _interpolate(tensors: dict[str, Tensor], record: Spec, model: Spec) -> str:
