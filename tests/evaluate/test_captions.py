@@ -33,9 +33,12 @@ def test_the_nearest_of_several_own_captions_counts():
     exact, f1 = caption_metrics(written, own, "greedy")
     assert (exact.name, exact.value, exact.n) == ("exact_name_rate", pytest.approx(2 / 3), 3)
     assert (f1.name, f1.value, f1.unit) == ("token_f1", pytest.approx((1 + 1 + 2 / 3) / 3), "F1")
-    for metric in (exact, f1):
-        assert metric.interval[0] <= metric.value <= metric.interval[1]
-        assert "greedy" in metric.convention
+    assert exact.interval[0] < exact.value < exact.interval[1]
+    assert "greedy" in exact.convention
+    assert "greedy" in f1.convention
+    *_, of_many = caption_metrics(written * 20, own * 20)
+    assert of_many.value == pytest.approx(f1.value)
+    assert of_many.interval[0] < f1.value < of_many.interval[1]
 
 
 def test_the_floor_copies_the_caption_of_the_nearest_training_picture():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 from corestone.report.folder import Run, Tree, metric, metrics
@@ -89,7 +90,7 @@ def _lines(tree: Tree) -> list[Line]:
     """How figures were counted is said once for those that follow one another."""
     own = [_line(item) for item in _items(tree, "model") if not str(item.get("name")).startswith(OF_CLASS)]
     lines = [*own, *(_line(item, "floor: ") for item in _items(tree, "floors"))]
-    same = [False, *(line.convention == before.convention for before, line in zip(lines, lines[1:], strict=False))]
+    same = [False, *(line.convention == before.convention for before, line in pairwise(lines))]
     told_once = [replace(line, convention="") if said else line for line, said in zip(lines, same, strict=True)]
     return [*told_once, *(_published(row) for row in _items(tree, "published"))]
 

@@ -38,10 +38,10 @@ def test_each_form_is_its_record(tmp_path):
     [
         ("digit", "unknown data set of pictures 'digit': did you mean 'digits'.*no file or folder has this name"),
         ("shakespeare", "holds text, and pictures are wanted"),
-        ("digits?splitt=x", "unknown key 'splitt': did you mean 'split'"),
-        ("no/where", "no/where: no such file or folder"),
+        ("digits?splitt=x", "unknown key 'splitt'; did you mean 'split'"),
+        ("no/where", "no: no such file or folder"),
         ("ROOT/notes.txt", "is no picture source; give a folder of class folders"),
-        ("ROOT/c.json", "c.json: missing key 'images'|images"),
+        ("ROOT/c.json", "c.json: images: Field required"),
     ],
 )
 def test_mistakes_are_told(tmp_path, text, said):
