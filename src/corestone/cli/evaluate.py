@@ -18,6 +18,12 @@ if TYPE_CHECKING:
     from corestone.recipes.tasks import Asked
 
 
+SETTINGS = typer.Argument(
+    help="Settings of --dynamic: eta, lam, segment; of rms also eps, statistics_segments, statistics_tokens. "
+    "Of --task zero_shot: class_names, templates (JSON files as CLIP_benchmark has them), dataset; of knn: "
+    "nearest, temperature; of linear_probe: penalty.",
+    metavar="KEY=VALUE",
+)
 DATA = typer.Option(
     help="Other text: a data set's name, a file, folder or glob, hf://PATH or -; with --task the file of its test set. "
     "'PATH?text_key=NAME' where rows hold their text under another key. For tasks on pictures: a folder of class "
@@ -35,15 +41,7 @@ def evaluate(
         Path,
         typer.Argument(help="A run folder (its newest whole checkpoint) or a checkpoint folder.", metavar="RUN"),
     ],
-    settings: Annotated[
-        list[str] | None,
-        typer.Argument(
-            help="Settings of --dynamic: eta, lam, segment; of rms also eps, statistics_segments, statistics_tokens. "
-            "Of --task zero_shot: class_names, templates (JSON files as CLIP_benchmark has them), dataset; of knn: "
-            "nearest, temperature; of linear_probe: penalty.",
-            metavar="KEY=VALUE",
-        ),
-    ] = None,
+    settings: Annotated[list[str] | None, SETTINGS] = None,
     data: Annotated[str | None, DATA] = None,
     task: Annotated[str | None, TASK] = None,
     shots: Annotated[int | None, typer.Option(min=0, help="With --task: examples before each question.")] = None,
@@ -72,18 +70,17 @@ def evaluate(
     """
     from rich.console import Console
 
-    console = Console(quiet=as_json)
-    pictures = _picture_task(task, settings or [])
+    console, pictures = Console(quiet=as_json), _picture_task(task, settings or [])
     record = None if pictures else _record(dynamic, settings or [])
+    if task is None and (shots, stride, context) != (None, None, None):
+        raise SpecError("evaluate: --shots, --stride and --context belong to a task; name one with --task")
+    if pictures is not None and (shots, stride, context, dynamic) != (None, None, None, None):
+        raise SpecError(f"--task {task}: takes no --shots, --stride, --context or --dynamic; leave them out")
     if pictures is not None:
-        if (shots, stride, context, dynamic) != (None,) * 4:
-            raise SpecError(f"--task {task}: takes no --shots, --stride, --context or --dynamic; leave them out")
         from corestone.recipes.picture_tasks import evaluate_pictures
 
         results: Any = evaluate_pictures(path, pictures, data, precision, batch_size, console)
     elif task is None:
-        if (shots, stride, context) != (None, None, None):
-            raise SpecError("evaluate: --shots, --stride and --context belong to a task; name one with --task")
         from corestone.recipes.evaluate import evaluate as run_evaluation
 
         results = run_evaluation(path, data, precision, batch_size, console, record)

@@ -55,7 +55,7 @@ def _kept(number: int, tree: Tree) -> Kept:
 
 def _title(tree: Tree) -> str:
     task, data, source = str(tree.get("task", "?")), tree.get("data"), tree.get("source")
-    name = "Text" if task == "text" else task.replace("_", " ")
+    name = "Text" if task == "text" else task
     own = f"own held-out pictures ({source})" if isinstance(source, str) else "own held-out text"
     return f"{name}: {data if isinstance(data, str) else own}"
 
