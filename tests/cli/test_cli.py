@@ -10,7 +10,7 @@ import sys
 import pytest
 
 VERBS = [
-    "data", "prepare", "recipes", "show", "pretrain", "compare", "evaluate", "vote", "generate", "embed", "report",
+    "data", "prepare", "recipes", "show", "pretrain", "compare", "evaluate", "vote", "generate", "caption", "embed", "report",
     "ledger", "leaderboard", "zoo", "import", "convert", "export",
 ]  # fmt: skip
 

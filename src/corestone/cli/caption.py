@@ -29,9 +29,9 @@ def caption(
     precision: Precision = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object per picture: picture, caption.")] = False,
 ) -> None:
-    """Write a caption of each picture, a line each; the likeliest one unless told otherwise.
+    """Write a caption of each picture, a line each.
 
-    Pictures are prepared as the checkpoint was evaluated.
+    It is the likeliest one unless told otherwise. Pictures are prepared as the checkpoint was evaluated.
     """
     sampling = read_sampling(
         "caption",

@@ -63,7 +63,7 @@ def evaluate(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Score a model on what it was not trained on, or on a known task.
+    """Score a model on what it has not seen, or on a known task.
 
     Held-out text gives nats per token, bits per byte and perplexities with intervals, beside floors on the same bytes.
     A run's folder keeps what it was scored on, and corestone report shows it.
