@@ -321,7 +321,7 @@ def test_mistakes_are_told(captioner, towers, classifier, files, tmp_path):
         (["--task", "knn", "neares=3"], "did you mean 'nearest'"),
         (["--task", "knn", "--shots", "1"], "takes no --shots"),
         (["--task", "ptb", "--data", "x"], "scores text, and .* sees pictures; its tasks: zero_shot, knn"),
-        (["nearest=3"], "is a setting of dynamic evaluation or of a task on pictures"),
+        (["nearest=3"], "is a setting of dynamic evaluation or a task on pictures"),
     ):
         done = CliRunner().invoke(app, ["evaluate", str(towers), *words])
         assert re.search(said, str(done.exception)), done.exception

@@ -110,8 +110,8 @@ def _record(dynamic: str | None, settings: list[str]) -> SGD | RMS | None:
         return override(SGD() if dynamic == "sgd" else RMS(), settings)
     if settings:
         raise SpecError(
-            f"evaluate: '{settings[0]}' is a setting of dynamic evaluation or of a task on pictures; add --dynamic sgd or rms, "
-            "or such a --task"
+            f"evaluate: '{settings[0]}' is a setting of dynamic evaluation or a task on pictures; "
+            "add --dynamic sgd or rms, or such a --task"
         )
     return None
 
