@@ -27,7 +27,7 @@ import torch
 
 from corestone.core.batch import ImageBatch, ImageTextBatch
 from corestone.core.vocabulary import Vocabulary
-from corestone.data.images.pairs import caption_batch
+from corestone.data.images.pairs import caption_batch, caption_rows
 from corestone.interop.two_tower import OPEN_CLIP, two_tower_to
 from corestone.models.picture_spec import TwoTower
 from corestone.models.two_tower import build_two_tower
@@ -78,7 +78,7 @@ def data(captions: str, count: int, steps: int) -> list[ImageTextBatch]:
         if captions == "natural":
             lengths = torch.randint(SHORTEST, LONGEST + 1, (count,), generator=generator)
         ids = [torch.randint(1, BEGIN, (int(n) - 2,), generator=generator).tolist() for n in lengths]
-        texts = caption_batch(ids, VOCABULARY, CONTEXT)
+        texts = caption_batch(ids, caption_rows(None, VOCABULARY), CONTEXT)
         texts.tokens_BT[:, 0] = BEGIN  # open_clip reads a text at its largest id
         batches.append(ImageTextBatch(ImageBatch(torch.randn(count, 3, 224, 224, generator=generator)), texts))
     return batches

@@ -10,8 +10,8 @@ import sys
 import pytest
 
 VERBS = [
-    "data", "prepare", "recipes", "show", "pretrain", "compare", "evaluate", "vote", "generate", "embed", "report",
-    "ledger", "leaderboard", "zoo", "import", "convert", "export",
+    "data", "prepare", "recipes", "show", "pretrain", "compare", "evaluate", "vote", "generate", "caption", "embed",
+    "report", "ledger", "leaderboard", "zoo", "import", "convert", "export",
 ]  # fmt: skip
 
 

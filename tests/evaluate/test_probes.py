@@ -13,7 +13,7 @@ from corestone.core.errors import DataError
 from corestone.evaluate import probes
 from corestone.evaluate.classification import answers_of
 from corestone.evaluate.probes import choose_probe, class_vectors, fit_probe, neighbour_scores
-from corestone.evaluate.templates import read_class_names, read_prompts
+from corestone.evaluate.templates import class_names, read_class_names, read_prompts
 
 
 def clusters(rows=120, classes=4, width=6, spread=1.0, seed=0):
@@ -138,3 +138,14 @@ def test_unusable_templates_are_refused_by_file(tmp_path):
         read_prompts(path, ["cat", "bat"], "pets")
     with pytest.raises(DataError, match=r"file\.json: holds 2 data sets; say which: cars, pets"):
         read_prompts(path, ["cat"])
+
+
+def test_names_are_the_classes_own_in_any_order_or_stand_in_their_order():
+    classes = ("great_dane", "tabby")
+    assert class_names(("Tabby", "great dane"), classes, "f") == ("great dane", "Tabby")
+    assert class_names(("a big dog", "a cat"), classes, "f") == ("a big dog", "a cat")
+    assert class_names(("great dane", "a cat"), classes, "f") == ("great dane", "a cat")
+    with pytest.raises(DataError, match="f: names 3 classes, and the data has 2"):
+        class_names(("a", "b", "c"), classes, "f")
+    with pytest.raises(DataError, match=r"in another order; unknown class 'great danes': did you mean 'great_dane'\?"):
+        class_names(("tabby", "great danes"), classes, "f")

@@ -43,7 +43,7 @@ from corestone.interop.weights import build_with
 from corestone.models.picture_spec import ImageEncoder, ModifiedResNet, Projection, Similarity, TextTower, TwoTower
 from corestone.models.two_tower import build_two_tower
 from corestone.nn.spec import LastTokenPool, MeanPool, Norm, PatchEmbedding, TokenEmbedding
-from corestone.recipes.evaluate_images import load_picture_model
+from corestone.recipes.picture_model import load_picture_model
 from corestone.train.archive import read_model_files
 from corestone.train.checkpoint import write_checkpoint
 from corestone.zoo.catalogue import find
@@ -94,7 +94,7 @@ def test_logits_are_those_recorded(case: str, tmp_path: Path) -> None:
     expected = load_file(DATA / case / "expected.safetensors")
     pictures = [expected[f"picture.{place}"].numpy() for place in range(3)]
     done = import_pairs(copy(case, tmp_path), tmp_path / "ours")
-    model = load_picture_model(done.folder, "float32")
+    model = load_picture_model(done.folder, "float32").model
     tokenizer = load_tokenizer(done.folder)
     told = read_pairs_json(done.folder / "pictures.json", done.spec, tokenizer)
     batch = caption_batch([tokenizer.encode(text) for text in TEXTS], told.rows, told.context_length)

@@ -22,7 +22,7 @@ from corestone.interop.files import read_json
 from corestone.interop.incoming_pictures import import_pictures, read_pictures_folder
 from corestone.interop.outgoing_pictures import export_pictures, read_pictures
 from corestone.interop.picture_agreement import logits_of, ours
-from corestone.recipes.evaluate_images import load_picture_model
+from corestone.recipes.picture_model import load_picture_model
 from corestone.train.archive import read_model_files
 
 DATA = Path(__file__).parents[1] / "parity" / "data"
@@ -60,7 +60,7 @@ def change(folder: Path, file: str, **changes: object) -> None:
 def test_an_imported_model_gives_the_librarys_logits(case: str, tmp_path: Path) -> None:
     done = import_pictures(copy(case, tmp_path), tmp_path / "ours")
     given, logits = recorded(case)
-    model = load_picture_model(done.folder, "float32")
+    model = load_picture_model(done.folder, "float32").model
     classes, seen = read_pictures(done.folder / "pictures.json")
     assert len(classes) == model.classes == done.classes == 7
     assert model.image_size == seen.size

@@ -22,8 +22,10 @@ from corestone.generate.spec import Sampling
 from corestone.models.captioner import CaptionerModel, build_captioner
 from corestone.models.decoder import build_decoder
 from corestone.models.picture_spec import Captioner
+from corestone.models.similarity import LOG_SCALE
 from corestone.nn.cross_entropy import linear_cross_entropy
 from corestone.nn.spec import Alibi, Init, LearnedPositions, PatchEmbedding, Rotary
+from corestone.parallel.precision import MasterWeights
 from corestone.zoo.coca import coca
 from corestone.zoo.gpt import gpt2
 
@@ -77,6 +79,21 @@ def test_what_a_captioner_says_of_itself():
         vectors = out.intermediates[name]
         assert vectors.shape == (3, 10)
         torch.testing.assert_close(vectors.norm(dim=1), torch.ones(3))
+
+
+def test_the_scale_is_exact_and_stays_below_a_hundred():
+    """In bfloat16 it would be 14.250 or 14.375, and nothing between."""
+    model = build_captioner(spec_of())
+    weights = MasterWeights(model, torch.bfloat16)
+    assert model.log_scale.dtype == torch.float32
+    assert model.text_out.weight.dtype == torch.bfloat16
+    for value, wanted in ((2.6593, 2.6593), (4.7, math.log(100))):
+        with torch.no_grad():
+            weights.masters[LOG_SCALE].fill_(value)
+        weights.publish()
+        model.after_update(weights.masters)
+        assert float(model.log_scale.detach()) == pytest.approx(wanted, rel=1e-6)
+        assert float(weights.masters[LOG_SCALE].detach()) == pytest.approx(wanted, rel=1e-6)
 
 
 @pytest.mark.parametrize("class_token", [False, True])
@@ -329,6 +346,7 @@ def test_a_record_is_its_text():
     ("path", "value", "message"),
     [
         ("contrast_pool.queries", 2, "one vector needs one query"),
+        ("similarity.bias", 0.0, "by softmax; set bias=null"),
         ("image_stack.width", 12, "image_stack.width=12 and decoder.width=24 must agree"),
         ("decoder.blocks.0.cross", {"num_heads": 1, "head_dim": 4}, "the first need cross=null"),
         ("decoder.blocks.3.cross", None, "the first need cross=null"),

@@ -29,7 +29,8 @@ from corestone.models.picture_spec import (
     TwoTower,
 )
 from corestone.models.resnet import ModifiedResNetModel
-from corestone.models.two_tower import LOG_SCALE, TwoTowerModel, build_two_tower
+from corestone.models.similarity import LOG_SCALE
+from corestone.models.two_tower import TwoTowerModel, build_two_tower
 from corestone.nn.batch_norm import recompute_statistics
 from corestone.nn.bottleneck import BottleneckBlock
 from corestone.nn.modes import freeze

@@ -162,7 +162,7 @@ def filled(theirs: Any, case: Mapping[str, int]) -> CaptionerModel:
     text = theirs.text_decoder.embeddings
     weights["text_token.weight"] = (text.cls_embedding + text.position_embeddings[-1])[None]
     parameters = dict(ours.named_parameters())
-    assert weights.keys() == parameters.keys() - {"log_scale"}
+    assert weights.keys() == parameters.keys() - {"similarity.log_scale"}
     with torch.no_grad():
         for name, value in weights.items():
             assert value.shape == parameters[name].shape, name

@@ -46,7 +46,7 @@ from corestone.models.picture_spec import ImageEncoder, ModifiedResNet, Projecti
 from corestone.models.two_tower import build_two_tower
 from corestone.nn.spec import MeanPool, Norm, PatchEmbedding, TokenEmbedding
 from corestone.recipes.build import read_model_spec
-from corestone.recipes.evaluate_images import load_picture_model
+from corestone.recipes.picture_model import load_picture_model
 from corestone.train.archive import read_model_files
 from corestone.train.checkpoint import write_checkpoint
 from corestone.zoo.catalogue import find
@@ -60,7 +60,7 @@ COMPANIONS = ("pictures.json", "tokenizer.json", "tokenizer-manifest.json")
 
 def ours(folder: Path, pixels: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
     """Tokens and logits of a checkpoint of ours, by what lies in it alone; of the pictures, or of given pixels."""
-    model, tokenizer = load_picture_model(folder, "float32"), load_tokenizer(folder)
+    model, tokenizer = load_picture_model(folder, "float32").model, load_tokenizer(folder)
     spec = read_model_spec(read_model_files(folder, COMPANIONS).model_yaml, "test")
     told = read_pairs_json(folder / "pictures.json", spec, tokenizer)
     batch = caption_batch([tokenizer.encode(text) for text in TEXTS], told.rows, told.context_length)

@@ -28,7 +28,7 @@ from corestone.models.coatnet import build_coatnet
 from corestone.models.image_encoder import build_image_encoder
 from corestone.models.picture_spec import ClassHead, CoAtNet, ImageEncoder, Stage
 from corestone.nn.spec import GridTransformer, MBConv, MeanPool
-from corestone.recipes.evaluate_images import load_picture_model
+from corestone.recipes.picture_model import load_picture_model
 from corestone.train.archive import read_model_files
 from corestone.train.checkpoint import write_checkpoint
 from corestone.zoo.coatnet import stem
@@ -110,7 +110,7 @@ def shown(case: tuple[Any, Augmentation, list[Size]]) -> list[np.ndarray]:
 
 def own(case: tuple[Any, Augmentation, list[Size]], tmp_path: Path) -> tuple[torch.Tensor, torch.Tensor]:
     """Our pixels and logits, of the checkpoint as it lies there."""
-    mine = ours(load_picture_model(tmp_path / "ours", "float32"), case[1], shown(case))
+    mine = ours(load_picture_model(tmp_path / "ours", "float32").model, case[1], shown(case))
     logits = mine.logits(mine.pixels_BCHW.float())
     assert logits.std() > 0.3  # logits that hardly differ would prove nothing
     return mine.pixels_BCHW.float(), logits

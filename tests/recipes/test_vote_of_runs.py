@@ -21,9 +21,9 @@ from corestone.evaluate.intervals import proportion_interval
 from corestone.parallel.collectives import World
 from corestone.recipes import vote as module
 from corestone.recipes.catalogue import find_recipe
-from corestone.recipes.evaluate_images import load_picture_model
 from corestone.recipes.images import open_images
 from corestone.recipes.load import open_run
+from corestone.recipes.picture_model import load_picture_model
 from corestone.recipes.pretrain import pretrain
 from corestone.recipes.vote import vote
 from corestone.zoo.mnist_cnn import mnist_cnn
@@ -61,7 +61,7 @@ def data(run: Path):
 
 
 def guesses(run: Path, side: str = SIDE):
-    return answers(load_picture_model(run, "float32"), data(run).batches(side), 100)
+    return answers(load_picture_model(run, "float32").model, data(run).batches(side), 100)
 
 
 @pytest.fixture(scope="module")

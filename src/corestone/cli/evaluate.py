@@ -13,19 +13,26 @@ from corestone.core.errors import SpecError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from corestone.evaluate.spec import RMS, SGD
+    from corestone.evaluate.spec import RMS, SGD, PictureTask
     from corestone.parallel.precision import Precision
     from corestone.recipes.tasks import Asked
 
 
+SETTINGS = typer.Argument(
+    help="Settings of --dynamic: eta, lam, segment; of rms also eps, statistics_segments, statistics_tokens. "
+    "Of --task zero_shot: class_names, templates (JSON files as CLIP_benchmark has them), dataset; of knn: "
+    "nearest, temperature; of linear_probe: penalty.",
+    metavar="KEY=VALUE",
+)
 DATA = typer.Option(
     help="Other text: a data set's name, a file, folder or glob, hf://PATH or -; with --task the file of its test set. "
-    "'PATH?text_key=NAME' where rows hold their text under another key."
+    "'PATH?text_key=NAME' where rows hold their text under another key. For tasks on pictures: a folder of class "
+    "folders, a table, .tar shards or a data set's name, with fields of its record behind '?' (t.csv?label_key=breed)."
 )
 TASK = typer.Option(
     help="A known test instead of plain text: wikitext103, wikitext103_natural, ptb, ptb_char, lambada_openai, "
     "lambada_standard, last_word, c4, or lm-eval:NAME (pip install 'corestone[eval]'; --data may name a folder of own "
-    "tasks)."
+    "tasks). Of models that see pictures: zero_shot, knn, linear_probe, retrieval, captions."
 )
 
 
@@ -34,13 +41,7 @@ def evaluate(
         Path,
         typer.Argument(help="A run folder (its newest whole checkpoint) or a checkpoint folder.", metavar="RUN"),
     ],
-    settings: Annotated[
-        list[str] | None,
-        typer.Argument(
-            help="Settings of --dynamic: eta, lam, segment; of rms also eps, statistics_segments, statistics_tokens.",
-            metavar="KEY=VALUE",
-        ),
-    ] = None,
+    settings: Annotated[list[str] | None, SETTINGS] = None,
     data: Annotated[str | None, DATA] = None,
     task: Annotated[str | None, TASK] = None,
     shots: Annotated[int | None, typer.Option(min=0, help="With --task: examples before each question.")] = None,
@@ -62,20 +63,27 @@ def evaluate(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Score a model on held-out text or on a known task.
+    """Score a model on what it has not seen, or on a known task.
 
     Held-out text gives nats per token, bits per byte and perplexities with intervals, beside floors on the same bytes.
     A run's folder keeps what it was scored on, and corestone report shows it.
     """
     from rich.console import Console
 
-    console, record = Console(quiet=as_json), _record(dynamic, settings or [])
-    if task is None:
-        if (shots, stride, context) != (None, None, None):
-            raise SpecError("evaluate: --shots, --stride and --context belong to a task; name one with --task")
+    console, pictures = Console(quiet=as_json), _picture_task(task, settings or [])
+    record = None if pictures else _record(dynamic, settings or [])
+    if task is None and (shots, stride, context) != (None, None, None):
+        raise SpecError("evaluate: --shots, --stride and --context belong to a task; name one with --task")
+    if pictures is not None and (shots, stride, context, dynamic) != (None, None, None, None):
+        raise SpecError(f"--task {task}: takes no --shots, --stride, --context or --dynamic; leave them out")
+    if pictures is not None:
+        from corestone.recipes.picture_tasks import evaluate_pictures
+
+        results: Any = evaluate_pictures(path, pictures, data, precision, batch_size, console)
+    elif task is None:
         from corestone.recipes.evaluate import evaluate as run_evaluation
 
-        results: Any = run_evaluation(path, data, precision, batch_size, console, record)
+        results = run_evaluation(path, data, precision, batch_size, console, record)
     else:
         from corestone.recipes.tasks import Asked
 
@@ -83,6 +91,14 @@ def evaluate(
         results = _task(path, task, asked, precision, console)
     if as_json:
         typer.echo(json.dumps(results, indent=1))
+
+
+def _picture_task(task: str | None, settings: list[str]) -> PictureTask | None:
+    """The record of a task on pictures, refused before torch is loaded; None of another task."""
+    from corestone.core.spec import override
+    from corestone.evaluate.spec import PICTURE_TASKS
+
+    return override(PICTURE_TASKS[task](), settings) if task in PICTURE_TASKS else None
 
 
 def _record(dynamic: str | None, settings: list[str]) -> SGD | RMS | None:
@@ -93,7 +109,10 @@ def _record(dynamic: str | None, settings: list[str]) -> SGD | RMS | None:
     if dynamic is not None:
         return override(SGD() if dynamic == "sgd" else RMS(), settings)
     if settings:
-        raise SpecError(f"evaluate: '{settings[0]}' is a setting of dynamic evaluation; add --dynamic sgd or rms")
+        raise SpecError(
+            f"evaluate: '{settings[0]}' is a setting of dynamic evaluation or a task on pictures; "
+            "add --dynamic sgd or rms, or such a --task"
+        )
     return None
 
 

@@ -5,17 +5,15 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from corestone.cli.sampling import Format, MinP, Penalty, Precision, Seed, Stop, TopK, TopP, read_sampling
 from corestone.core.errors import SpecError
 
 if TYPE_CHECKING:
     from corestone.generate.spec import Sampling
-
-
-Format = Literal["auto", "bfloat16", "float32", "int8"]
 
 
 def generate(
@@ -28,40 +26,33 @@ def generate(
     ] = None,
     temperature: Annotated[float, typer.Option(help="Divides the logits; 0 takes the likeliest token.")] = 1.0,
     greedy: Annotated[bool, typer.Option("--greedy", help="The likeliest token always: --temperature 0.")] = False,
-    top_k: Annotated[int | None, typer.Option(help="Keep the k likeliest tokens.")] = None,
-    top_p: Annotated[float | None, typer.Option(help="Keep the likeliest tokens that hold this probability.")] = None,
-    min_p: Annotated[
-        float | None, typer.Option(help="Keep tokens at least this fraction as likely as the likeliest.")
-    ] = None,
-    repetition_penalty: Annotated[float, typer.Option(help="Above 1: tokens already there become less likely.")] = 1.0,
+    top_k: TopK = None,
+    top_p: TopP = None,
+    min_p: MinP = None,
+    repetition_penalty: Penalty = 1.0,
     max_tokens: Annotated[int, typer.Option(help="End after this many new tokens.")] = 200,
-    stop: Annotated[list[str] | None, typer.Option(help="End before this text; may be repeated.")] = None,
-    seed: Annotated[int, typer.Option(help="Of the draws: same seed, same text.")] = 0,
-    precision: Annotated[
-        Format, typer.Option(help="Format of the arithmetic; int8 rounds the weights alone.")
-    ] = "auto",
+    stop: Stop = None,
+    seed: Seed = 0,
+    precision: Precision = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object per prompt: prompt, text.")] = False,
 ) -> None:
     """Continue prompts; an encoder-decoder (T5) answers them.
 
     One text is shown while it is written, several when they are done.
     """
-    from corestone.core.spec import parse
-    from corestone.generate.spec import Sampling
-
     if greedy and temperature not in (0.0, 1.0):
         raise SpecError("generate: --greedy and --temperature contradict each other: give one of them")
-    tree = {
-        "temperature": 0.0 if greedy else temperature,
-        "top_k": top_k,
-        "top_p": top_p,
-        "min_p": min_p,
-        "repetition_penalty": repetition_penalty,
-        "max_tokens": max_tokens,
-        "stop": tuple(stop or ()),
-        "seed": seed,
-    }
-    sampling = parse(Sampling, tree, "generate")  # refused before torch is loaded
+    sampling = read_sampling(
+        "generate",
+        stop,
+        temperature=0.0 if greedy else temperature,
+        top_k=top_k,
+        top_p=top_p,
+        min_p=min_p,
+        repetition_penalty=repetition_penalty,
+        max_tokens=max_tokens,
+        seed=seed,
+    )
     model, tokenizer = _load(run, precision)
     _note_long_prompts(model, tokenizer, prompts or [])
     _write(model, tokenizer, prompts or [""], sampling, as_json)

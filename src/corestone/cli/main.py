@@ -14,6 +14,7 @@ import typer
 
 from corestone import __version__
 from corestone.cli import (
+    caption,
     compare,
     data,
     embed,
@@ -48,6 +49,7 @@ app.command("compare")(compare.compare)
 app.command("evaluate")(evaluate.evaluate)
 app.command("vote")(vote.vote)
 app.command("generate")(generate.generate)
+app.command("caption")(caption.caption)
 app.command("embed")(embed.embed)
 app.command("report")(report.report)
 app.command("leaderboard")(leaderboard.leaderboard)

@@ -7,8 +7,8 @@ Shape letters: N pictures, B those of a batch, K classes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -99,10 +99,14 @@ def answers(model: Any, batches: Batches, batch_size: int) -> Answers:
     Raises:
         DataError: a picture has several classes, or none has any.
     """
-    parts = []
-    for logits_BK, labels_B, places_B in labelled_logits(model, batches, batch_size):
-        parts.append(Answers(**{**vars(answers_of(logits_BK, labels_B)), "places_N": places_B}))
-    return joined(parts)
+    return answers_to(labelled_logits(model, batches, batch_size))
+
+
+def answers_to(parts: Iterable[tuple[Tensor, Tensor, Ids]]) -> Answers:
+    """Answers by the logits, classes and numbers of pictures, part after part."""
+    return joined(
+        [replace(answers_of(logits_BK, labels_B), places_N=places_B) for logits_BK, labels_B, places_B in parts]
+    )
 
 
 def labelled_logits(model: Any, batches: Batches, batch_size: int) -> Iterator[tuple[Tensor, Tensor, Ids]]:
@@ -110,13 +114,24 @@ def labelled_logits(model: Any, batches: Batches, batch_size: int) -> Iterator[t
 
     Raises DataError as `answers` does.
     """
+    return labelled(model, batches, batch_size, lambda batch: model.head(model(batch).hidden))
+
+
+def labelled(
+    model: Any, batches: Batches, batch_size: int, of: Callable[[ImageBatch], Tensor]
+) -> Iterator[tuple[Tensor, Tensor, Ids]]:
+    """What `of` gives of pictures that have a class (B, ...), in CPU memory, their classes and numbers as above.
+
+    Args:
+        of: takes a batch where the model's weights are.
+    """
     device, first = next(iter(model.named_parameters()))[1].device, 0
     with evaluation_mode(model), torch.inference_mode():
         for batch in batches(batch_size):
             keep_B, labels_B = _one_class(batch, first)
-            logits_BK = model.head(model(batch.to(device)).hidden).cpu()
+            found_B = of(batch.to(device)).cpu()
             if bool(keep_B.any()):
-                yield logits_BK[keep_B], labels_B[keep_B], first + keep_B.nonzero()[:, 0].numpy()
+                yield found_B[keep_B], labels_B[keep_B], first + keep_B.nonzero()[:, 0].numpy()
             first += len(batch)
 
 

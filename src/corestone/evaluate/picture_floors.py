@@ -16,6 +16,7 @@ from torch import Tensor
 from corestone.core.batch import ImageBatch
 from corestone.core.errors import DataError
 from corestone.core.metric import Metric
+from corestone.evaluate.captions import caption_metrics
 from corestone.evaluate.classification import share_metric
 from corestone.evaluate.several_classes import precision_metrics
 
@@ -73,27 +74,36 @@ def several_classes_floors(
     ]
 
 
-def nearest_caption_floors(known: tuple[Tensor, list[str]], asked: tuple[Tensor, list[str]]) -> list[Metric]:
-    """What finding captions reaches without a model: the caption of the nearest training picture, where it is the
-    picture's own, and chance.
+def nearest_caption_floors(
+    known: tuple[Tensor, Sequence[Sequence[str]]],
+    asked: tuple[Tensor, Sequence[Sequence[str]]],
+    writes: bool = False,
+) -> list[Metric]:
+    """What finding captions reaches without a model: the first caption of the nearest training picture, where it is one
+    of the picture's own; and chance.
 
     Args:
-        known, asked: pictures (N, C, H, W) and a caption of each, of the training side and the held-out one.
+        known, asked: pictures (N, C, H, W) and the captions of each, of the training side and the held-out one.
+        writes: for models that write captions: that caption's words beside the picture's own, too.
     """
     known_ND, asked_ND = (
         F.adaptive_avg_pool2d(images, SIDE).flatten(1).double().numpy() for images in (known[0], asked[0])
     )
     squares_N = (known_ND**2).sum(axis=1)
-    right = [
-        known[1][int((squares_N - 2 * known_ND @ pixels_D).argmin())] == said
-        for pixels_D, said in zip(asked_ND, asked[1], strict=True)
-    ]
+    found = [known[1][int((squares_N - 2 * known_ND @ pixels_D).argmin())][0] for pixels_D in asked_ND]
     said = f"averaged down to {SIDE} pixels, among {len(known[1]):,} training pictures"
+    exact, f1 = caption_metrics(found, asked[1], said, "nearest_picture_")
     n = len(asked[1])
     return [
-        share_metric("nearest_picture_has_the_caption", np.array(right), said),
-        Metric("recall_at_1_by_chance", 1 / n, "share of pictures", n),
+        replace(exact, name="nearest_picture_has_the_caption"),
+        *([f1] if writes else []),
+        chance("recall_at_1_by_chance", n, n),
     ]
+
+
+def chance(name: str, of: int, n: int) -> Metric:
+    """The share of n pictures for which one drawn of so many is right."""
+    return Metric(name, 1 / of, "share of pictures", n)
 
 
 def _ridge(n: int, counts_K: Numbers, sums_KD: Numbers, sum_D: Numbers, gram_DD: Numbers) -> tuple[Numbers, Numbers]:

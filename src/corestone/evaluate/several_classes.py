@@ -17,7 +17,7 @@ from corestone.core.errors import DataError
 from corestone.core.metric import Metric
 from corestone.evaluate.classification import Batches
 from corestone.evaluate.intervals import bootstrap_interval
-from corestone.evaluate.perplexity import evaluation_mode
+from corestone.nn.modes import evaluation_mode
 
 UNIT = "precision"
 Scores = NDArray[np.float32]

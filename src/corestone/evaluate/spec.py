@@ -1,4 +1,4 @@
-"""Records of how text is scored by models that go on learning while they read it."""
+"""Records of how text is scored by models that go on learning while they read it, and of tasks on pictures."""
 
 from __future__ import annotations
 
@@ -51,3 +51,69 @@ class RMS(Spec):
     segment: int = Field(default=64, ge=1)
     statistics_segments: int = Field(default=100, ge=1)
     statistics_tokens: int | None = Field(default=2_000_000, ge=1)
+
+
+class ZeroShot(Spec):
+    """Classes found by what they are called: a picture's class is the one whose sentences are nearest to it (Radford et
+    al. 2021, section 3.1).
+
+    Attributes:
+        class_names: JSON file of names as CLIP_benchmark has them; where they are the data's own in another order, that
+            is mended, else they are in the order of the data's classes. None: the data's own.
+        templates: JSON file of sentences with `{c}` where the class stands, as CLIP_benchmark has them; None: the one
+            of section 3.1.4.
+        dataset: which data set of these files; None: the only one.
+    """
+
+    kind: Literal["zero_shot"] = "zero_shot"
+    class_names: str | None = None
+    templates: str | None = None
+    dataset: str | None = None
+
+
+class Neighbours(Spec):
+    """Classes by the votes of the nearest training pictures (Wu et al. 2018, section 3.4, whose numbers these are).
+
+    Attributes:
+        nearest: how many of them vote.
+        temperature: a vote weighs exp(cosine / temperature).
+    """
+
+    kind: Literal["knn"] = "knn"
+    nearest: int = Field(default=200, ge=1)
+    temperature: float = Field(default=0.07, gt=0)
+
+
+class LinearProbe(Spec):
+    """Classes by logistic regression on a picture's vector (Radford et al. 2021, appendix A.3).
+
+    Attributes:
+        penalty: of the summed squared weights, halved; None: the best of some on a fifth of the training pictures.
+    """
+
+    kind: Literal["linear_probe"] = "linear_probe"
+    penalty: float | None = Field(default=None, gt=0)
+
+
+class Retrieval(Spec):
+    """A picture's caption among all captions, and a caption's picture among all pictures."""
+
+    kind: Literal["retrieval"] = "retrieval"
+
+
+class Captions(Spec):
+    """The likeliest caption of each picture, word by word beside its own."""
+
+    kind: Literal["captions"] = "captions"
+
+
+PictureTask = ZeroShot | Neighbours | LinearProbe | Retrieval | Captions
+
+PICTURE_TASKS: dict[str, type[PictureTask]] = {
+    "zero_shot": ZeroShot,
+    "knn": Neighbours,
+    "linear_probe": LinearProbe,
+    "retrieval": Retrieval,
+    "captions": Captions,
+}
+"""Tasks of models that see pictures, by name."""

@@ -13,6 +13,9 @@ from typing import Any
 
 from corestone.core.errors import DataError, unknown
 
+PHOTO = "a photo of a {c}."
+"""The sentence where no templates are given (Radford et al. 2021, section 3.1.4)."""
+
 
 def read_class_names(path: Path, dataset: str | None = None) -> tuple[str, ...]:
     """Names of the classes in their order.
@@ -25,6 +28,37 @@ def read_class_names(path: Path, dataset: str | None = None) -> tuple[str, ...]:
     """
     tree = _chosen(_read(path), path, dataset)
     return tuple(_texts(tree, path, "class names"))
+
+
+def class_names(found: Sequence[str], classes: Sequence[str], where: str) -> tuple[str, ...]:
+    """What to call the classes of a data set: names of a file that are the classes' own, by name; others in the order
+    of the classes.
+
+    Raises:
+        DataError: as many names as classes there are not; or some are classes' own and others are not, and their order
+            is not the classes' (a misspelt name, most likely).
+    """
+    if len(found) != len(classes):
+        raise DataError(
+            f"{where}: names {len(found):,} classes, and the data has {len(classes):,}; give one name of each"
+        )
+    spelled = {_spelled(name): name for name in found}
+    own = [_spelled(name) for name in classes]
+    if spelled.keys() == set(own):
+        return tuple(spelled[name] for name in own)
+    known = [place for place, name in enumerate(own) if name in spelled]
+    astray = next((place for place in known if _spelled(found[place]) != own[place]), None)
+    if astray is not None:
+        lost = next(name for name in found if _spelled(name) not in own)
+        raise DataError(
+            f"{where}: has some of the data's class names, in another order; {unknown('class', lost, classes)}; make "
+            "all names the data's, or put them in the order of its classes"
+        )
+    return tuple(found)
+
+
+def _spelled(name: str) -> str:
+    return " ".join(name.casefold().replace("_", " ").split())
 
 
 def read_prompts(path: Path, names: Sequence[str], dataset: str | None = None) -> list[list[str]]:

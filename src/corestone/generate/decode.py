@@ -55,7 +55,9 @@ def check_writes(model: Any) -> None:
             "encoder_decoder, or make vectors of texts with this one (corestone embed)"
         )
     if model.generates == "captions":
-        raise SpecError("this model writes captions of pictures and continues no text; give it pictures (`caption`)")
+        raise SpecError(
+            "this model writes captions of pictures and continues no text; give it pictures (corestone caption)"
+        )
 
 
 def generate(
@@ -138,7 +140,7 @@ def _room(model: Any, sampling: Sampling) -> int:
     """Tokens to write, refused where the model's positions end before."""
     if model.longest_answer is not None and sampling.max_tokens > model.longest_answer - 1:
         raise SpecError(
-            f"generate: {sampling.max_tokens} tokens do not fit a model with {model.longest_answer} positions; "
+            f"max_tokens: {sampling.max_tokens} tokens do not fit a model with {model.longest_answer} positions; "
             f"max_tokens may be {model.longest_answer - 1}"
         )
     return sampling.max_tokens

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import codecs
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Protocol
 
+from corestone.core.batch import ImageBatch
 from corestone.core.vocabulary import Vocabulary
-from corestone.generate.decode import generate
+from corestone.generate.decode import caption, generate
 from corestone.generate.spec import Sampling
 
 Stream = Callable[[int, str], None]
@@ -106,6 +108,28 @@ def generate_text(
         sampling,
         on_token=lambda row, token: writers[row].write(tokenizer.token_bytes(token)),
         begin=begin,
+    )
+    return [writer.close() for writer in writers]
+
+
+def caption_text(
+    model: Any, tokenizer: TextTokenizer, images: ImageBatch, sampling: Sampling, stream: Stream | None = None
+) -> list[str]:
+    """Write a caption of each picture, cut before the first stop string; as an answer it goes without a first blank.
+
+    Args:
+        images: as the model's training saw them, where its weights are.
+        stream: sees each caption as it is written, whole characters only.
+    """
+    lead = b" " if _leads_with_blank(tokenizer) else b""
+    shown = [partial(stream, row) if stream is not None else None for row in range(len(images))]
+    writers = [TextWriter(sampling.stop, show, lead) for show in shown]
+    caption(
+        model,
+        tokenizer.vocabulary,
+        images,
+        sampling,
+        on_token=lambda row, token: writers[row].write(tokenizer.token_bytes(token)),
     )
     return [writer.close() for writer in writers]
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from corestone.nn.head import TiedHead
+from corestone.nn.patches import PatchEmbeddingLayer
 from corestone.parallel.precision import cpu_has_bfloat16
 
 M = TypeVar("M", bound=nn.Module)
@@ -49,11 +50,15 @@ def decoding_weights(model: M) -> M:
 
 
 def with_matrices(model: M, replace: Callable[[Matrix], nn.Module], dtype: torch.dtype | None = None) -> M:
-    """A copy of the model with every linear map and tied head replaced; other parameters are shared, or in `dtype`."""
+    """A copy of the model with every linear map and tied head replaced; other parameters are shared, or in `dtype`.
+
+    The map of a picture's patches stays: it reads them all at once, never one row.
+    """
+    patches = {module.patch for module in model.modules() if isinstance(module, PatchEmbeddingLayer)}
     other = {id(p): p if dtype is None else nn.Parameter(p.detach(), requires_grad=False) for p in model.parameters()}
     made = copy.deepcopy(model, dict[int, object](other))
     for name, module in model.named_modules():
-        if isinstance(module, nn.Linear | TiedHead):
+        if isinstance(module, nn.Linear | TiedHead) and module not in patches:
             made.set_submodule(name, replace(module))
     return made if dtype is None else made.to(dtype)
 

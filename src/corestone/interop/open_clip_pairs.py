@@ -38,7 +38,7 @@ from corestone.interop.pictured import (
     stack_of,
 )
 from corestone.interop.two_tower import open_clip_names
-from corestone.models.picture_spec import ModifiedResNet, TwoTower
+from corestone.models.picture_spec import ImageEncoder, ModifiedResNet, TwoTower
 
 OPEN_CLIP_CONFIG = "open_clip_config.json"
 
@@ -294,6 +294,7 @@ def _vision(spec: TwoTower, quick: bool) -> Tree:
     if isinstance(image, ModifiedResNet):
         head, depths = image.head_dim, list(image.depths)
         return {"image_size": square(image.image_size), "width": image.width, "layers": depths, "head_width": head}
+    assert isinstance(image, ImageEncoder)  # outgoing_pairs refuses others
     return {
         "image_size": square(image.embedding.image_size),
         "patch_size": image.embedding.patch_size,

@@ -5,7 +5,7 @@ Shape letters: B batch, T tokens, Q queries (what captions are written from), D 
 
 from __future__ import annotations
 
-import math
+from collections.abc import Mapping
 from dataclasses import replace
 
 import torch
@@ -18,6 +18,7 @@ from corestone.core.protocols import Output
 from corestone.models.decoder import build_head
 from corestone.models.flops import pool_flops, stack_flops
 from corestone.models.picture_spec import Captioner
+from corestone.models.similarity import LearnedSimilarity
 from corestone.nn.cache import KVCache, empty_cache
 from corestone.nn.embedding import TokenEmbeddingLayer
 from corestone.nn.init import started
@@ -27,9 +28,6 @@ from corestone.nn.patches import PatchEmbeddingLayer
 from corestone.nn.pooling import EVERYTHING, AttentionPoolLayer
 from corestone.nn.spec import Norm, Stack
 from corestone.nn.stack import StackLayer
-
-FIRST_SCALE = 1 / 0.07
-"""What similarities are multiplied by before anything is learnt (Yu et al. 2022, after Radford et al. 2021)."""
 
 
 class CaptionerModel(nn.Module):
@@ -46,7 +44,6 @@ class CaptionerModel(nn.Module):
     def __init__(self, spec: Captioner) -> None:
         super().__init__()
         self.spec = spec
-        self.bias: nn.Parameter | None = None
         width, before = spec.decoder.width, int(spec.image_embedding.class_token)
         self.image_embedding = PatchEmbeddingLayer(spec.image_embedding, width)
         self.image_stack = StackLayer(spec.image_stack)
@@ -59,7 +56,17 @@ class CaptionerModel(nn.Module):
         self.text_norm = build_norm(spec.decoder.final_norm or Norm(), width)
         self.text_out = nn.Linear(width, spec.shared_width, bias=False)
         self.head = build_head(spec.head, self.embedding.token, width)
-        self.log_scale = nn.Parameter(torch.empty(()))
+        self.similarity = LearnedSimilarity(spec.similarity)
+
+    @property
+    def log_scale(self) -> nn.Parameter:
+        """Logarithm of what similarities are multiplied by (scalar)."""
+        return self.similarity.log_scale
+
+    @property
+    def bias(self) -> nn.Parameter | None:
+        """Added to similarities (scalar); None where there is none."""
+        return self.similarity.bias
 
     @property
     def image_size(self) -> tuple[int, int]:
@@ -96,6 +103,11 @@ class CaptionerModel(nn.Module):
         """Unit vectors (B, E), float32."""
         return self._image_vector(self.encode(batch))
 
+    def image_features(self, batch: ImageBatch) -> Tensor:
+        """Vectors (B, D) of pictures in front of the projection to the shared space."""
+        features_BD: Tensor = self.contrast_pool(self.encode(batch))
+        return features_BD
+
     def text(self, batch: TextBatch) -> Tensor:
         """Unit vectors (B, E), float32."""
         return self._text_vector(*self._read(batch))
@@ -118,6 +130,10 @@ class CaptionerModel(nn.Module):
         x_BTD = self.decoder.through(layers, tokens_BTD, positions_BT, Mask(), None, Memory(found_BQD, EVERYTHING))
         hidden = self._scaled(self.decoder.ended(x_BTD)).hidden
         return Output(hidden=hidden, intermediates={"image": image_BE, "text": text_BE})
+
+    def after_update(self, masters: Mapping[str, Tensor] | None = None) -> None:
+        """Bring the scale back (`LearnedSimilarity.after_update`)."""
+        self.similarity.after_update(masters)
 
     def empty_cache(self, batch: int, capacity: int, dtype: torch.dtype) -> KVCache:
         """Room for `batch` rows of at most `capacity` written tokens, in `dtype`, where the weights are."""
@@ -183,6 +199,5 @@ def build_captioner(spec: Captioner, seed: int = 0, device: torch.device | str =
         model = CaptionerModel(spec)
     branches = 2 * len(spec.image_stack.blocks) + sum(3 if b.cross is not None else 2 for b in spec.decoder.blocks)
     model = started(model, device, spec.init, branches, seed)
-    with torch.no_grad():
-        model.log_scale.fill_(math.log(FIRST_SCALE))
+    model.similarity.start()
     return model

@@ -66,6 +66,20 @@ class ImageEncoder(Spec):
         return self
 
 
+class Similarity(Spec):
+    """How similarities become logits: `scale * cosine + bias`, both learned.
+
+    Attributes:
+        scale: its first value; its logarithm is learned.
+        scale_most: it is brought back to this after each update (Radford et al. 2021, section 2.5); None: never.
+        bias: its first value; None: there is none. Zhai et al. 2023 start with scale=10 and bias=-10.
+    """
+
+    scale: float = Field(default=1 / 0.07, gt=0)
+    scale_most: float | None = Field(default=100.0, gt=0)
+    bias: float | None = None
+
+
 class Captioner(Spec):
     """A picture and its text as vectors of one space, and the text written token by token beside the picture (Yu et al.
     2022).
@@ -82,6 +96,7 @@ class Captioner(Spec):
             with `cross` on see the picture too.
         shared_width: of the space of both vectors.
         head: of the captions.
+        similarity: its logits are told apart by softmax, in which a bias would say nothing.
     """
 
     kind: Literal["captioner"] = "captioner"
@@ -93,6 +108,7 @@ class Captioner(Spec):
     decoder: Stack
     shared_width: int = Field(ge=1)
     head: Head = Head()
+    similarity: Similarity = Similarity()
     init: Init = Init()
 
     @property
@@ -111,6 +127,8 @@ class Captioner(Spec):
             raise ValueError("image_stack.blocks: an encoder has nothing to cross to; set cross=null")
         if self.contrast_pool.queries != 1:
             raise ValueError(f"contrast_pool.queries={self.contrast_pool.queries}: one vector needs one query")
+        if self.similarity.bias is not None:
+            raise ValueError("similarity.bias: a captioner tells pairs apart by softmax; set bias=null")
         if self.embedding.width is not None or self.head.transform is not None:
             raise ValueError(
                 "a captioner's token table has the width of its decoder: leave embedding.width and head.transform out"
@@ -296,20 +314,6 @@ class Projection(Spec):
     """A linear map to the space that pictures and texts share."""
 
     bias: bool = False
-
-
-class Similarity(Spec):
-    """How similarities become logits: `scale * cosine + bias`, both learned.
-
-    Attributes:
-        scale: its first value; its logarithm is learned.
-        scale_most: it is brought back to this after each update (Radford et al. 2021, section 2.5); None: never.
-        bias: its first value; None: there is none. Zhai et al. 2023 start with scale=10 and bias=-10.
-    """
-
-    scale: float = Field(default=1 / 0.07, gt=0)
-    scale_most: float | None = Field(default=100.0, gt=0)
-    bias: float | None = None
 
 
 class TwoTower(Spec):

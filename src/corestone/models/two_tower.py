@@ -5,7 +5,6 @@ Shape letters: B batch, T tokens, D width, E width of the shared space.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 
 import torch
@@ -24,22 +23,18 @@ from corestone.models.picture_spec import (
     ImageEncoder,
     ModifiedResNet,
     Projection,
-    Similarity,
     TextTower,
     TwoTower,
 )
 from corestone.models.resnet import ModifiedResNetModel
+from corestone.models.similarity import LearnedSimilarity
 from corestone.nn.embedding import TokenEmbeddingLayer
-from corestone.nn.exact import Exact
 from corestone.nn.init import initialise, materialise
 from corestone.nn.modes import is_frozen
 from corestone.nn.norm import at_least_float32
 from corestone.nn.pooling import pool_text
 from corestone.nn.spec import Init
 from corestone.nn.stack import StackLayer
-
-LOG_SCALE = "similarity.log_scale"
-"""The name of the parameter that `after_update` brings back."""
 
 
 class TextTowerModel(nn.Module):
@@ -60,23 +55,6 @@ class TextTowerModel(nn.Module):
         mask = Mask() if self.spec.causal else Mask(causal=False, segments_BT=batch.mask.segments_BT)
         hidden_BTD = self.stack(self.embedding(batch), batch.positions_BT, mask)
         return Output(hidden=pool_text(self.spec.pool, hidden_BTD, batch.mask), intermediates={"tokens": hidden_BTD})
-
-
-class LearnedSimilarity(Exact):
-    """The scale, as its logarithm, and the bias of similarities; float32 whatever format the model has."""
-
-    def __init__(self, spec: Similarity) -> None:
-        super().__init__()
-        self.spec = spec
-        self.log_scale = nn.Parameter(torch.empty(()))
-        self.bias = nn.Parameter(torch.empty(())) if spec.bias is not None else None
-
-    @torch.no_grad()
-    def start(self) -> None:
-        """The record's values."""
-        self.log_scale.fill_(math.log(self.spec.scale))
-        if self.bias is not None and self.spec.bias is not None:
-            self.bias.fill_(self.spec.bias)
 
 
 class TwoTowerModel(nn.Module):
@@ -129,6 +107,11 @@ class TwoTowerModel(nn.Module):
         """Unit vectors (B, E) of pictures."""
         return _unit(self.image_projection(self.image_tower(batch).hidden))
 
+    def image_features(self, batch: ImageBatch) -> Tensor:
+        """Vectors (B, D) of pictures in front of the projection to the shared space."""
+        features_BD: Tensor = self.image_tower(batch).hidden
+        return features_BD
+
     def text(self, batch: TextBatch) -> Tensor:
         """Unit vectors (B, E) of texts."""
         return _unit(self.text_projection(self.text_tower(batch).hidden))
@@ -137,19 +120,9 @@ class TwoTowerModel(nn.Module):
         """The pictures' vectors; the texts' are the intermediate value `texts`."""
         return Output(hidden=self.image(batch.images), intermediates={"texts": self.text(batch.texts)})
 
-    @torch.no_grad()
     def after_update(self, masters: Mapping[str, Tensor] | None = None) -> None:
-        """Bring the scale back to the most it may be (Radford et al. 2021, section 2.5); to be called after each update
-        of the weights.
-
-        Args:
-            masters: the weights by name that the optimiser updates, where these are not the model's own: the scale
-                among them is brought back too.
-        """
-        most = self.spec.similarity.scale_most
-        if most is not None:
-            for log_scale in (self.log_scale, *([] if masters is None else [masters[LOG_SCALE]])):
-                log_scale.clamp_(max=math.log(most))
+        """Bring the scale back (`LearnedSimilarity.after_update`)."""
+        self.similarity.after_update(masters)
 
     def training_flops(self, text_tokens: int | None = None) -> float:
         """Floating-point operations of forward and backward per pair. A frozen image tower only goes forward: a third

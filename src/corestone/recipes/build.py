@@ -106,7 +106,7 @@ class Built:
 
     def updated(self) -> None:
         """After each update of the master weights."""
-        if isinstance(self.model, TwoTowerModel):
+        if isinstance(self.model, TwoTowerModel | CaptionerModel):
             self.model.after_update(self.weights.masters)
         if self.average is not None:
             self.average.update()

@@ -15,7 +15,7 @@ from corestone.recipes.language.gpt2 import gpt2_124m
 from corestone.recipes.language.h3 import h3_125m
 from corestone.recipes.language.penn_treebank import mogrifier_ptb_char
 from corestone.recipes.language.shakespeare import shakespeare
-from corestone.recipes.multimodal import basic, basic_emoji, clip, coca, emoji, siglip
+from corestone.recipes.multimodal import basic, basic_emoji, clip, coca, emoji, emoji_captions, siglip
 from corestone.recipes.spec import Run
 from corestone.recipes.vision import cifar10, imagenet, mnist
 
@@ -42,6 +42,7 @@ SMALL: dict[str, Callable[[], Run]] = {
     "multimodal/basic-emoji-1": basic_emoji.basic_emoji_1,
     "multimodal/basic-emoji-2": basic_emoji.basic_emoji_2,
     "multimodal/basic-emoji-3": basic_emoji.basic_emoji_3,
+    "multimodal/coca-emoji": emoji_captions.coca_emoji,
 }
 """Minutes on a laptop, with data that is fetched."""
 

@@ -23,7 +23,7 @@ from corestone.data.tokens import TokenSet, open_token_set
 from corestone.evaluate.dynamic import learning
 from corestone.evaluate.floors import document_texts, floors, held_out_text
 from corestone.evaluate.objective import guessing_floors
-from corestone.evaluate.spec import RMS, SGD
+from corestone.evaluate.spec import PICTURE_TASKS, RMS, SGD
 from corestone.objectives.spec import MaskedToken, NextToken, SpanCorruption
 from corestone.parallel.allocator import keep_freed_memory
 from corestone.parallel.collectives import World
@@ -76,7 +76,10 @@ def evaluate(
     if run is None or isinstance(run.data, Data):
         return _evaluate_text(path, run, source, (precision, batch_size, dynamic), console)
     if source is not None or dynamic is not None:
-        raise SpecError(f"{path}: pictures are scored on their own held-out side; leave --data and --dynamic out")
+        raise SpecError(
+            f"{path}: pictures are scored on their own held-out side; leave --data and --dynamic out, or name a --task "
+            f"({', '.join(PICTURE_TASKS)})"
+        )
     score = evaluate_pairs if isinstance(run.data, Pairs) else evaluate_images
     return score(path, run, precision, batch_size, console)
 

@@ -37,14 +37,13 @@ from corestone.evaluate.classification import (
 from corestone.evaluate.intervals import proportion_interval
 from corestone.evaluate.picture_floors import picture_floors, several_classes_floors
 from corestone.evaluate.several_classes import precision_metrics, scores_and_marks
-from corestone.parallel.collectives import World, join_world
-from corestone.parallel.precision import Precision, compute_dtype
-from corestone.recipes.build import build_model, kept_buffers, load_weights, read_model_spec
+from corestone.parallel.collectives import World
+from corestone.parallel.precision import Precision
 from corestone.recipes.images import IN_ORDER, ImageData, has_several, open_images
 from corestone.recipes.kept import about_checkpoint
+from corestone.recipes.picture_model import load_picture_model
 from corestone.recipes.results import plain_metric, show, write
 from corestone.recipes.spec import Run
-from corestone.train.archive import PICTURES, read_model_files
 
 Pixels = NDArray[np.uint8]
 
@@ -56,15 +55,6 @@ SMALL = 64
 """Pixels of a side up to which the grid has eight columns; four of larger pictures, which have more to show."""
 
 
-def load_picture_model(path: Path, precision: Precision = "auto") -> Any:
-    """The model of a run's newest whole checkpoint, or of a checkpoint, that reads pictures; in evaluation mode."""
-    world = join_world()
-    text, tensors, _ = read_model_files(path, (PICTURES,))
-    model = build_model(read_model_spec(text, f"{path}: model.yaml"), 0, world.device)
-    load_weights({**dict(model.named_parameters()), **kept_buffers(model)}, tensors, str(path))
-    return model.to(compute_dtype(precision, world.device)).eval()
-
-
 def evaluate_images(
     path: Path, run: Run, precision: Precision, batch_size: int | None, console: Console
 ) -> list[dict[str, Any]]:
@@ -74,7 +64,7 @@ def evaluate_images(
         run = run.model_copy(update={"evaluation": run.evaluation.model_copy(update={"batch_size": batch_size})})
     data, model = (
         open_images(run, World(rank=0, size=1, device=torch.device("cpu"))),
-        load_picture_model(path, precision),
+        load_picture_model(path, precision).model,
     )
     side = "test" if "test" in data.sides else "validation"
     score = _several_classes if has_several(data.sides["train"]) else _one_class

@@ -13,9 +13,9 @@ from corestone.data.images.sources import describe
 from corestone.evaluate.picture_floors import nearest_caption_floors
 from corestone.parallel.collectives import World
 from corestone.parallel.precision import Precision
-from corestone.recipes.evaluate_images import load_picture_model
 from corestone.recipes.kept import about_checkpoint
-from corestone.recipes.pairs import PairData, open_pairs
+from corestone.recipes.pairs import open_pairs
+from corestone.recipes.picture_model import load_picture_model
 from corestone.recipes.results import plain_metric, show, write
 from corestone.recipes.spec import Run
 
@@ -28,12 +28,12 @@ def evaluate_pairs(
         run = run.model_copy(update={"evaluation": run.evaluation.model_copy(update={"batch_size": batch_size})})
     data, model = (
         open_pairs(run, World(rank=0, size=1, device=torch.device("cpu"))),
-        load_picture_model(path, precision),
+        load_picture_model(path, precision).model,
     )
     side = "test" if "test" in data.sides else "validation"
     metrics = list(data.scorer(run, side).run(model))
-    known, asked = (_one_caption_each(data, name, run.evaluation.batch_size) for name in ("train", side))
-    measured = nearest_caption_floors(known, asked)
+    known, asked = (captioned(data.pairs(name), run.evaluation.batch_size) for name in ("train", side))
+    measured = nearest_caption_floors(known, asked, writes=model.generates == "captions")
     result: dict[str, Any] = {
         "checkpoint": about_checkpoint(path)["checkpoint"],
         "source": describe(data.spec.source),
@@ -47,9 +47,6 @@ def evaluate_pairs(
     return [result]
 
 
-def _one_caption_each(data: PairData, side: str, batch_size: int) -> tuple[torch.Tensor, list[str]]:
-    """A side's pictures, and the first caption of each."""
-    pictures = data.sides[side]
-    pairs = HeldOutPairs(pictures, data.tokenizer, data.spec)
-    images = torch.cat([batch.images_BCHW for batch in pairs.images(batch_size)])
-    return images, [pictures.captions(place)[0] for place in range(len(pictures))]
+def captioned(pairs: HeldOutPairs, batch_size: int) -> tuple[torch.Tensor, list[tuple[str, ...]]]:
+    """Pictures, and the captions of each."""
+    return torch.cat([batch.images_BCHW for batch in pairs.images(batch_size)]), pairs.captions_of

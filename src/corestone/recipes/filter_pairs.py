@@ -15,7 +15,7 @@ import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -28,65 +28,52 @@ from torch import Tensor
 
 from corestone.core.batch import ImageBatch
 from corestone.core.errors import CheckpointError, DataError
-from corestone.core.spec import fingerprint, parse, plain, to_yaml
+from corestone.core.spec import fingerprint, plain, to_yaml
 from corestone.data.document import Counts, Problem, refuse_or_count
 from corestone.data.images.augment import evaluation_picture, normalise
-from corestone.data.images.augment_spec import Augmentation, Resize
+from corestone.data.images.augment_spec import Augmentation
 from corestone.data.images.decode import Rules
 from corestone.data.images.jpeg import part_of
 from corestone.data.images.near import NearDuplicates, perceptual_hash
 from corestone.data.images.pair_shards import PairShards, source_of
-from corestone.data.images.pairs import caption_batch
 from corestone.data.images.picture import Picture, whole
 from corestone.data.images.sources import describe, images_fingerprint, pictures
 from corestone.data.images.spec import FilterPairs, ImageSource
 from corestone.data.prepare.writer import alone, disk_errors, sync_folder, write_durably
-from corestone.data.tokenizer import Tokenizer, load_tokenizer
 from corestone.models.two_tower import TwoTowerModel
 from corestone.parallel.allocator import keep_freed_memory
 from corestone.parallel.precision import Precision
-from corestone.recipes.evaluate_images import load_picture_model
 from corestone.recipes.kept import about_checkpoint
-from corestone.train.archive import PICTURES, locate
+from corestone.recipes.picture_model import PictureModel, load_picture_model
 
 MANIFEST = "manifest.json"
 SCORE = np.dtype([("pair", "<u8"), ("cosine", "<f4")])
 
 
-@dataclass(frozen=True)
-class Scorer:
-    """A model of pairs with what its pictures and captions must be made into."""
-
-    model: TwoTowerModel
-    tokenizer: Tokenizer
-    augmentation: Augmentation
-    context_length: int
-
-    @torch.inference_mode()
-    def cosines(self, images: Sequence[Tensor], captions: Sequence[Sequence[str]]) -> list[list[float]]:
-        """Of each picture, made ready by `prepared`, and each of its captions."""
-        device = next(self.model.parameters()).device
-        ids = [self.tokenizer.encode(caption) for some in captions for caption in some]
-        texts = caption_batch(ids, self.tokenizer.vocabulary, self.context_length)
-        owner_T = torch.repeat_interleave(torch.tensor([len(some) for some in captions]))
-        images_BE = self.model.image(ImageBatch(torch.stack(list(images))).to(device))
-        found_T = (images_BE[owner_T.to(device)] * self.model.text(texts.to(device))).sum(dim=1)
-        parts = found_T.float().cpu().split([len(some) for some in captions])
-        return [part.tolist() for part in parts]
-
-
-def open_scorer(path: Path, precision: Precision) -> Scorer:
+def open_scorer(path: Path, precision: Precision) -> PictureModel:
     """The model of a run on pairs or of one of its checkpoints. Raises CheckpointError for another one."""
-    model, folder = load_picture_model(path, precision), locate(path)
-    if not isinstance(model, TwoTowerModel):
+    pictured = load_picture_model(path, precision)
+    if not isinstance(pictured.model, TwoTowerModel):
         raise CheckpointError(f"{path}: compares no pictures with captions; give a run with two towers (CLIP, SigLIP)")
-    told = json.loads((folder / PICTURES).read_text(encoding="utf-8"))
-    if "context_length" not in told:
+    if pictured.tokenizer is None:
         raise CheckpointError(f"{path}: holds no tokenizer for captions; give a run of corestone pretrain on pairs")
-    augmentation = parse(Augmentation, told["augmentation"], f"{folder / PICTURES}: augmentation")
-    if not augmentation.evaluation:  # the run's pictures had the model's size, but any others may come here
-        augmentation = augmentation.model_copy(update={"evaluation": (Resize(),)})
-    return Scorer(model, load_tokenizer(folder), augmentation, told["context_length"])
+    return pictured
+
+
+@torch.inference_mode()
+def cosines_of(
+    pictured: PictureModel, images: Sequence[Tensor], captions: Sequence[Sequence[str]]
+) -> list[list[float]]:
+    """Of each picture, made ready by `_ready`, and each of its captions."""
+    model, tokenizer = pictured.model, pictured.tokenizer
+    assert tokenizer is not None  # open_scorer sees to it
+    texts = pictured.captions([tokenizer.encode(caption) for some in captions for caption in some])
+    device = texts.tokens_BT.device
+    owner_T = torch.repeat_interleave(torch.tensor([len(some) for some in captions])).to(device)
+    images_BE = model.image(ImageBatch(torch.stack(list(images))).to(device))
+    found_T = (images_BE[owner_T] * model.text(texts)).sum(dim=1)
+    parts = found_T.float().cpu().split([len(some) for some in captions])
+    return [part.tolist() for part in parts]
 
 
 def filter_pairs(
@@ -144,7 +131,13 @@ def _made_before(out: Path, name: str) -> dict[str, Any]:
 
 
 def _fill(
-    scorer: Scorer, scores: _Scores, source: ImageSource, rules: FilterPairs, work: Path, out: Path, batch_size: int
+    scorer: PictureModel,
+    scores: _Scores,
+    source: ImageSource,
+    rules: FilterPairs,
+    work: Path,
+    out: Path,
+    batch_size: int,
 ) -> dict[str, Any]:
     """Write the shards and the source record; returns the manifest but for what names it."""
     counts, captions, seen = Counts(), Counter[str](), NearDuplicates(rules.near or 0)
@@ -208,7 +201,7 @@ def worth_decoding(
 
 
 def _scored(
-    scorer: Scorer, scores: _Scores, some: list[Picture], rules: FilterPairs, counts: Counts
+    scorer: PictureModel, scores: _Scores, some: list[Picture], rules: FilterPairs, counts: Counts
 ) -> Iterator[tuple[Picture, list[float], int]]:
     """The pictures that can be decoded, each with its captions' cosines and its perceptual hash."""
     with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -224,7 +217,7 @@ def _scored(
         cosines = scores.of([picture for picture, _, _ in usable])
         if cosines is None:
             captions = [picture.captions for picture, _, _ in usable]
-            cosines = scorer.cosines([image for _, image, _ in usable], captions)
+            cosines = cosines_of(scorer, [image for _, image, _ in usable], captions)
             scores.add([picture for picture, _, _ in usable], cosines)
         for (picture, _, look), found in zip(usable, cosines, strict=True):
             yield picture, found, look

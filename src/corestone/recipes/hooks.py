@@ -72,18 +72,18 @@ class Watch:
         )
 
     def score(self, state: State, result: StepResult | None) -> None:
-        """The loss on the beginning of the held-out text; the lowest one marks the best checkpoint."""
+        """The figures of the beginning of the held-out data; the best one of the first marks the best checkpoint."""
         if self.built.world.is_main:
             with self.meter.paused(), self.built.given_away() as model:
                 metrics = list(self.held_out.run(model))
-            loss = metrics[0]
-            state.held_out, state.held_out_step = loss.value, state.step
-            if state.best is None or loss.value < state.best:
-                state.best, state.best_step = loss.value, state.step
+            first, sign = metrics[0], -1 if self.built.data.more_is_better else 1
+            state.held_out, state.held_out_step = first.value, state.step
+            if state.best is None or sign * first.value < sign * state.best:
+                state.best, state.best_step = first.value, state.step
             self.write("evaluate", state, metrics={metric.name: metric.value for metric in metrics})
             self.console.print(
                 f"[green]held out[/]  {'  '.join(f'{metric.value:.4f} {metric.unit}' for metric in metrics[:2])} "
-                f"(n = {loss.n:,})",
+                f"(n = {first.n:,})",
                 highlight=False,
             )
         self.built.world.barrier()

@@ -42,7 +42,7 @@ class ImageData:
     folder: Path
     sides: dict[str, PictureSet]
 
-    unit = "pictures"
+    unit, more_is_better = "pictures", False
 
     @property
     def vocabulary(self) -> Vocabulary | None:

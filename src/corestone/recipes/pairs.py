@@ -3,27 +3,39 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from corestone.core.batch import ImageBatch
 from corestone.core.errors import SpecError
+from corestone.core.metric import Metric
 from corestone.core.protocols import Evaluator
 from corestone.core.spec import plain
 from corestone.core.vocabulary import Vocabulary
 from corestone.data.cache import cache_dir
+from corestone.data.images.augment import evaluation_picture, normalise
 from corestone.data.images.pairs import HeldOutPairs, PairLoader, caption_rows, caption_tokenizer
 from corestone.data.images.picture_set import PictureSet
 from corestone.data.images.sources import card
 from corestone.data.images.spec import Pairs
 from corestone.data.tokenizer import Tokenizer
+from corestone.evaluate.captions import CaptionScore
 from corestone.evaluate.retrieval import RetrievalScore
+from corestone.generate.spec import Sampling
+from corestone.generate.text import caption_text
 from corestone.parallel.collectives import World
 from corestone.recipes.images import check_pictures, open_sides, picture_size
 from corestone.recipes.spec import Run
 from corestone.train.archive import PICTURES
 
 MEASURED_PICTURES, MEASURED_ROWS = 2048, 256
+
+SAMPLED = 8
+"""Held-out pictures of which a captioner's captions are shown while it learns."""
 
 READING = "pictures without chance, every caption"
 
@@ -41,7 +53,7 @@ class PairData:
     sides: dict[str, PictureSet]
     tokenizer: Tokenizer
 
-    unit = "pictures"
+    unit, more_is_better = "pictures", True
 
     @property
     def vocabulary(self) -> Vocabulary | None:
@@ -67,7 +79,7 @@ class PairData:
 
     def row_tokens(self) -> int:
         """Tokens of the longest caption of a batch, the mean over a few batches."""
-        chosen = HeldOutPairs(self.sides["train"], self.tokenizer, self.spec, MEASURED_PICTURES)
+        chosen = self.pairs("train", MEASURED_PICTURES)
         widths = [batch.tokens_BT.shape[1] for batch in chosen.texts(MEASURED_ROWS)]
         return round(sum(widths) / len(widths))
 
@@ -96,18 +108,64 @@ class PairData:
         size, table = picture_size(self.spec.augmentation), self.tokenizer.manifest
         return f"{counts} pictures with captions, {size}, vocabulary {table.vocab_size:,}"
 
+    def pairs(self, side: str, most: int | None = None) -> HeldOutPairs:
+        """A side in order, or its first pictures."""
+        spec = self.spec
+        return HeldOutPairs(self.sides[side], self.tokenizer, spec.augmentation, spec.context_length, spec.rows, most)
+
     def held_out(self, run: Run, objective: Any) -> Evaluator:
         """Retrieval among the first pictures of the validation side."""
-        return self.scorer(run, "validation", run.evaluation.pictures_while_training)
+        return retrieval(self.pairs("validation", run.evaluation.pictures_while_training), run.evaluation.batch_size)
 
-    def scorer(self, run: Run, side: str, pictures: int | None = None) -> Evaluator:
-        """Retrieval among a side's pictures and captions, or its first ones."""
-        pairs = HeldOutPairs(self.sides[side], self.tokenizer, self.spec, pictures)
-        return RetrievalScore(pairs.images, pairs.texts, pairs.owner_T, run.evaluation.batch_size, READING)
+    def scorer(self, run: Run, side: str) -> Evaluator:
+        """Retrieval among a side's pictures and captions, and what captions a captioner writes."""
+        return PairScore(self.pairs(side), self.tokenizer, self.spec.context_length, run.evaluation.batch_size)
 
     def samples(self, run: Run, model: Any) -> list[tuple[str, str]]:
-        """Two towers write nothing."""
-        return []
+        """What a captioner writes of some held-out pictures, evenly spread, beside each one's id and own caption; two
+        towers write nothing."""
+        if model.generates != "captions":
+            return []
+        side = self.sides["validation"]
+        places = [place * len(side) // SAMPLED for place in range(min(SAMPLED, len(side)))]
+        seen = self.spec.augmentation
+        rows = [normalise(seen, evaluation_picture(seen, side.pixels(place))) for place in places]
+        batch = ImageBatch(torch.stack(rows)).to(next(iter(model.named_parameters()))[1].device)
+        sampling = Sampling(temperature=0.0, max_tokens=longest_caption(self.spec.context_length))
+        written = caption_text(model, self.tokenizer, batch, sampling)
+        named = [f"{side.id(place)} ({side.captions(place)[0]}):" for place in places]
+        return [(name, f" {text}") for name, text in zip(named, written, strict=True)]
+
+
+def retrieval(pairs: HeldOutPairs, batch_size: int) -> RetrievalScore:
+    """Scores of finding one half of a pair by the other."""
+    return RetrievalScore(pairs.images, pairs.texts, pairs.owner_T, batch_size, READING)
+
+
+def captioning(pairs: HeldOutPairs, tokenizer: Tokenizer, context_length: int, batch_size: int) -> CaptionScore:
+    """Scores of writing captions."""
+    return CaptionScore(pairs.images, pairs.captions_of, tokenizer, batch_size, longest_caption(context_length))
+
+
+def longest_caption(context_length: int) -> int:
+    """The most tokens of a caption in training: a separator stands at each of its ends."""
+    return context_length - 2
+
+
+@dataclass(frozen=True)
+class PairScore:
+    """Everything that a model of pairs is scored by. Satisfies `core.protocols.Evaluator`."""
+
+    pairs: HeldOutPairs
+    tokenizer: Tokenizer
+    context_length: int
+    batch_size: int
+
+    def run(self, model: Any) -> Iterator[Metric]:
+        """Yield what finding gives, and of a captioner what writing gives."""
+        yield from retrieval(self.pairs, self.batch_size).run(model)
+        if model.generates == "captions":
+            yield from captioning(self.pairs, self.tokenizer, self.context_length, self.batch_size).run(model)
 
 
 def open_pairs(run: Run, world: World) -> PairData:

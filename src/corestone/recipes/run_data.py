@@ -29,10 +29,12 @@ class RunData(Protocol):
 
     Attributes:
         unit: in what the run counts what it has seen: "tokens" or "pictures".
+        more_is_better: of the first figure that `held_out` gives.
         vocabulary: what objectives know of the tokens; None where there are none.
     """
 
     unit: str
+    more_is_better: bool
 
     @property
     def vocabulary(self) -> Vocabulary | None: ...

@@ -69,7 +69,8 @@ class Start(Spec):
     learned positions are interpolated where pictures have another size: a ViT's between patches (Dosovitskiy et al.
     2021, section 3.2), a CoAtNet's between offsets; anything else that is missing, left over or of another shape is an
     error. A two-tower model may begin with a ViT or a CoAtNet: that becomes its image tower, and the rest begins by
-    chance.
+    chance. A model of pictures alone may begin with the picture tower of one that reads texts too; behind a captioner's
+    encoder its pool begins by chance.
 
     Attributes:
         path: a run folder (its newest whole checkpoint) or a checkpoint folder; of averaged weights, the averages.

@@ -17,7 +17,7 @@ from corestone.data.tokenizer import MANIFEST_FILE, TokenizerManifest, check_sam
 from corestone.models.picture_spec import Captioner, CoAtNet, ImageEncoder, TwoTower
 from corestone.nn.patches import resized_positions
 from corestone.nn.position import resized_offsets
-from corestone.nn.spec import PatchEmbedding
+from corestone.nn.spec import MeanPool, PatchEmbedding
 from corestone.recipes.spec import ModelFile, Start
 from corestone.train.archive import PICTURES, identity, read_model_files
 
@@ -27,6 +27,9 @@ HEAD = "head."
 """What the names of a head's tensors begin with: every model has its head under this name (`core.protocols.Model`)."""
 TOWER = "image_tower."
 """What the names of a two-tower model's tensors begin with that are its image tower's."""
+POOL = "pool."
+"""What the names of an image encoder's pool begin with. A captioner's own pools stand on each other and serve captions
+and pairs, so another task gets one of its own."""
 LISTED = 8
 """Names of tensors that a message lists."""
 
@@ -41,8 +44,9 @@ class Beginning:
         interpolated: what was done to positions; "" where nothing was.
         why: why the head is not the start's; "" where it is.
         left_out: tensors of the start's head that were not taken.
-        fresh: tensors of the model's own head that begin by chance, or at zero; of a two-tower model that takes its
-            image tower alone, the other parts.
+        fresh: tensors of the model's own head, and of its pool behind a captioner's encoder, that begin by chance or at
+            zero; of a two-tower model that takes its image tower alone, the other parts.
+        others: how many tensors the start has besides those of its picture tower, where that alone is taken.
     """
 
     identity: Mapping[str, str]
@@ -51,12 +55,14 @@ class Beginning:
     why: str
     left_out: Sequence[str]
     fresh: Sequence[str]
+    others: int = 0
 
     def told(self) -> str:
         """In one line, with the name of everything that was not taken."""
         parts = [
             f"begins with {self.taken} tensors of {self.identity['path']} ({self.identity['checkpoint']}, weights "
             f"{self.identity['weights']})",
+            f"of its picture tower alone ({self.others} others left out)" if self.others else "",
             self.interpolated,
         ]
         if self.why:
@@ -92,17 +98,20 @@ def begin(start: Start, model: Spec, parameters: Mapping[str, Tensor], files: Ma
         check_same(load_tokenizer(folder).manifest, manifest, f"start.path={start.path}")
     if PICTURES in files:
         _refuse_other_rows((folder / PICTURES).read_text(encoding="utf-8"), files[PICTURES], start.path)
-    changed, interpolated = _interpolate(tensors, record, model)
+    tensors, others, tower = _picture_part(tensors, record, model)
+    changed, interpolated = _interpolate(tensors, tower, model)
     why = "start.zero_head" if start.zero_head else _differs(parameters, tensors)
     if not why and PICTURES in files:
         why = _named_otherwise((folder / PICTURES).read_text(encoding="utf-8"), files[PICTURES])
     left_out, fresh = (sorted(_head(names)) if why else [] for names in (tensors, parameters))
+    if isinstance(record, Captioner) and isinstance(model, ImageEncoder):
+        fresh = sorted({*fresh, *(name for name in parameters if name.startswith(POOL))})
     wanted = {name: tensor for name, tensor in parameters.items() if name not in fresh}
     _take(wanted, {name: tensor for name, tensor in tensors.items() if name not in left_out}, start.path)
     if start.zero_head:
         for name in ("head.weight", "head.bias"):
             parameters[name].zero_()
-    return Beginning(_named(start, folder), len(wanted) - changed, interpolated, why, left_out, fresh)
+    return Beginning(_named(start, folder), len(wanted) - changed, interpolated, why, left_out, fresh, others)
 
 
 def _tower(
@@ -153,6 +162,8 @@ def _differs(parameters: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) ->
     ours, theirs = ({name: tuple(found[name].shape) for name in _head(found)} for found in (parameters, tensors))
     if ours == theirs:
         return ""
+    if not theirs:
+        return "there is none there"
     rows = [shapes.get("head.weight", (0,))[0] for shapes in (theirs, ours)]
     if rows[0] != rows[1] and all(rows):
         return f"{rows[0]:,} classes there, {rows[1]:,} here"
@@ -170,6 +181,27 @@ def _refuse_other_rows(theirs: str, ours: str, path: str) -> None:
     if there is not None and here is not None and there != here:
         told = ", ".join(f"data.rows.{name}={json.dumps(value)}" for name, value in there.items())
         raise CheckpointError(f"start.path={path}: reads captions in rows of another kind; set {told}")
+
+
+def _picture_part(tensors: dict[str, Tensor], record: Spec, model: Spec) -> tuple[dict[str, Tensor], int, Spec]:
+    """Of a start that reads texts too, the tensors of what sees pictures, under the names of a model that sees nothing
+    else; how many others there are; and that tower's record (of a captioner's encoder, without a pool of its own)."""
+    if not isinstance(model, ImageEncoder | CoAtNet) or not isinstance(record, TwoTower | Captioner):
+        return tensors, 0, record
+    prefixes: dict[str, str] = {TOWER: ""}
+    tower: Spec
+    if isinstance(record, TwoTower):
+        tower = record.image
+    else:
+        prefixes = {"image_embedding.": "embedding.", "image_stack.": "stack."}
+        tower = ImageEncoder(embedding=record.image_embedding, stack=record.image_stack, pool=MeanPool())
+    found = {
+        new + name.removeprefix(old): tensor
+        for name, tensor in tensors.items()
+        for old, new in prefixes.items()
+        if name.startswith(old)
+    }
+    return found, len(tensors) - len(found), tower
 
 
 def _interpolate(tensors: dict[str, Tensor], old: Spec, new: Spec, prefix: str = "") -> tuple[int, str]:

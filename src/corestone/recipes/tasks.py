@@ -25,7 +25,7 @@ from corestone.evaluate.last_word import LastWord, Passage, made_passages
 from corestone.evaluate.perplexity import Scorer
 from corestone.evaluate.published import PublishedRow, published
 from corestone.evaluate.rolling import Corpus, RollingPerplexity
-from corestone.evaluate.spec import RMS, SGD
+from corestone.evaluate.spec import PICTURE_TASKS, RMS, SGD
 from corestone.evaluate.text_sets import read_lambada, read_treebank, read_treebank_characters, read_wikitext
 from corestone.models.decoder import DecoderModel
 from corestone.objectives.spec import NextToken
@@ -39,6 +39,7 @@ from corestone.recipes.registry import OBJECTIVES
 from corestone.recipes.results import cells, plain_metric
 from corestone.recipes.spec import Evaluation
 from corestone.recipes.text import Reading, scorer, text_of
+from corestone.train.archive import PICTURES, locate
 
 LM_EVAL = "lm-eval:"
 """A task name that begins so is one of EleutherAI's lm-eval (`recipes/harness.py`)."""
@@ -182,6 +183,8 @@ def evaluate_task(
         SpecError, DataError: no such task, an option that means nothing to it, no or unusable data.
     """
     task = find_task(name, asked)
+    if (locate(path) / PICTURES).is_file():
+        raise SpecError(f"--task {name}: scores text, and {path} sees pictures; its tasks: {', '.join(PICTURE_TASKS)}")
     keep_freed_memory()
     model, tokenizer = load_model(path, precision_with(asked.dynamic, precision))
     subject = subject_of(path, model, tokenizer, asked)
@@ -213,7 +216,7 @@ def _while_learning(task: Task, subject: Subject, asked: Asked, model: Any, dyna
 def find_task(name: str, asked: Asked) -> Task:
     """The task of a name, if what is asked means something to it."""
     if name not in TASKS:
-        raise SpecError(f"--task: {unknown('task', name, [*TASKS, LM_EVAL + 'NAME'])}")
+        raise SpecError(f"--task: {unknown('task', name, [*TASKS, *PICTURE_TASKS, LM_EVAL + 'NAME'])}")
     task = TASKS[name]
     for option in ("shots", "stride", "dynamic"):
         if getattr(asked, option) is not None and option not in task.takes:

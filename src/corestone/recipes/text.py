@@ -39,7 +39,7 @@ class TextData:
     train: list[TokenSet]
     validation: list[TokenSet]
 
-    unit = "tokens"
+    unit, more_is_better = "tokens", False
 
     @property
     def vocabulary(self) -> Vocabulary | None:

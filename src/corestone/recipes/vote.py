@@ -27,10 +27,10 @@ from corestone.evaluate.vote import Judgement, agreement, judge, majority, two_l
 from corestone.objectives.spec import Classification
 from corestone.parallel.collectives import World, join_world
 from corestone.parallel.precision import Precision, compute_dtype
-from corestone.recipes.evaluate_images import load_picture_model
 from corestone.recipes.images import IN_ORDER, ImageData, open_images
 from corestone.recipes.kept import about_checkpoint
 from corestone.recipes.load import is_run, open_run
+from corestone.recipes.picture_model import load_picture_model
 from corestone.recipes.results import cells, plain_metric
 from corestone.recipes.spec import Run
 from corestone.train.archive import PICTURES, locate
@@ -54,7 +54,7 @@ class Member:
 
     def judge(self, side: str) -> Judgement:
         """What its model says of a side; the model is forgotten afterwards."""
-        model = load_picture_model(self.path, self.precision)
+        model = load_picture_model(self.path, self.precision).model
         self.data.check(model)
         return judge(model, self.data.batches(side), self.batch_size)
 

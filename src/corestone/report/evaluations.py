@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
 
-from corestone.report.folder import Run, Tree, metric
+from corestone.report.folder import Run, Tree, metric, metrics
+from corestone.report.pictures import ClassRow, class_rows, confusion_chart, counts_of
+from corestone.report.sections import OF_CLASS, Chart
 from corestone.report.units import interval, told
 
 
@@ -25,26 +28,36 @@ class Line:
 
 @dataclass(frozen=True)
 class Kept:
-    """An evaluation: what was scored, of which checkpoint and how, and its figures."""
+    """An evaluation: what was scored, of which checkpoint and how, and its figures; of a classification also each
+    class's, the worst first, and what it is taken for."""
 
     title: str
     about: str
     lines: Sequence[Line]
+    classes: Sequence[ClassRow]
+    matrix: Chart | None
 
 
 def kept(run: Run) -> list[Kept]:
     """The evaluations in the folder, those of one task and text side by side; without figures none is shown."""
-    found = [
-        (str(tree.get("task")), str(tree.get("data")), Kept(_title(tree), _about(tree), list(_lines(tree))))
-        for tree in run.kept
-    ]
-    return [item for *_, item in sorted(found, key=lambda pair: pair[:2]) if item.lines]
+    order = sorted(run.kept, key=lambda tree: (str(tree.get("task")), str(tree.get("data"))))
+    found = [_kept(number, tree) for number, tree in enumerate(order)]
+    return [item for item in found if item.lines]
+
+
+def _kept(number: int, tree: Tree) -> Kept:
+    listed = tree.get("classes")
+    names = [str(name) for name in listed] if isinstance(listed, list) else []
+    counts = counts_of(tree.get("confusion"), len(names))
+    rows = class_rows(metrics(tree, "model"), names, counts)
+    return Kept(_title(tree), _about(tree), _lines(tree), rows, confusion_chart(f"confusion-{number}", counts, names))
 
 
 def _title(tree: Tree) -> str:
-    task, data = str(tree.get("task", "?")), tree.get("data")
+    task, data, source = str(tree.get("task", "?")), tree.get("data"), tree.get("source")
     name = "Text" if task == "text" else task
-    return f"{name}: {data if isinstance(data, str) else 'own held-out text'}"
+    own = f"own held-out pictures ({source})" if isinstance(source, str) else "own held-out text"
+    return f"{name}: {data if isinstance(data, str) else own}"
 
 
 def _about(tree: Tree) -> str:
@@ -74,9 +87,12 @@ def _count(value: Any, form: str) -> str | None:
 
 
 def _lines(tree: Tree) -> list[Line]:
-    own = [_line(item) for item in _items(tree, "model")]
-    floors = [_line(item, "floor: ") for item in _items(tree, "floors")]
-    return [*own, *floors, *(_published(row) for row in _items(tree, "published"))]
+    """How figures were counted is said once for those that follow one another."""
+    own = [_line(item) for item in _items(tree, "model") if not str(item.get("name")).startswith(OF_CLASS)]
+    lines = [*own, *(_line(item, "floor: ") for item in _items(tree, "floors"))]
+    same = [False, *(line.convention == before.convention for before, line in pairwise(lines))]
+    told_once = [replace(line, convention="") if said else line for line, said in zip(lines, same, strict=True)]
+    return [*told_once, *(_published(row) for row in _items(tree, "published"))]
 
 
 def _items(tree: Tree, key: str) -> list[Tree]:

@@ -11,7 +11,7 @@ from corestone.core.format import clock, si
 from corestone.core.metric import Metric
 from corestone.core.runlog import Event, number
 from corestone.report.folder import Run, find
-from corestone.report.units import interval, judges, quality, seen, told, unit_of
+from corestone.report.units import BESIDES, interval, judges, quality, seen, told, unit_of
 
 
 @dataclass(frozen=True)
@@ -129,10 +129,11 @@ def state(run: Run) -> tuple[str, str]:
 
 
 def headline(run: Run) -> list[Figure]:
-    """The five numbers at the top of the page."""
+    """The numbers at the top of the page."""
     amount, size, unit = units_seen(run), parameters(run), unit_of(run)
     return [
         _quality(run),
+        *_besides(run),
         _floor(run),
         Figure(f"{unit.key.capitalize()} seen", None if amount is None else si(amount), unit.key, _epochs(run, amount)),
         time_figure(run),
@@ -154,6 +155,16 @@ def _quality(run: Run) -> Figure:
     if values:
         return Figure(by.name, *told(values[-1], by.unit), "last while training; not evaluated")
     return Figure(by.name, None, remark="not evaluated")
+
+
+def _besides(run: Run) -> list[Figure]:
+    """The figures of a model of pairs besides the one by which it is judged."""
+    found = {metric.name: metric for metric in run.metrics("model")}
+    return [
+        Figure(name, *told(found[key].value, found[key].unit), f"95 % interval {interval(found[key])}")
+        for key, name in BESIDES
+        if key in found
+    ]
 
 
 def _floor(run: Run) -> Figure:

@@ -71,11 +71,11 @@ def picture_page(run: Run) -> PicturePage:
     """Everything that a run on pictures tells of its classes and pictures."""
     tree = run.evaluation or {}
     names = [str(name) for name in _list(tree.get("classes"))]
-    counts = _counts(tree.get("confusion"), len(names))
-    rows = _class_rows(run, names, counts)
+    counts = counts_of(tree.get("confusion"), len(names))
+    rows = class_rows(run.metrics("model"), names, counts)
     error = next((one for one in run.metrics("model") if one.name == "calibration_error"), None)
     return PicturePage(
-        matrix=_matrix(counts, names) if counts and len(names) <= MATRIX_CLASSES else None,
+        matrix=confusion_chart("confusion", counts, names),
         wide=len(names) > BESIDE_CLASSES,
         classes=rows[:OPEN_ROWS],
         other_classes=rows[OPEN_ROWS:],
@@ -91,25 +91,32 @@ def _list(found: Any) -> list[Any]:
     return found if isinstance(found, list) else []
 
 
-def _counts(found: Any, size: int) -> list[list[int]]:
+def counts_of(found: Any, size: int) -> list[list[int]]:
     """The confusion matrix; empty where it is not one of so many classes."""
     rows = [[n for n in _list(row) if type(n) is int and n >= 0] for row in _list(found)]
     return rows if rows and len(rows) == size and all(len(row) == size for row in rows) else []
 
 
-def _matrix(counts: Sequence[Sequence[int]], names: Sequence[str]) -> Chart:
+def confusion_chart(name: str, counts: Sequence[Sequence[int]], names: Sequence[str]) -> Chart | None:
+    """The confusion matrix, drawn; None where it has too many classes to be read, or was not kept.
+
+    Args:
+        name: by which the page knows this drawing.
+    """
+    if not counts or len(names) > MATRIX_CLASSES:
+        return None
     room = 12 if len(names) <= BESIDE_CLASSES else 22
     short = [name if len(name) <= room else f"{name[: room - 1]}…" for name in names]
     title, unit = "Confusion matrix", "pictures"
     describe = f"{title}: {len(names)} classes; the table of classes has its numbers"
     legend = [("named rightly", "c2", "line"), ("mistaken", "c3", "line")]
     axis = "a row per class, its accuracy at the end; a column per guess"
-    return Chart(title, unit, matrix("confusion", counts, short, describe), axis, legend)
+    return Chart(title, unit, matrix(name, counts, short, describe), axis, legend)
 
 
-def _class_rows(run: Run, names: Sequence[str], counts: Sequence[Sequence[int]]) -> list[ClassRow]:
-    """The classes, the worst first."""
-    found = [one for one in run.metrics("model") if one.name.startswith(OF_CLASS)]
+def class_rows(metrics: Sequence[Metric], names: Sequence[str], counts: Sequence[Sequence[int]]) -> list[ClassRow]:
+    """The classes, the worst first, of the metrics that tell one's accuracy."""
+    found = [one for one in metrics if one.name.startswith(OF_CLASS)]
     rows = []
     for one in sorted(found, key=lambda one: one.value):
         name = one.name.removeprefix(OF_CLASS)

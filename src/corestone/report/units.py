@@ -17,7 +17,7 @@ class Unit:
 
     Attributes:
         key: its name, in logs as on the page.
-        kind: of the recipe's data that is counted so.
+        kinds: of the recipe's data that are counted so.
         material: what the data are made of.
         items: what preparing the data keeps or drops.
         batch: the recipe's key for how many of them a step has.
@@ -26,7 +26,7 @@ class Unit:
     """
 
     key: str
-    kind: str
+    kinds: tuple[str, ...]
     material: str
     items: str
     batch: str
@@ -56,7 +56,7 @@ class Unit:
 
 TEXT = Unit(
     key="tokens",
-    kind="text",
+    kinds=("text",),
     material="text",
     items="documents",
     batch="training.batch_tokens",
@@ -65,7 +65,7 @@ TEXT = Unit(
 )
 PICTURES = Unit(
     key="pictures",
-    kind="images",
+    kinds=("images", "pairs"),
     material="pictures",
     items="pictures",
     batch="training.batch_examples",
@@ -81,7 +81,7 @@ def known_unit(run: Run) -> Unit | None:
     data = (run.recipe or {}).get("data")
     kind = data.get("kind") if isinstance(data, dict) else None
     return next((unit for unit in UNITS if unit.key in keys), None) or next(
-        (unit for unit in UNITS if unit.kind == kind), None
+        (unit for unit in UNITS if kind in unit.kinds), None
     )
 
 
@@ -144,8 +144,16 @@ QUALITIES = (
     Quality("nats_per_target", "Nats per target", "nats/target"),
     Quality("detection_nats", "Detection loss", "nats/token"),
     Quality("top1_accuracy", "Top-1 accuracy", "share of pictures", share=True),
+    Quality("text_recall_at_1", "Text recall@1", "share of pictures", share=True),
 )
 BITS, ACCURACY = QUALITIES[0], QUALITIES[3]
+BESIDES = (
+    ("image_recall_at_1", "Image recall@1"),
+    ("exact_name_rate", "Exact names"),
+)
+"""Figures of models of pairs that stand beside the one by which these are judged, with their names on the page."""
+SHARES = ("share of pictures", "share of texts")
+"""Units that the page shows in percent."""
 
 
 def quality_of(names: Iterable[str], default: Quality = BITS) -> Quality:
@@ -177,9 +185,9 @@ def is_bits_per_byte(metric: Metric) -> bool:
 
 
 def told(value: float, unit: str) -> tuple[str, str]:
-    """A measured value and its unit as the page shows them: a share of pictures in percent, others with three decimals
-    below a thousand, whole and grouped above."""
-    if unit == ACCURACY.unit:
+    """A measured value and its unit as the page shows them: a share of pictures or texts in percent, others with three
+    decimals below a thousand, whole and grouped above."""
+    if unit in SHARES:
         return f"{100 * value:.2f}", "%"
     return f"{value:.3f}" if abs(value) < 1000 else f"{value:,.0f}", unit
 

@@ -102,21 +102,21 @@ def test_rows_of_a_run_are_those_of_its_record_and_its_vocabulary(prepared):
     rows = CaptionRows(start=3, end=4, fill=5)
     spec = Pairs(source=source, augmentation=SEEN, tokenizer=Bytes(), context_length=40, rows=rows)
     for batch in (
-        next(HeldOutPairs(pictures, tokenizer, spec).texts(2)),
+        next(HeldOutPairs(pictures, tokenizer, spec.augmentation, spec.context_length, spec.rows).texts(2)),
         PairLoader(pictures, tokenizer, spec, 0, 2, 0, 1).batch(0).texts,
     ):
         assert batch.tokens_BT[:, 0].tolist() == [3, 3]
         assert (batch.tokens_BT == 4).sum(1).tolist() == [1, 1]
     beyond = spec.model_copy(update={"rows": CaptionRows(end=257, fill=0)})
     with pytest.raises(DataError, match=r"data\.rows\.end=257: the tokenizer has 257 tokens"):
-        HeldOutPairs(pictures, tokenizer, beyond)
+        HeldOutPairs(pictures, tokenizer, beyond.augmentation, beyond.context_length, beyond.rows)
 
 
 def test_held_out_pairs_know_their_owners(prepared):
     pictures, source = prepared
     tokenizer = build_tokenizer(Bytes(), ())
     spec = Pairs(source=source, augmentation=SEEN, tokenizer=Bytes(), context_length=40)
-    pairs = HeldOutPairs(pictures, tokenizer, spec, most=5)
+    pairs = HeldOutPairs(pictures, tokenizer, spec.augmentation, spec.context_length, most=5)
     assert sum(map(len, pairs.images(2))) == 5
     assert sum(map(len, pairs.texts(4))) == len(pairs.captions) == len(pairs.owner_T)
     for caption, owner in zip(pairs.captions, pairs.owner_T.tolist(), strict=True):
@@ -148,5 +148,5 @@ def test_a_picture_without_a_caption_is_named(prepared):
             return f"picture {place}"
 
     with pytest.raises(DataError, match="'picture 1' has no caption"):
-        HeldOutPairs(Silent(), build_tokenizer(Bytes(), ()), None)
+        HeldOutPairs(Silent(), build_tokenizer(Bytes(), ()), None, 8)
     assert len(pictures) == NUMBER

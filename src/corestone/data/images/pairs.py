@@ -17,6 +17,7 @@ from corestone.core.mask import Mask
 from corestone.core.rng import Draws, fold
 from corestone.core.spec import fingerprint, plain
 from corestone.core.vocabulary import Vocabulary
+from corestone.data.images.augment_spec import Augmentation
 from corestone.data.images.loader import ImageLoader, evaluation_batches
 from corestone.data.images.picture_set import PictureSet
 from corestone.data.images.spec import CaptionRows, Pairs
@@ -122,21 +123,38 @@ def caption_batch(captions: Sequence[Sequence[int]], rows: CaptionRows, context_
 
 
 class HeldOutPairs:
-    """A side of a set in order: its pictures, all its captions, and whose each caption is."""
+    """A side of a set in order: its pictures, all its captions, and whose each caption is.
 
-    def __init__(self, pictures: PictureSet, tokenizer: Tokenizer, spec: Pairs, most: int | None = None) -> None:
+    Args:
+        augmentation: whose steps of evaluation pictures go through.
+        context_length: the most tokens of a caption.
+        rows: what stands around a caption; None: what the vocabulary says.
+        most: only so many pictures, the first ones.
+    """
+
+    def __init__(
+        self,
+        pictures: PictureSet,
+        tokenizer: Tokenizer,
+        augmentation: Augmentation,
+        context_length: int,
+        rows: CaptionRows | None = None,
+        most: int | None = None,
+    ) -> None:
         check_captions(pictures)
-        self._pictures, self._tokenizer, self._spec = pictures, tokenizer, spec
-        self._rows = caption_rows(spec.rows, tokenizer.vocabulary)
+        self._pictures, self._tokenizer = pictures, tokenizer
+        self._augmentation, self._context_length = augmentation, context_length
+        self._rows = caption_rows(rows, tokenizer.vocabulary)
         self.count = len(pictures) if most is None else min(most, len(pictures))
-        pairs = [(place, caption) for place in range(self.count) for caption in pictures.captions(place)]
+        self.captions_of = [pictures.captions(place) for place in range(self.count)]
+        pairs = [(place, caption) for place, captions in enumerate(self.captions_of) for caption in captions]
         self.captions = [caption for _, caption in pairs]
         self.owner_T = torch.tensor([place for place, _ in pairs])
 
     def images(self, batch_size: int) -> Iterator[ImageBatch]:
         """The pictures, without chance."""
         left = self.count
-        for batch in evaluation_batches(self._pictures, self._spec.augmentation, batch_size):
+        for batch in evaluation_batches(self._pictures, self._augmentation, batch_size):
             yield batch.rows(0, left)
             left -= len(batch)
             if left <= 0:
@@ -146,7 +164,7 @@ class HeldOutPairs:
         """The captions of these pictures."""
         for first in range(0, len(self.captions), batch_size):
             ids = [self._tokenizer.encode(caption) for caption in self.captions[first : first + batch_size]]
-            yield caption_batch(ids, self._rows, self._spec.context_length)
+            yield caption_batch(ids, self._rows, self._context_length)
 
 
 def caption_tokenizer(spec: Pairs, pictures: PictureSet, cache: Path) -> Tokenizer:

@@ -1,0 +1,52 @@
+"""Emoji named in words: a captioner that learns from one artist's drawings and names another's."""
+
+from __future__ import annotations
+
+from corestone.core.units import duration
+from corestone.data.images.spec import EmbeddedImages, Pairs
+from corestone.data.spec import BytePair
+from corestone.models.picture_spec import Captioner
+from corestone.nn.spec import Init, PatchEmbedding
+from corestone.objectives.spec import Captioning
+from corestone.optim.spec import AdamW, Cosine
+from corestone.recipes.multimodal.emoji import CONTEXT_LENGTH, DRAWINGS, SIZE, VOCAB_SIZE
+from corestone.recipes.spec import Run
+from corestone.train.spec import Rhythm, Training
+from corestone.zoo.coca import coca
+
+
+def small_coca() -> Captioner:
+    """The paper's shape: encoder twice as deep as each half of the decoder (large), one width for all."""
+    patches = PatchEmbedding(image_size=(SIZE, SIZE), patch_size=12, class_token=False)
+    spec = coca(160, 4, (4, 640), (2, 640), vocab_size=VOCAB_SIZE, picture=patches, queries=16)
+    return spec.model_copy(
+        update={
+            "embedding": spec.embedding.model_copy(update={"context_length": CONTEXT_LENGTH}),
+            "init": Init(std=None, token_std=0.02, position_std=0.01, scale_residual=True),
+        }
+    )
+
+
+def coca_emoji() -> Run:
+    """A CoCa of 3 M parameters. `data.source.split=concept` holds out names in place of an artist."""
+    return Run(
+        name="coca-emoji",
+        description="A small CoCa that names emoji, learnt from 3,500 of one artist; another artist's are held out.",
+        model=small_coca(),
+        objective=Captioning(),
+        data=Pairs(
+            source=EmbeddedImages(name="emoji", split="artist"),
+            augmentation=DRAWINGS,
+            tokenizer=BytePair(vocab_size=VOCAB_SIZE),
+            context_length=CONTEXT_LENGTH,
+        ),
+        optimiser=AdamW(learning_rate=1e-3, beta2=0.98, eps=1e-6, weight_decay=0.2),
+        schedule=Cosine(warmup=duration("50 steps"), final=0.0),
+        training=Training(length=duration("900 steps"), batch_examples=256),
+        rhythm=Rhythm(
+            log=duration("20 steps"),
+            evaluate=duration("150 steps"),
+            sample=duration("150 steps"),
+            checkpoint=duration("300 steps"),
+        ),
+    )
