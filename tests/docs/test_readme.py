@@ -46,7 +46,7 @@ def run_short(mark: str, cwd: Path) -> None:
 
 def test_every_command_is_run_here():
     marked = re.findall(r"<!-- ([a-z ]+) -->\n```\n", README)
-    assert set(marked) == {"tour", "objectives", "more", "evaluation", "pictures", "own text"}
+    assert set(marked) == {"tour", "objectives", "more", "evaluation", "pictures", "pairs", "own text"}
     assert len(re.findall(r"^```\ncorestone", README, re.MULTILINE)) == len(marked)
 
 
@@ -72,9 +72,13 @@ def test_objectives_are_shown(tmp_path):
 
 
 def test_pictures_are_learnt_and_scored(tmp_path):
-    for words in commands("pictures"):
+    for words in [*commands("pictures"), *commands("pairs")]:
         run(words, tmp_path)
     assert json.loads((tmp_path / "runs/digits/evaluation.json").read_text())["split"] == "test"
+    tasks = [
+        json.loads(line)["task"] for line in (tmp_path / "runs/captions/evaluations.jsonl").read_text().splitlines()
+    ]
+    assert tasks == ["zero_shot"]
 
 
 @pytest.mark.slow
