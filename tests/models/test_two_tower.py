@@ -18,8 +18,10 @@ from corestone.core.errors import SpecError
 from corestone.core.mask import Mask
 from corestone.core.spec import from_yaml, override, parse, plain, to_yaml
 from corestone.models.coatnet import CoAtNetModel, build_coatnet
+from corestone.models.convnet import ConvNetModel, build_convnet
 from corestone.models.picture_spec import (
     CoAtNet,
+    ConvNet,
     ImageEncoder,
     ModifiedResNet,
     Projection,
@@ -39,6 +41,7 @@ from corestone.nn.spec import (
     AttentionPool,
     Block,
     ClassTokenPool,
+    ConvLayer,
     FeedForward,
     GridTransformer,
     Init,
@@ -110,7 +113,14 @@ def coatnet() -> TwoTower:
     return TwoTower(image=image, text=text_tower(False, "mean"), embed_dim=20, text_projection=None)
 
 
-SPECS = {"clip": clip, "siglip": siglip, "resnet": resnet, "coatnet": coatnet}
+def convnet() -> TwoTower:
+    """Convolutions alone, whose last map's every value is projected."""
+    layers = (ConvLayer(channels=8, kernel=3, stride=2, padding=1), ConvLayer(channels=12, kernel=3, stride=2))
+    image = ConvNet(image_size=(8, 12), channels=2, classes=None, layers=layers)
+    return TwoTower(image=image, text=text_tower(), embed_dim=7)
+
+
+SPECS = {"clip": clip, "siglip": siglip, "resnet": resnet, "coatnet": coatnet, "convnet": convnet}
 
 
 def pictures(model: TwoTowerModel, rows: int, seed: int = 0) -> ImageBatch:
@@ -404,6 +414,22 @@ def test_a_coatnet_tower_is_the_classifier_without_its_head():
     assert classifier.training_flops() - tower.training_flops() == 6 * (24 * 24 + 24 * 3)
 
 
+def test_a_convnet_tower_is_the_classifier_without_its_head():
+    tower = build_two_tower(convnet()).image_tower
+    assert isinstance(tower, ConvNetModel)
+    classifier = build_convnet(tower.spec.model_copy(update={"classes": 3}), seed=1)
+    own = classifier.state_dict()
+    classifier_only = own.keys() - tower.state_dict().keys()
+    assert {name.split(".")[0] for name in classifier_only} == {"head"}
+    tower.load_state_dict({name: own[name] for name in tower.state_dict()})
+    batch = ImageBatch(torch.randn(5, 2, 8, 12, generator=torch.Generator().manual_seed(1)))
+    with torch.no_grad():
+        assert torch.equal(tower.eval()(batch).hidden, classifier.eval()(batch).hidden)
+    assert tower(batch).hidden.shape == (5, tower.spec.outputs) == (5, 1 * 2 * 12)
+    assert (tower.classes, classifier.classes) == (0, 3)
+    assert classifier.training_flops() - tower.training_flops() == 6 * 24 * 3
+
+
 def test_a_texts_mean_is_of_its_own_tokens_alone():
     """By a loop over the rows. Worst of 20 seeds: 2.4e-7."""
     tower = build_two_tower(coatnet(), seed=2).text_tower
@@ -456,9 +482,10 @@ def test_records_that_cannot_be_are_refused(path, value, message):
         parse(TwoTower, tree, "model")
 
 
-def test_a_tower_with_classes_is_refused():
+@pytest.mark.parametrize("spec", [coatnet, convnet])
+def test_a_tower_with_classes_is_refused(spec):
     with pytest.raises(SpecError, match=r"image.classes: a tower makes vectors, no logits; set classes=null"):
-        override(coatnet(), ["image.classes=3"])
+        override(spec(), ["image.classes=3"])
 
 
 @pytest.mark.parametrize(

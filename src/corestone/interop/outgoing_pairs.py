@@ -31,7 +31,7 @@ from corestone.interop.pictured import Pixels
 from corestone.interop.two_tower import two_tower_to
 from corestone.interop.vocabulary import TOKENIZER
 from corestone.interop.weights import build_with
-from corestone.models.picture_spec import CoAtNet, TwoTower
+from corestone.models.picture_spec import CoAtNet, ConvNet, TwoTower
 from corestone.train.archive import MODEL, PICTURES, TOKENIZER_FILES, read_model_files
 
 TOKENS = "text_tower.embedding.token.weight"
@@ -94,8 +94,9 @@ def read_pairs_json(path: Path, spec: TwoTower, tokenizer: Tokenizer) -> PairTol
 
 
 def _format(library: str, spec: TwoTower, where: str) -> PairFormat:
-    if isinstance(spec.image, CoAtNet):
-        raise CheckpointError(f"{where}: an image tower of kind 'coatnet' cannot be written for other libraries")
+    if isinstance(spec.image, CoAtNet | ConvNet):
+        kind = spec.image.kind
+        raise CheckpointError(f"{where}: an image tower of kind '{kind}' cannot be written for other libraries")
     if library == "open_clip":
         return OPEN_CLIP_MODEL
     if library == "huggingface":

@@ -18,7 +18,7 @@ from corestone.nn.init import started
 
 class ConvNetModel(nn.Module):
     """`model(batch)` gives a picture's last map as one vector (B, D), place after place with the channels of each
-    together; `model.head(hidden)` gives logits (B, K)."""
+    together; `model.head(hidden)` gives logits (B, K), where the record has classes."""
 
     generates = "nothing"
 
@@ -27,8 +27,7 @@ class ConvNetModel(nn.Module):
         self.spec = spec
         channels = [spec.channels, *(layer.channels for layer in spec.layers)]
         self.layers = nn.Sequential(*(Convolution(layer, c) for layer, c in zip(spec.layers, channels, strict=False)))
-        height, width = spec.maps[-1]
-        self.head = NormedHead(height * width * channels[-1], spec.classes)
+        self.head = NormedHead(spec.outputs, spec.classes) if spec.classes is not None else None
 
     @property
     def image_size(self) -> tuple[int, int]:
@@ -42,12 +41,12 @@ class ConvNetModel(nn.Module):
 
     @property
     def classes(self) -> int:
-        """Kinds of pictures that are told apart."""
-        return self.spec.classes
+        """Kinds of pictures that are told apart; 0 without a head."""
+        return self.spec.classes or 0
 
     def forward(self, batch: ImageBatch) -> Output:
         """Hidden values (B, D)."""
-        map_BCHW: Tensor = self.layers(batch.images_BCHW.to(self.head.weight.dtype))
+        map_BCHW: Tensor = self.layers(batch.images_BCHW.to(next(self.layers.parameters()).dtype))
         return Output(hidden=map_BCHW.permute(0, 2, 3, 1).flatten(1))
 
     def training_flops(self) -> float:
@@ -58,7 +57,7 @@ class ConvNetModel(nn.Module):
             products = height * width * layer.kernel**2 * channels * layer.channels
             total += (6 if place else 4) * products
             channels = layer.channels
-        return total + 6 * self.head.weight.numel()
+        return total if self.head is None else total + 6 * self.head.weight.numel()
 
 
 def build_convnet(spec: ConvNet, seed: int = 0, device: torch.device | str = "cpu") -> ConvNetModel:

@@ -149,12 +149,13 @@ class ConvNet(Spec):
     Attributes:
         image_size: height and width of the pictures.
         channels: of the pictures.
+        classes: None: the values of the last map alone, as the image tower of a `TwoTower`.
     """
 
     kind: Literal["convnet"] = "convnet"
     image_size: tuple[int, int]
     channels: int = Field(default=3, ge=1)
-    classes: int = Field(ge=2)
+    classes: int | None = Field(ge=2)
     layers: tuple[ConvLayer, ...] = Field(min_length=1)
     init: Init = Init(std=None)
 
@@ -165,6 +166,12 @@ class ConvNet(Spec):
         for layer in self.layers:
             sizes.append(layer.outputs(sizes[-1]))
         return tuple(sizes[1:])
+
+    @property
+    def outputs(self) -> int:
+        """Values of a picture's vector."""
+        height, width = self.maps[-1]
+        return height * width * self.layers[-1].channels
 
     @model_validator(mode="after")
     def _fits(self) -> ConvNet:
@@ -325,7 +332,7 @@ class TwoTower(Spec):
     """
 
     kind: Literal["two_tower"] = "two_tower"
-    image: Annotated[ImageEncoder | ModifiedResNet | CoAtNet, Field(discriminator="kind")]
+    image: Annotated[ImageEncoder | ModifiedResNet | CoAtNet | ConvNet, Field(discriminator="kind")]
     text: TextTower
     embed_dim: int = Field(ge=1)
     image_projection: Projection | None = Projection()
@@ -336,7 +343,7 @@ class TwoTower(Spec):
     def _fits(self) -> TwoTower:
         if isinstance(self.image, ImageEncoder) and self.image.head is not None:
             raise ValueError("image.head: a tower makes vectors, no logits; set head=null")
-        if isinstance(self.image, CoAtNet) and self.image.classes is not None:
+        if isinstance(self.image, CoAtNet | ConvNet) and self.image.classes is not None:
             raise ValueError("image.classes: a tower makes vectors, no logits; set classes=null")
         towers = (
             ("image", self.image_projection, self.image.outputs),

@@ -16,10 +16,12 @@ from corestone.core.mask import Mask
 from corestone.core.protocols import Output
 from corestone.core.rng import fold
 from corestone.models.coatnet import CoAtNetModel
+from corestone.models.convnet import ConvNetModel
 from corestone.models.flops import stack_flops
 from corestone.models.image_encoder import ImageEncoderModel
 from corestone.models.picture_spec import (
     CoAtNet,
+    ConvNet,
     ImageEncoder,
     ModifiedResNet,
     Projection,
@@ -144,18 +146,30 @@ class TwoTowerModel(nn.Module):
 
 
 def _image_tower(
-    spec: ImageEncoder | ModifiedResNet | CoAtNet,
-) -> ImageEncoderModel | ModifiedResNetModel | CoAtNetModel:
-    if isinstance(spec, ImageEncoder):
-        return ImageEncoderModel(spec)
-    return CoAtNetModel(spec) if isinstance(spec, CoAtNet) else ModifiedResNetModel(spec)
+    spec: ImageEncoder | ModifiedResNet | CoAtNet | ConvNet,
+) -> ImageEncoderModel | ModifiedResNetModel | CoAtNetModel | ConvNetModel:
+    match spec:
+        case ImageEncoder():
+            return ImageEncoderModel(spec)
+        case ModifiedResNet():
+            return ModifiedResNetModel(spec)
+        case CoAtNet():
+            return CoAtNetModel(spec)
+        case ConvNet():
+            return ConvNetModel(spec)
 
 
-def _branches(spec: ImageEncoder | ModifiedResNet | CoAtNet) -> int:
-    """Residual branches of an image tower."""
-    if isinstance(spec, ImageEncoder):
-        return 2 * len(spec.stack.blocks)
-    return 2 * sum(stage.depth for stage in spec.stages) if isinstance(spec, CoAtNet) else sum(spec.depths)
+def _branches(spec: ImageEncoder | ModifiedResNet | CoAtNet | ConvNet) -> int:
+    """Residual branches of an image tower; of one without any, its layers."""
+    match spec:
+        case ImageEncoder():
+            return 2 * len(spec.stack.blocks)
+        case ModifiedResNet():
+            return sum(spec.depths)
+        case CoAtNet():
+            return 2 * sum(stage.depth for stage in spec.stages)
+        case ConvNet():
+            return len(spec.layers)
 
 
 def _projection(spec: Projection | None, width: int, embed_dim: int) -> nn.Module:

@@ -14,7 +14,7 @@ from torch import Tensor
 from corestone.core.errors import CheckpointError
 from corestone.core.spec import Spec, parse
 from corestone.data.tokenizer import MANIFEST_FILE, TokenizerManifest, check_same, load_tokenizer
-from corestone.models.picture_spec import Captioner, CoAtNet, ImageEncoder, TwoTower
+from corestone.models.picture_spec import Captioner, CoAtNet, ConvNet, ImageEncoder, TwoTower
 from corestone.nn.patches import resized_positions
 from corestone.nn.position import resized_offsets
 from corestone.nn.spec import MeanPool, PatchEmbedding
@@ -89,7 +89,7 @@ def begin(start: Start, model: Spec, parameters: Mapping[str, Tensor], files: Ma
     found = read_model_files(Path(start.path).expanduser(), (PICTURES,) if PICTURES in files else tuple(files))
     folder, tensors = found.tokenizer_folder, dict(found.tensors)
     record = parse(ModelFile, {"model": yaml.safe_load(found.model_yaml)}, f"{start.path}: model.yaml").model
-    if isinstance(model, TwoTower) and isinstance(record, ImageEncoder | CoAtNet):
+    if isinstance(model, TwoTower) and isinstance(record, ImageEncoder | CoAtNet | ConvNet):
         return _tower(start, model, record, parameters, folder, tensors)
     if MANIFEST_FILE in files:
         if not (folder / MANIFEST_FILE).is_file():
@@ -117,7 +117,7 @@ def begin(start: Start, model: Spec, parameters: Mapping[str, Tensor], files: Ma
 def _tower(
     start: Start,
     model: TwoTower,
-    record: ImageEncoder | CoAtNet,
+    record: ImageEncoder | CoAtNet | ConvNet,
     parameters: Mapping[str, Tensor],
     folder: Path,
     tensors: dict[str, Tensor],
@@ -186,7 +186,7 @@ def _refuse_other_rows(theirs: str, ours: str, path: str) -> None:
 def _picture_part(tensors: dict[str, Tensor], record: Spec, model: Spec) -> tuple[dict[str, Tensor], int, Spec]:
     """Of a start that reads texts too, the tensors of what sees pictures, under the names of a model that sees nothing
     else; how many others there are; and that tower's record (of a captioner's encoder, without a pool of its own)."""
-    if not isinstance(model, ImageEncoder | CoAtNet) or not isinstance(record, TwoTower | Captioner):
+    if not isinstance(model, ImageEncoder | CoAtNet | ConvNet) or not isinstance(record, TwoTower | Captioner):
         return tensors, 0, record
     prefixes: dict[str, str] = {TOWER: ""}
     tower: Spec
