@@ -16,6 +16,7 @@ pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="gl
 
 PROBE = """
 import os, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
 from corestone.parallel.allocator import restart_without_thread_cache
 print("begin", os.getpid(), flush=True)
 restart_without_thread_cache(sys.argv[1:] if sys.argv[1] != "other" else ["pretrain"])

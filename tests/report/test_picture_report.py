@@ -273,7 +273,7 @@ def test_on_the_leaderboard_more_is_better(tmp_path: Path) -> None:
     assert [row.value for row in board.rows] == [0.65]
 
 
-@settings(max_examples=15)
+@settings(max_examples=15, deadline=None)
 @given(
     st.integers(1, 6).flatmap(
         lambda k: st.lists(st.lists(st.integers(0, 50), min_size=k, max_size=k), min_size=k, max_size=k)

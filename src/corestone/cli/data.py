@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import typer
 
 app = typer.Typer(
-    no_args_is_help=True, help="List, fetch and show the embedded data sets; filter pictures by their captions."
+    no_args_is_help=True, help="List, fetch and show embedded data; filter own pairs."
 )
 
 

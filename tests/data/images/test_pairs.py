@@ -101,10 +101,11 @@ def test_rows_of_a_run_are_those_of_its_record_and_its_vocabulary(prepared):
     tokenizer = build_tokenizer(Bytes(), ())
     rows = CaptionRows(start=3, end=4, fill=5)
     spec = Pairs(source=source, augmentation=SEEN, tokenizer=Bytes(), context_length=40, rows=rows)
-    for batch in (
-        next(HeldOutPairs(pictures, tokenizer, spec.augmentation, spec.context_length, spec.rows).texts(2)),
-        PairLoader(pictures, tokenizer, spec, 0, 2, 0, 1).batch(0).texts,
-    ):
+    loader = PairLoader(pictures, tokenizer, spec, 0, 2, 0, 1)
+    learnt = loader.batch(0).texts
+    loader.close()
+    held_out = next(HeldOutPairs(pictures, tokenizer, spec.augmentation, spec.context_length, spec.rows).texts(2))
+    for batch in (held_out, learnt):
         assert batch.tokens_BT[:, 0].tolist() == [3, 3]
         assert (batch.tokens_BT == 4).sum(1).tolist() == [1, 1]
     beyond = spec.model_copy(update={"rows": CaptionRows(end=257, fill=0)})
