@@ -5,8 +5,9 @@ All sides take a random resized crop to 224 pixels, flip half of the pictures, n
 here, processes there (the usual `num_workers`). Three peers: torchvision's v2 steps on Pillow images, the same on
 tensors, which v2 recommends, and on tensors that torchvision decodes itself. Corestone runs once as it does by default,
 with the pixels that Pillow decodes, and once with JPEG files decoded at a smaller scale where the crop stays large
-enough (`reduced`); how far its pixels are from the default's is printed too. The JPEG bytes lie in memory. Every process
-keeps freed memory, as Corestone's runs do. Rounds of all sides alternate; medians and ratios of one run are printed.
+enough (`reduced`); how far its pixels are from the default's is printed too. The JPEG bytes lie in memory. Every
+process keeps freed memory, as Corestone's runs do. Rounds of all sides alternate; medians and ratios of one run are
+printed.
 
     python benchmarks/image_loading.py [--pictures 256] [--height 375] [--width 500] [--batch-size 64] [--workers 2]
         [--rounds 5]

@@ -19,6 +19,7 @@ COMMANDS = [
     ["contrastive_speed.py", "--captions", "natural"],
     ["contrastive_memory.py"],
     ["convergence.py"],
+    ["optimisers.py"],
     ["generation_speed.py"],
     ["h3_scaling.py"],
     ["tokenize_speed.py"],
