@@ -4,23 +4,21 @@ called, then both together. Each begins with the one before, whose run folder `s
 from __future__ import annotations
 
 from corestone.core.units import duration
-from corestone.data.images.augment_spec import Resize
 from corestone.data.images.spec import EmbeddedImages, Images, Pairs
 from corestone.data.spec import BytePair
 from corestone.models.picture_spec import CoAtNet, Stage, TwoTower
 from corestone.nn.spec import GridTransformer, MBConv
 from corestone.objectives.spec import Classification, Contrastive
 from corestone.optim.spec import Cosine, Lion
-from corestone.recipes.multimodal.emoji import DRAWINGS
+from corestone.recipes.multimodal.emoji import CONTEXT_LENGTH, DRAWINGS, SIZE, VOCAB_SIZE
 from corestone.recipes.multimodal.stages import locked_image
 from corestone.recipes.spec import Run, Start
 from corestone.train.spec import Rhythm, Training
 from corestone.zoo.basic import basic, text_tower
 from corestone.zoo.coatnet import stem
 
-SIZE, CONCEPTS, VOCAB_SIZE, CONTEXT_LENGTH = 32, 1634, 1024, 24
+CONCEPTS = 1634
 SOURCE = EmbeddedImages(name="emoji", split="artist")
-SEEN = DRAWINGS.model_copy(update={"size": (SIZE, SIZE), "evaluation": (Resize(),)})
 DECAY = 0.3
 
 
@@ -41,7 +39,7 @@ def _model() -> TwoTower:
 
 def _pairs() -> Pairs:
     tokenizer = BytePair(vocab_size=VOCAB_SIZE)
-    return Pairs(source=SOURCE, augmentation=SEEN, tokenizer=tokenizer, context_length=CONTEXT_LENGTH)
+    return Pairs(source=SOURCE, augmentation=DRAWINGS, tokenizer=tokenizer, context_length=CONTEXT_LENGTH)
 
 
 def _rhythm(steps: int) -> Rhythm:
@@ -61,7 +59,7 @@ def basic_emoji_1() -> Run:
         description="BASIC on emoji, stage 1 of 3: 1,634 concepts are told apart; another artist's are held out.",
         model=_image(),
         objective=Classification(smoothing=0.1),
-        data=Images(source=SOURCE, augmentation=SEEN),
+        data=Images(source=SOURCE, augmentation=DRAWINGS),
         optimiser=Lion(learning_rate=1e-3, weight_decay=DECAY),
         schedule=Cosine(warmup=duration("30 steps"), final=0.0),
         training=Training(length=duration("600 steps"), batch_examples=128),

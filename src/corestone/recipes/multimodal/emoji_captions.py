@@ -17,7 +17,7 @@ from corestone.zoo.coca import coca
 
 def small_coca() -> Captioner:
     """The paper's shape: encoder twice as deep as each half of the decoder (large), one width for all."""
-    patches = PatchEmbedding(image_size=(SIZE, SIZE), patch_size=12, class_token=False)
+    patches = PatchEmbedding(image_size=(SIZE, SIZE), patch_size=4, class_token=False)
     spec = coca(160, 4, (4, 640), (2, 640), vocab_size=VOCAB_SIZE, picture=patches, queries=16)
     return spec.model_copy(
         update={
@@ -42,7 +42,7 @@ def coca_emoji() -> Run:
         ),
         optimiser=AdamW(learning_rate=1e-3, beta2=0.98, eps=1e-6, weight_decay=0.2),
         schedule=Cosine(warmup=duration("50 steps"), final=0.0),
-        training=Training(length=duration("900 steps"), batch_examples=256),
+        training=Training(length=duration("600 steps"), batch_examples=256),
         rhythm=Rhythm(
             log=duration("20 steps"),
             evaluate=duration("150 steps"),
