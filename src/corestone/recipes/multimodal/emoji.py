@@ -28,13 +28,13 @@ DRAWINGS = Augmentation(
     std=(0.26862954, 0.26130258, 0.27577711),
 )
 """The colours' scale is CLIP's. Artists agree on where things are and roughly on their colours, and differ in line and
-shade: crops are wide, and what is learnt must not hang on one spot or tint. Half size hides lines (docs/LOG.md has what
-each step is worth). Nothing is mirrored, for names tell left from right."""
+shade: crops are wide, what is learnt must not hang on one spot or tint, and less than half the size hides lines
+(docs/LOG.md has what each step is worth). Nothing is mirrored, for names tell left from right."""
 
 
 def drawings_net() -> ConvNet:
-    """Three pairs of convolutions, the second of each halving the map down to 4 x 4 places, which keep their own weights
-    in the projection: a drawing's parts stand where they stand."""
+    """Three pairs of convolutions, the second of each halving the map, down to 4 x 4 places that keep weights of their
+    own in the projection: a drawing's parts stand where they stand."""
     layers: list[ConvLayer] = []
     for channels in (48, 96, 192):
         layers += [
