@@ -13,20 +13,17 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from corestone.core.errors import CheckpointError, DataError, SpecError
+from corestone.core.errors import CheckpointError, DataError
 from corestone.core.spec import read_yaml
 from corestone.core.units import duration
 from corestone.data.document import Counts
 from corestone.data.images.augment_spec import Augmentation, RandomResizedCrop
-from corestone.data.images.sources import parse_pictures, pictures
+from corestone.data.images.sources import pictures
 from corestone.data.images.spec import (
-    CocoCaptions,
-    EmbeddedImages,
     FilterPairs,
     ImageTable,
     Pairs,
     Together,
-    WebDataset,
 )
 from corestone.data.spec import Bytes
 from corestone.models.picture_spec import ImageEncoder, TextTower, TwoTower
@@ -199,16 +196,3 @@ def test_nothing_kept_and_other_models_are_refused(
         filter_pairs(trained, source(noisy[0]), rules, tmp_path / "none", "float32", console=QUIET)
     with pytest.raises(CheckpointError, match="no such folder"):
         filter_pairs(tmp_path / "nowhere", source(noisy[0]), RULES, tmp_path / "none", console=QUIET)
-
-
-def test_sources_of_the_command_line() -> None:
-    assert parse_pictures("a.jsonl?image_key=path&caption_key=caption") == ImageTable(
-        paths=("a.jsonl",), image_key="path", caption_key="caption"
-    )
-    assert parse_pictures("d/{00..12}.tar?side=train") == WebDataset(shards=("d/{00..12}.tar",), side="train")
-    assert parse_pictures("emoji?split=concept") == EmbeddedImages(name="emoji", split="concept")
-    assert parse_pictures("c.json?images=i") == CocoCaptions(annotations="c.json", images="i")
-    with pytest.raises(SpecError, match="caption_keys"):
-        parse_pictures("a.csv?caption_keys=text")
-    with pytest.raises(DataError, match="neither a data set of pictures"):
-        parse_pictures("pictures.zip")

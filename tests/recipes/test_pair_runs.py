@@ -22,7 +22,9 @@ from corestone.data.images.spec import ImageTable, Pairs
 from corestone.data.spec import Bytes, TokenizerFile
 from corestone.interop.incoming_pairs import import_pairs
 from corestone.interop.outgoing_pairs import export_pairs
+from corestone.models.captioner import build_captioner
 from corestone.models.picture_spec import ImageEncoder, Similarity, TextTower, TwoTower
+from corestone.models.two_tower import build_two_tower
 from corestone.nn.patches import resized_positions
 from corestone.nn.spec import Norm, PatchEmbedding, TokenEmbedding
 from corestone.objectives.spec import Captioning, Contrastive
@@ -170,6 +172,19 @@ def test_a_captioner_learns_from_the_same_pairs(run, tmp_path):
     name = "image_embedding.position.weight"
     whole[name] = resized_positions(whole[name], (2, 2), (3, 2), class_token=False)
     assert all(torch.equal(found[name], tensor) for name, tensor in whole.items())
+
+
+@pytest.mark.parametrize("rows", ["{start: 65, end: 66, fill: 67}", "{start: null, end: 256, fill: 256}"])
+def test_a_captioner_learns_no_rows_that_it_would_not_write(run, rows):
+    """Captions are written from separator to separator: learnt between other ids they would begin and end anywhere."""
+    world = World(rank=0, size=1, device=torch.device("cpu"))
+    patches = PatchEmbedding(image_size=(16, 16), patch_size=8, class_token=False)
+    captioner = build_captioner(coca(32, 2, (1, 64), (1, 64), vocab_size=320, picture=patches), device="meta")
+    open_data(run, world).check(captioner)
+    odd = open_data(override(run, [f"data.rows={rows}"]), world)
+    with pytest.raises(CorestoneError, match=r"writes from the tokenizer's separator \(256\)"):
+        odd.check(captioner)
+    odd.check(build_two_tower(run.model, device="meta"))
 
 
 @pytest.mark.parametrize(

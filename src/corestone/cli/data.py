@@ -8,9 +8,7 @@ from typing import Annotated, Literal
 
 import typer
 
-app = typer.Typer(
-    no_args_is_help=True, help="List, fetch and show embedded data; filter own pairs."
-)
+app = typer.Typer(no_args_is_help=True, help="List, fetch and show embedded data; filter own pairs.")
 
 
 @app.command("list")
@@ -118,7 +116,7 @@ def filter_(
     and counted. Interrupted and run again, nothing is scored twice.
     """
     from corestone.core.spec import override
-    from corestone.data.images.sources import parse_pictures
+    from corestone.data.images.named import parse_pictures
     from corestone.data.images.spec import FilterPairs
     from corestone.recipes.filter_pairs import filter_pairs
 

@@ -61,7 +61,8 @@ class PairData:
         return self.tokenizer.vocabulary
 
     def check(self, model: Any) -> None:
-        """Refuse a model that reads pictures of another size, or too few or too short tokens."""
+        """Refuse a model that reads pictures of another size, or too few or too short tokens, or one that writes
+        captions otherwise than it would learn them."""
         check_pictures(model, self.spec.augmentation)
         needed = self.tokenizer.manifest.vocab_size
         if model.vocab_size < needed:
@@ -70,6 +71,12 @@ class PairData:
             raise SpecError(
                 f"data.context_length: {self.spec.context_length} tokens do not fit a model of context_length "
                 f"{model.context_length}"
+            )
+        rows, separator = caption_rows(self.spec.rows, self.tokenizer.vocabulary), self.tokenizer.vocabulary.separator
+        if model.generates == "captions" and (rows.start, rows.end) != (separator, separator):
+            raise SpecError(
+                f"data.rows: start={rows.start} and end={rows.end}, and a captioner writes from the tokenizer's "
+                f"separator ({separator}) to the next one; leave data.rows out"
             )
 
     def batch(self, run: Run) -> tuple[int, int]:

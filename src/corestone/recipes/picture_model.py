@@ -17,7 +17,7 @@ from corestone.data.files import missing
 from corestone.data.images.augment import evaluation_picture, normalise
 from corestone.data.images.augment_spec import Augmentation, Resize
 from corestone.data.images.decode import Rules, decode
-from corestone.data.images.pairs import caption_batch, caption_rows
+from corestone.data.images.pairs import caption_batch, caption_rows, longest_of
 from corestone.data.images.spec import CaptionRows, PrepareImages
 from corestone.data.tokenizer import Tokenizer, load_tokenizer
 from corestone.models.captioner import CaptionerModel
@@ -69,11 +69,18 @@ class PictureModel:
         """The most tokens of a caption."""
         return self.seen.context_length or int(self.model.context_length)
 
+    def longest_caption(self) -> int:
+        """The most ids of a caption of which nothing is cut off. `tokenizer` must not be None."""
+        return longest_of(self._rows(), self.context_length)
+
+    def _rows(self) -> CaptionRows:
+        assert self.tokenizer is not None
+        return caption_rows(self.seen.rows, self.tokenizer.vocabulary)
+
     def captions(self, ids: Sequence[Sequence[int]]) -> TextBatch:
         """Captions' tokens as the rows that the model reads, where it is. `tokenizer` must not be None."""
         assert self.tokenizer is not None
-        rows = caption_rows(self.seen.rows, self.tokenizer.vocabulary)
-        return caption_batch(ids, rows, self.context_length).to(next(iter(self.model.parameters())).device)
+        return caption_batch(ids, self._rows(), self.context_length).to(next(iter(self.model.parameters())).device)
 
 
 def load_picture_model(

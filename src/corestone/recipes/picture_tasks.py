@@ -261,7 +261,7 @@ def _zero_shot(asked: Asked, task: ZeroShot) -> Found:
     tokenizer, context = asked.pictured.tokenizer, asked.pictured.context_length
     assert tokenizer is not None  # evaluate_pictures sees to it
     ids = {text: tokenizer.encode(text) for texts in prompts for text in texts}
-    cut = sum(len(tokens) > context - 2 for tokens in ids.values())
+    cut = sum(len(tokens) > asked.pictured.longest_caption() for tokens in ids.values())
 
     def embed(texts: list[str]) -> Tensor:
         rows = [ids[text] for text in texts]

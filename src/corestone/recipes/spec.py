@@ -68,9 +68,9 @@ class Start(Spec):
     Every tensor is taken by its name and shape. A head that differs, or that names other classes, begins by chance, and
     learned positions are interpolated where pictures have another size: a ViT's between patches (Dosovitskiy et al.
     2021, section 3.2), a CoAtNet's between offsets; anything else that is missing, left over or of another shape is an
-    error. A two-tower model may begin with a ViT or a CoAtNet: that becomes its image tower, and the rest begins by
-    chance. A model of pictures alone may begin with the picture tower of one that reads texts too; behind a captioner's
-    encoder its pool begins by chance.
+    error. A two-tower model may begin with a ViT, a CoAtNet or a convolutional network: that becomes its image tower,
+    and the rest begins by chance. A model of pictures alone may begin with the picture tower of one that reads texts
+    too; behind a captioner's encoder its pool begins by chance.
 
     Attributes:
         path: a run folder (its newest whole checkpoint) or a checkpoint folder; of averaged weights, the averages.

@@ -25,6 +25,9 @@ def test_each_form_is_its_record(tmp_path):
         f"{root}/*.csv?label_key=kind&columns=[a, b]": ImageTable(
             paths=(f"{root}/*.csv",), label_key="kind", columns=("a", "b")
         ),
+        f"{root}/t.csv?label_key=1&label_list=true&label_separator=|": ImageTable(
+            paths=(f"{root}/t.csv",), label_key="1", label_list=True, label_separator="|"
+        ),
         f"{root}/s-{{0..3}}.tar": WebDataset(shards=(f"{root}/s-{{0..3}}.tar",)),
         f"{root}/c.json?images={root}": CocoCaptions(annotations=f"{root}/c.json", images=root),
         f"{root}/t10k-images-idx3-ubyte.gz": Idx(images=f"{root}/t10k-images-idx3-ubyte.gz"),

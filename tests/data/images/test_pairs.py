@@ -12,7 +12,14 @@ from PIL import Image
 from corestone.core.batch import IGNORE
 from corestone.core.errors import DataError
 from corestone.data.images.augment_spec import Augmentation
-from corestone.data.images.pairs import HeldOutPairs, PairLoader, caption_batch, caption_rows, caption_tokenizer
+from corestone.data.images.pairs import (
+    HeldOutPairs,
+    PairLoader,
+    caption_batch,
+    caption_rows,
+    caption_tokenizer,
+    longest_of,
+)
 from corestone.data.images.prepared import open_pictures, prepare_images
 from corestone.data.images.spec import CaptionRows, ImageTable, Pairs
 from corestone.data.spec import BytePair, Bytes
@@ -94,6 +101,17 @@ def test_rows_of_other_libraries():
     assert siglip.tokens_BT.tolist() == [[1, 2, 9, 7, 7], [9, 7, 7, 7, 7]]
     assert siglip.targets_BT.tolist() == [[2, 9, IGNORE, IGNORE, IGNORE], [IGNORE] * 5]
     assert siglip.mask.segments_BT is None
+
+
+@pytest.mark.parametrize("start", [None, 1])
+def test_the_longest_caption_stays_whole(start):
+    """And one more token is cut, whatever stands in front."""
+    rows = CaptionRows(start=start, end=2, fill=0)
+    longest = longest_of(rows, 7)
+    for count, kept in ((longest, longest), (longest + 1, longest)):
+        tokens = caption_batch([[9] * count], rows, 7).tokens_BT[0].tolist()
+        assert tokens == [*([] if start is None else [start]), *[9] * kept, 2]
+        assert len(tokens) == 7
 
 
 def test_rows_of_a_run_are_those_of_its_record_and_its_vocabulary(prepared):

@@ -25,8 +25,7 @@ from corestone.data.images.spec import (
     Stl10,
     WebDataset,
 )
-
-TABLES = (".csv", ".tsv", ".jsonl", ".parquet")
+from corestone.data.images.tables import TABLE_FORMS
 
 
 def parse_pictures(text: str) -> Plain:
@@ -41,14 +40,14 @@ def parse_pictures(text: str) -> Plain:
     | `captions.json?images=FOLDER`              | COCO's captions                                               |
     | `images-idx3-ubyte?labels=FILE`            | MNIST's files                                                 |
 
-    Behind `?` stand fields of the source's record, as YAML, with `&` between them:
+    Behind `?` stand fields of the source's record, lists as YAML, with `&` between them:
     `table.csv?label_key=breed&validation_percent=20`.
 
     Raises:
         DataError: nothing of this name. SpecError: a field that the record does not have.
     """
     name, _, query = text.partition("?")
-    fields = {key: yaml.safe_load(value) for key, value in parse_qsl(query, keep_blank_values=True)}
+    fields = {key: _value(text) for key, text in parse_qsl(query, keep_blank_values=True)}
     if name in catalogue():
         return parse(EmbeddedImages, {**fields, "name": image_entry(EmbeddedImages(name=name)).name}, text)
     path = Path(name).expanduser()
@@ -59,7 +58,7 @@ def parse_pictures(text: str) -> Plain:
         raise DataError(missing(path))
     if path.is_dir():
         return _folder(path, fields, text)
-    if path.suffix in TABLES:
+    if path.suffix in TABLE_FORMS:
         return parse(ImageTable, {**fields, "paths": [name]}, text)
     if path.suffix == ".tar":
         return parse(WebDataset, {**fields, "shards": [name]}, text)
@@ -68,9 +67,14 @@ def parse_pictures(text: str) -> Plain:
     if "idx3-ubyte" in path.name:
         return parse(Idx, {**fields, "images": name}, text)
     raise DataError(
-        f"{name}: is no picture source; give a folder of class folders, a table ({' '.join(TABLES)}), .tar shards, "
-        "COCO's captions (.json), an idx3-ubyte file or a data set's name"
+        f"{name}: is no picture source; give a folder of class folders, a table ({' '.join(TABLE_FORMS)}), .tar "
+        "shards, COCO's captions (.json), an idx3-ubyte file or a data set's name"
     )
+
+
+def _value(text: str) -> Any:
+    """A list, or the text itself, which the record reads as what the field is: in YAML `|` and `1` are no texts."""
+    return yaml.safe_load(text) if text.startswith("[") else text
 
 
 def _folder(path: Path, fields: dict[str, Any], text: str) -> Plain:

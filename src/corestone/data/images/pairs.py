@@ -97,6 +97,11 @@ def ids_of(rows: CaptionRows) -> dict[str, int]:
     return {name: token for name in ("start", "end", "fill") if (token := getattr(rows, name)) is not None}
 
 
+def longest_of(rows: CaptionRows, context_length: int) -> int:
+    """The most ids of a caption that stay whole between what stands in front and behind."""
+    return context_length - (1 if rows.start is None else 2)
+
+
 def caption_batch(captions: Sequence[Sequence[int]], rows: CaptionRows, context_length: int) -> TextBatch:
     """Captions as rows: start, caption, end, filled up; each token predicts the next one.
 
@@ -104,7 +109,7 @@ def caption_batch(captions: Sequence[Sequence[int]], rows: CaptionRows, context_
     whole rows are read.
     """
     before, behind = [] if rows.start is None else [rows.start], [rows.end]
-    most = context_length - len(before) - len(behind)
+    most = longest_of(rows, context_length)
     filled = [[*before, *list(ids)[:most], *behind] for ids in captions]
     B, T = len(filled), context_length if rows.whole else max(map(len, filled))
     tokens_BT = torch.full((B, T), rows.fill)

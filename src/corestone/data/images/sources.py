@@ -10,11 +10,8 @@ from collections.abc import Callable, Iterator
 from itertools import chain
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qsl
 
-from corestone.core.errors import DataError
-from corestone.core.spec import fingerprint, parse, plain
-from corestone.data.catalogue import catalogue
+from corestone.core.spec import fingerprint, plain
 from corestone.data.document import Counts, Problem, counted
 from corestone.data.images.arrays import read_cifar10, read_idx, read_stl10
 from corestone.data.images.embedded import embedded_images_fingerprint, image_entry, read_embedded_images
@@ -32,7 +29,7 @@ from corestone.data.images.spec import (
     Together,
     WebDataset,
 )
-from corestone.data.images.tables import TABLE_FORMS, read_table, table_paths
+from corestone.data.images.tables import read_table, table_paths
 from corestone.data.spec import OnBad
 
 
@@ -120,31 +117,6 @@ def card(source: ImageSource) -> list[dict[str, Any]]:
             "not_controlled": "Related pictures may stand on both sides; only exact repeats are dropped.",
         }
     ]
-
-
-def parse_pictures(text: str) -> ImageSource:
-    """Read a picture source from the command line, with further settings of its record behind a question mark.
-
-    A catalogue name (`emoji?split=concept`), shards (`data/{00000..00127}.tar`), a table
-    (`pairs.jsonl?image_key=path&caption_key=caption`), or COCO's captions (`captions.json?images=train2017`).
-
-    Raises:
-        DataError, SpecError: nothing of this kind, or a setting that its record does not have.
-    """
-    path, _, query = text.partition("?")
-    settings, kind = dict(parse_qsl(query)), Path(path).suffix.lower()
-    if path in catalogue():
-        return parse(EmbeddedImages, {**settings, "name": path}, text)
-    if kind == ".tar":
-        return parse(WebDataset, {**settings, "shards": [path]}, text)
-    if kind in TABLE_FORMS:
-        return parse(ImageTable, {**settings, "paths": [path]}, text)
-    if kind == ".json":
-        return parse(CocoCaptions, {**settings, "annotations": path}, text)
-    raise DataError(
-        f"'{text}': neither a data set of pictures nor shards (.tar), a table ({' '.join(TABLE_FORMS)}) or COCO's "
-        "captions (.json)"
-    )
 
 
 def describe(source: ImageSource) -> str:
