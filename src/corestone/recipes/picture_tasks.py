@@ -183,7 +183,7 @@ def _check_able(pictured: PictureModel, task: PictureTask) -> None:
         raise SpecError(
             f"--task captions: needs a model of kind captioner, and that of {pictured.path} is {pictured.kind}"
         )
-    if not isinstance(task, ZeroShot | Retrieval):
+    if not isinstance(task, ZeroShot | Retrieval | Captions):
         return
     if not isinstance(pictured.model, TwoTowerModel | CaptionerModel):
         raise SpecError(
