@@ -9,7 +9,7 @@ from urllib.parse import parse_qsl
 
 import yaml
 
-from corestone.core.errors import DataError, unknown
+from corestone.core.errors import DataError, SpecError, unknown
 from corestone.core.spec import parse
 from corestone.data.catalogue import catalogue
 from corestone.data.files import missing
@@ -45,10 +45,10 @@ def parse_pictures(text: str) -> Plain:
     `table.csv?label_key=breed&validation_percent=20`.
 
     Raises:
-        DataError: nothing of this name. SpecError: a field that the record does not have.
+        DataError: nothing of this name. SpecError: a field that the record does not have, or a value that is no YAML.
     """
     name, _, query = text.partition("?")
-    fields = {key: yaml.safe_load(value) for key, value in parse_qsl(query, keep_blank_values=True)}
+    fields = {key: _value(key, value, text) for key, value in parse_qsl(query, keep_blank_values=True)}
     if name in catalogue():
         return parse(EmbeddedImages, {**fields, "name": image_entry(EmbeddedImages(name=name)).name}, text)
     path = Path(name).expanduser()
@@ -71,6 +71,13 @@ def parse_pictures(text: str) -> Plain:
         f"{name}: is no picture source; give a folder of class folders, a table ({' '.join(TABLES)}), .tar shards, "
         "COCO's captions (.json), an idx3-ubyte file or a data set's name"
     )
+
+
+def _value(key: str, value: str, text: str) -> Any:
+    try:
+        return yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise SpecError(f"{text}: {key}: '{value}' is no YAML; put quotes around text with its signs") from None
 
 
 def _folder(path: Path, fields: dict[str, Any], text: str) -> Plain:
