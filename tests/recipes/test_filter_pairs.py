@@ -210,5 +210,7 @@ def test_sources_of_the_command_line() -> None:
     assert parse_pictures("c.json?images=i") == CocoCaptions(annotations="c.json", images="i")
     with pytest.raises(SpecError, match="caption_keys"):
         parse_pictures("a.csv?caption_keys=text")
+    with pytest.raises(SpecError, match="caption_keys"):  # a setting without a value is not dropped
+        parse_pictures("a.csv?caption_keys")
     with pytest.raises(DataError, match="neither a data set of pictures"):
         parse_pictures("pictures.zip")

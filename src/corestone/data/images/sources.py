@@ -132,7 +132,7 @@ def parse_pictures(text: str) -> ImageSource:
         DataError, SpecError: nothing of this kind, or a setting that its record does not have.
     """
     path, _, query = text.partition("?")
-    settings, kind = dict(parse_qsl(query)), Path(path).suffix.lower()
+    settings, kind = dict(parse_qsl(query, keep_blank_values=True)), Path(path).suffix.lower()
     if path in catalogue():
         return parse(EmbeddedImages, {**settings, "name": path}, text)
     if kind == ".tar":
