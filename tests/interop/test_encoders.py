@@ -177,6 +177,8 @@ def test_a_record_that_no_class_can_say_is_refused() -> None:
         ({"hidden_size": 21}, "hidden_size=21 is no multiple of num_attention_heads=5"),
         ({"type_vocab_size": None}, "'type_vocab_size' must be a positive whole number (got None)"),
         ({"intermediate_size": None}, "'intermediate_size' must be a positive whole number (got None)"),
+        ({"architectures": 5}, "architectures=5 cannot be expressed here; known for bert"),
+        ({"architectures": [["BertModel"]]}, "architectures=[['BertModel']] cannot be expressed here"),
         ({"model_type": "roberta"}, "model_type 'roberta' cannot be expressed here; known: bert, bloom, electra"),
         (
             {"architectures": ["BertForSequenceClassification"]},

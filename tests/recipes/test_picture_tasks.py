@@ -321,6 +321,7 @@ def test_mistakes_are_told(captioner, towers, classifier, files, tmp_path):
             list(captions(path, [file], Sampling(temperature=0.0)))
     for words, said in (
         (["--task", "knn", "neares=3"], "did you mean 'nearest'"),
+        (["--task", "zero_shot", "dataset=digits"], "dataset names one of those in a file; give class_names=FILE"),
         (["--task", "knn", "--shots", "1"], "takes no --shots"),
         (["--task", "ptb", "--data", "x"], "scores text, and .* sees pictures; its tasks: zero_shot, knn"),
         (["nearest=3"], "is a setting of dynamic evaluation or a task on pictures"),

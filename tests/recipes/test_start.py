@@ -224,7 +224,7 @@ def test_what_does_not_fit_is_refused_by_name(seen, record, message):
 def test_other_mistakes_are_told(seen, read, tmp_path):
     with pytest.raises(CheckpointError, match="this model reads text"):
         built(pictures(small_vit(), beginning(read)))
-    with pytest.raises(CheckpointError, match="no such folder"):
+    with pytest.raises(CheckpointError, match=r"start\.path=.*none: no such folder; first train the run"):
         built(pictures(small_vit(), beginning(tmp_path / "none")))
     with pytest.raises(DataError, match=r"start.path=.*tokenizers differ"):
         built(text(beginning(read), "data.tokenizer={kind: byte_pair, vocab_size: 300}"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from corestone.core.spec import Spec
 
@@ -69,6 +69,12 @@ class ZeroShot(Spec):
     class_names: str | None = None
     templates: str | None = None
     dataset: str | None = None
+
+    @model_validator(mode="after")
+    def _fits(self) -> ZeroShot:
+        if self.dataset is not None and self.class_names is None and self.templates is None:
+            raise ValueError("dataset names one of those in a file; give class_names=FILE or templates=FILE too")
+        return self
 
 
 class Neighbours(Spec):

@@ -25,7 +25,7 @@ def families_of_config(config: Mapping[str, Any], where: str) -> list[Family]:
         known = sorted({family.model_type for family in FAMILIES})
         raise CheckpointError(f"{where}: model_type {model_type!r} cannot be expressed here; known: {', '.join(known)}")
     classes, told = sorted({family.architecture for family in found}), config.get("architectures")
-    if len(classes) > 1 and told and not set(told) & set(classes):
+    if len(classes) > 1 and told and not (isinstance(told, list) and any(name in classes for name in told)):
         raise CheckpointError(
             f"{where}: architectures={told!r} cannot be expressed here; known for {model_type}: {', '.join(classes)}"
         )

@@ -81,7 +81,12 @@ class PairData:
 
     def batch(self, run: Run) -> tuple[int, int]:
         """Pairs of one step over all ranks, twice: a pair is a row."""
-        pairs = run.training.batch_examples or 0
+        pairs, known = run.training.batch_examples or 0, len(self.sides["train"])
+        if pairs > known:
+            raise SpecError(
+                f"training.batch_examples: {pairs:,} are more than the {known:,} pictures of the training side, and a "
+                "batch that holds a picture twice calls one of them wrong; set fewer"
+            )
         return pairs, pairs
 
     def row_tokens(self) -> int:

@@ -86,7 +86,13 @@ def begin(start: Start, model: Spec, parameters: Mapping[str, Tensor], files: Ma
         CheckpointError: no whole checkpoint, one for other data, or tensors that do not fit; all are named or counted.
         DataError: the start has another tokenizer.
     """
-    found = read_model_files(Path(start.path).expanduser(), (PICTURES,) if PICTURES in files else tuple(files))
+    path = Path(start.path).expanduser()
+    if not path.exists():
+        raise CheckpointError(
+            f"start.path={start.path}: no such folder; first train the run that this one begins with, or name its "
+            "folder by start.path=FOLDER"
+        )
+    found = read_model_files(path, (PICTURES,) if PICTURES in files else tuple(files))
     folder, tensors = found.tokenizer_folder, dict(found.tensors)
     record = parse(ModelFile, {"model": yaml.safe_load(found.model_yaml)}, f"{start.path}: model.yaml").model
     if isinstance(model, TwoTower) and isinstance(record, ImageEncoder | CoAtNet | ConvNet):

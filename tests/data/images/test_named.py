@@ -42,6 +42,7 @@ def test_each_form_is_its_record(tmp_path):
         ("digit", "unknown data set of pictures 'digit': did you mean 'digits'.*no file or folder has this name"),
         ("shakespeare", "holds text, and pictures are wanted"),
         ("digits?splitt=x", "unknown key 'splitt'; did you mean 'split'"),
+        ("digits?split=[", r"digits\?split=\[: split: '\[' is no YAML list"),
         ("no/where", "no: no such file or folder"),
         ("ROOT/notes.txt", "is no picture source; give a folder of class folders"),
         ("ROOT/c.json", "c.json: images: Field required"),

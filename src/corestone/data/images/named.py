@@ -9,7 +9,7 @@ from urllib.parse import parse_qsl
 
 import yaml
 
-from corestone.core.errors import DataError, unknown
+from corestone.core.errors import DataError, SpecError, unknown
 from corestone.core.spec import parse
 from corestone.data.catalogue import catalogue
 from corestone.data.files import missing
@@ -44,10 +44,10 @@ def parse_pictures(text: str) -> Plain:
     `table.csv?label_key=breed&validation_percent=20`.
 
     Raises:
-        DataError: nothing of this name. SpecError: a field that the record does not have.
+        DataError: nothing of this name. SpecError: a field that the record does not have, or a value that is no YAML.
     """
     name, _, query = text.partition("?")
-    fields = {key: _value(text) for key, text in parse_qsl(query, keep_blank_values=True)}
+    fields = {key: _value(key, value, text) for key, value in parse_qsl(query, keep_blank_values=True)}
     if name in catalogue():
         return parse(EmbeddedImages, {**fields, "name": image_entry(EmbeddedImages(name=name)).name}, text)
     path = Path(name).expanduser()
@@ -72,9 +72,12 @@ def parse_pictures(text: str) -> Plain:
     )
 
 
-def _value(text: str) -> Any:
+def _value(key: str, value: str, text: str) -> Any:
     """A list, or the text itself, which the record reads as what the field is: in YAML `|` and `1` are no texts."""
-    return yaml.safe_load(text) if text.startswith("[") else text
+    try:
+        return yaml.safe_load(value) if value.startswith("[") else value
+    except yaml.YAMLError:
+        raise SpecError(f"{text}: {key}: '{value}' is no YAML list, as [a, b]") from None
 
 
 def _folder(path: Path, fields: dict[str, Any], text: str) -> Plain:
