@@ -36,7 +36,7 @@ TOLD = {
     "mistakes": 56,
     "shown": SHOWN,
     "mistaken": SHOWN[1:],
-    "cosines": [[[0.5, True], [0.25, False]], [[0.4, False], [-0.3, True]]],
+    "cosines": [[[0.5, True], [0.25, False]], [[-0.004, False], [-0.3, True]]],
 }
 
 
@@ -68,7 +68,7 @@ def _words(page: str) -> str:
     "words",
     [
         "the nearest of 1,200 different captions",
-        "a cat -0.30 a dog 0.75 a cow 0.50",
+        "a cat −0.30 a dog 0.75 a cow 0.50",
         "own caption: place 7 of 1,200",
         "56 of 1,234 held-out pictures are mistaken for one with another caption; these are the 1 where",
         "What the model saw",
@@ -100,11 +100,11 @@ def test_the_matrix_has_a_cell_of_each_pair_in_the_pages_colours() -> None:
     assert chart is not None
     assert chart.svg is not None
     shown = re.findall(r">(−?\.\d\d)<", chart.svg)
-    assert shown == [".50", ".25", ".40", "−.30"]
+    assert shown == [".50", ".25", ".00", "−.30"]
     colours = re.findall(r"fill: (var\(--c\d\))[^\"]*opacity: ([\d.]+)", chart.svg)
     assert [colour for colour, _ in colours] == ["var(--c2)", "var(--c1)", "var(--c1)", "var(--c2)"]
     strengths = [float(strength) for _, strength in colours]
-    assert strengths[0] > strengths[2] > strengths[1] > strengths[3]
+    assert strengths[0] > strengths[1] > strengths[2] > strengths[3]
     rest = set(re.findall(r"(?:stroke|fill): ([^;\"]+)", chart.svg))
     assert rest <= {"none", "var(--c1)", "var(--c2)", "var(--line)", "var(--muted)", "var(--ink)"}
 

@@ -14,7 +14,7 @@ from corestone.report.sections import Chart
 
 LETTERS = 120
 """Of a caption, in the list of a picture; captions of the web may be pages long."""
-LABEL_LETTERS = 26
+LABEL_LETTERS = 22
 """Of a caption beside a row of the matrix."""
 
 
@@ -86,12 +86,17 @@ def _said(item: Any) -> Said | None:
     if not isinstance(item, list) or len(item) != 3 or not isinstance(item[0], str):
         return None
     cosine = _cosine(item[1])
-    return Said(short(item[0], LETTERS), "–" if cosine is None else f"{cosine:.2f}", item[2] is True)
+    return Said(short(item[0], LETTERS), "–" if cosine is None else _told(cosine), item[2] is True)
 
 
 def _cosine(found: Any) -> float | None:
     number = isinstance(found, (int, float)) and not isinstance(found, bool) and math.isfinite(found)
     return float(found) if number else None
+
+
+def _told(cosine: float) -> str:
+    """With two digits; what they round to nothing has no sign."""
+    return f"{round(cosine, 2) + 0.0:.2f}".replace("-", "−")
 
 
 def _place(before: Any, near: Sequence[Said], captions: int | None) -> str:
@@ -138,7 +143,7 @@ def _pair(cell: Any) -> tuple[float, bool] | None:
 def _cell(pair: tuple[float, bool], low: float, room: float) -> Cell:
     cosine, own = pair
     strength = 0.04 + 0.5 * ((cosine - low) / room if room else 1.0)  # a number on it stays readable
-    return Cell("c2" if own else "c1", strength, f"{cosine:.2f}".replace("0.", ".", 1).replace("-", "−"))
+    return Cell("c2" if own else "c1", strength, _told(cosine).replace("0.", ".", 1))
 
 
 def _first(row: Sequence[tuple[float, bool] | None]) -> str:

@@ -13,6 +13,7 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import FuncFormatter, MaxNLocator
@@ -185,7 +186,8 @@ def coloured(
     left, below, behind = words
     number = len(cells)
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": name, "font.size": font}):
-        figure = Figure(figsize=size, layout="constrained")
+        # A browser's letters may be wider than those that were measured.
+        figure = Figure(figsize=size, layout=ConstrainedLayoutEngine(w_pad=0.12))
         axes = figure.add_subplot()
         for row, line in enumerate(cells):
             _row_of_cells(axes, row, line)
