@@ -136,6 +136,34 @@ def test_retrieval_is_reported_beside_floors(trained):
     assert (trained / "report.html").is_file()
 
 
+def test_pictures_stand_beside_their_nearest_captions(run, trained):
+    """Those in the folder are those of the ids, and the report shows each."""
+    found = json.loads((trained / "evaluation.json").read_text())
+    told = found["nearest_captions"]
+    data = open_data(run, World(rank=0, size=1, device=torch.device("cpu")))
+    side = data.sides["validation"]
+    places = {side.id(place): place for place in range(len(side))}
+    assert [places[one["id"]] for one in told["shown"]] == [n * len(side) // 12 for n in range(12)]
+    for key in ("shown", "mistaken"):
+        for number, one in enumerate(told[key]):
+            pixels = np.asarray(Image.open(trained / "pictures" / f"{key}-{number:02d}.png"))
+            assert np.array_equal(pixels, side.pixels(places[one["id"]]))
+            assert one["own"][0] in side.captions(places[one["id"]])
+            assert [own for _, _, own in one["nearest"]] == [
+                text in side.captions(places[one["id"]]) for text, _, _ in one["nearest"]
+            ]
+            assert (one["before"] == 0) == one["nearest"][0][2]
+    assert all(one["before"] for one in told["mistaken"])
+    diagonal = [told["cosines"][number][number] for number in range(12)]
+    assert diagonal == [[one["own"][1], True] for one in told["shown"]]
+    captions = {caption for place in range(len(side)) for caption in side.captions(place)}
+    assert told["captions"] == len(captions) <= told["pictures"] == len(side)
+    files = list((trained / "pictures").iterdir())
+    assert len(files) == 1 + 12 + min(12, told["mistakes"])
+    assert sum(file.stat().st_size for file in files) <= 200_000
+    assert (trained / "report.html").read_text().count("<img") == len(files)
+
+
 LARGER = ["data.augmentation.size=[24, 16]"]
 
 

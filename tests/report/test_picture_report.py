@@ -27,9 +27,10 @@ from corestone.evaluate.classification import Answers, calibration_error
 from corestone.parallel.collectives import World
 from corestone.recipes.catalogue import find_recipe
 from corestone.recipes.evaluate import evaluate
-from corestone.recipes.evaluate_images import calibration, mistakes, small_png, with_clear_gaps
+from corestone.recipes.evaluate_images import calibration, mistakes
 from corestone.recipes.images import open_images
 from corestone.recipes.pretrain import pretrain
+from corestone.recipes.report_pictures import small_png, with_clear_gaps
 from corestone.report.folder import PICTURE_BYTES, read_run
 from corestone.report.own_rows import with_runs
 from corestone.report.pictures import picture_page

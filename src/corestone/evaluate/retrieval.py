@@ -46,11 +46,19 @@ class RetrievalScore:
 
     def run(self, model: Any) -> Iterator[Metric]:
         """Yield what `retrieval_metrics` does."""
+        yield from self.metrics(*self.vectors(model))
+
+    def metrics(self, images_IE: Tensor, texts_TE: Tensor) -> Iterator[Metric]:
+        """Yield what `retrieval_metrics` does of these vectors."""
+        yield from retrieval_metrics(images_IE, texts_TE, self._owner_T.to(images_IE.device), self._reading)
+
+    def vectors(self, model: Any) -> tuple[Tensor, Tensor]:
+        """Those of all pictures (I, E) and of all texts (T, E), float32."""
         device = next(iter(model.named_parameters()))[1].device
         with evaluation_mode(model), torch.inference_mode():
             images_IE = torch.cat([model.image(batch.to(device)).float() for batch in self._pictures(self._batch_size)])
             texts_TE = torch.cat([model.text(batch.to(device)).float() for batch in self._texts(self._batch_size)])
-            yield from retrieval_metrics(images_IE, texts_TE, self._owner_T.to(device), self._reading)
+        return images_IE, texts_TE
 
 
 def retrieval_metrics(images_IE: Tensor, texts_TE: Tensor, owner_T: Tensor, reading: str = "") -> Iterator[Metric]:

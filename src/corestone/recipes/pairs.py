@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,6 @@ import torch
 
 from corestone.core.batch import ImageBatch
 from corestone.core.errors import SpecError
-from corestone.core.metric import Metric
 from corestone.core.protocols import Evaluator
 from corestone.core.spec import plain
 from corestone.core.vocabulary import Vocabulary
@@ -129,10 +127,6 @@ class PairData:
         """Retrieval among the first pictures of the validation side."""
         return retrieval(self.pairs("validation", run.evaluation.pictures_while_training), run.evaluation.batch_size)
 
-    def scorer(self, run: Run, side: str) -> Evaluator:
-        """Retrieval among a side's pictures and captions, and what captions a captioner writes."""
-        return PairScore(self.pairs(side), self.tokenizer, self.spec.context_length, run.evaluation.batch_size)
-
     def samples(self, run: Run, model: Any) -> list[tuple[str, str]]:
         """What a captioner writes of some held-out pictures, evenly spread, beside each one's id and own caption; two
         towers write nothing."""
@@ -162,22 +156,6 @@ def captioning(pairs: HeldOutPairs, tokenizer: Tokenizer, context_length: int, b
 def longest_caption(context_length: int) -> int:
     """The most tokens of a caption in training: a separator stands at each of its ends."""
     return context_length - 2
-
-
-@dataclass(frozen=True)
-class PairScore:
-    """Everything that a model of pairs is scored by. Satisfies `core.protocols.Evaluator`."""
-
-    pairs: HeldOutPairs
-    tokenizer: Tokenizer
-    context_length: int
-    batch_size: int
-
-    def run(self, model: Any) -> Iterator[Metric]:
-        """Yield what finding gives, and of a captioner what writing gives."""
-        yield from retrieval(self.pairs, self.batch_size).run(model)
-        if model.generates == "captions":
-            yield from captioning(self.pairs, self.tokenizer, self.context_length, self.batch_size).run(model)
 
 
 def open_pairs(run: Run, world: World) -> PairData:

@@ -70,7 +70,7 @@ class PicturePage:
 def picture_page(run: Run) -> PicturePage:
     """Everything that a run on pictures tells of its classes and pictures."""
     tree = run.evaluation or {}
-    names = [str(name) for name in _list(tree.get("classes"))]
+    names = [str(name) for name in list_of(tree.get("classes"))]
     counts = counts_of(tree.get("confusion"), len(names))
     rows = class_rows(run.metrics("model"), names, counts)
     error = next((one for one in run.metrics("model") if one.name == "calibration_error"), None)
@@ -83,17 +83,18 @@ def picture_page(run: Run) -> PicturePage:
         error="" if error is None else _percent(error),
         mistakes=_mistakes(run, names),
         wrong=_wrong(run, counts),
-        augmented=_shown(run, "augmented", "A grid of training pictures after augmentation"),
+        augmented=shown_picture(run, "augmented", "A grid of training pictures after augmentation"),
     )
 
 
-def _list(found: Any) -> list[Any]:
+def list_of(found: Any) -> list[Any]:
+    """What was found, where it is a list."""
     return found if isinstance(found, list) else []
 
 
 def counts_of(found: Any, size: int) -> list[list[int]]:
     """The confusion matrix; empty where it is not one of so many classes."""
-    rows = [[n for n in _list(row) if type(n) is int and n >= 0] for row in _list(found)]
+    rows = [[n for n in list_of(row) if type(n) is int and n >= 0] for row in list_of(found)]
     return rows if rows and len(rows) == size and all(len(row) == size for row in rows) else []
 
 
@@ -135,7 +136,7 @@ def _taken_for(row: Sequence[int], own: int, names: Sequence[str]) -> str:
 
 def _calibration(found: Any) -> Chart | None:
     """Accuracy over confidence, with the interval of each bin."""
-    points = [point for item in _list(found) if (point := _point(item)) is not None]
+    points = [point for item in list_of(found) if (point := _point(item)) is not None]
     if not points:
         return None
     x, y, low, high = (list(values) for values in zip(*points, strict=True))
@@ -151,7 +152,7 @@ def _point(item: Any) -> tuple[float, float, float, float] | None:
     """Confidence, accuracy and the ends of its interval."""
     if not isinstance(item, Mapping):
         return None
-    values = [item.get("confidence"), item.get("accuracy"), *_list(item.get("interval"))]
+    values = [item.get("confidence"), item.get("accuracy"), *list_of(item.get("interval"))]
     numbers = [float(value) for value in values if isinstance(value, (int, float)) and math.isfinite(value)]
     return (numbers[0], numbers[1], numbers[2], numbers[3]) if len(numbers) == len(values) == 4 else None
 
@@ -165,12 +166,12 @@ def _percent(one: Metric) -> str:
 def _mistakes(run: Run, names: Sequence[str]) -> list[Shown]:
     """The misclassified pictures that were kept, with class and guess."""
     shown = []
-    for number, item in enumerate(_list((run.evaluation or {}).get("misclassified"))):
+    for number, item in enumerate(list_of((run.evaluation or {}).get("misclassified"))):
         if not isinstance(item, list) or len(item) != 3:
             continue
         name, label, guess = str(item[0]), _name(item[1], names), _name(item[2], names)
         alt = f"{name}: of class {label}, taken for {guess}"
-        one = _shown(run, f"misclassified-{number:02d}", alt, f"{label} → {guess}")
+        one = shown_picture(run, f"misclassified-{number:02d}", alt, f"{label} → {guess}")
         shown += [one] if one else []
     return shown
 
@@ -188,7 +189,8 @@ def _wrong(run: Run, counts: Sequence[Sequence[int]]) -> str:
     return f"{total - right:,} of {total:,} held-out pictures are mistaken"
 
 
-def _shown(run: Run, name: str, alt: str, caption: str = "") -> Shown | None:
+def shown_picture(run: Run, name: str, alt: str, caption: str = "") -> Shown | None:
+    """A picture that the run's folder holds under this name; None where there is none."""
     content = run.pictures.get(name)
     if content is None:
         return None

@@ -13,6 +13,7 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import FuncFormatter, MaxNLocator
@@ -149,21 +150,57 @@ def matrix(name: str, counts: Sequence[Sequence[int]], classes: Sequence[str], d
         An `<svg>` element, safe to put into a page.
     """
     size = len(classes)
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": name, "font.size": 12 if size <= 12 else 9}):
-        side = max(5.4, 0.3 * size + 1.8)
-        figure = Figure(figsize=(side, 0.94 * side), layout="constrained")
+    side = max(5.4, 0.3 * size + 1.8)
+    cells = [_counted(row, numbers) for row, numbers in enumerate(counts)]
+    right = [_accuracy(row, numbers) for row, numbers in enumerate(counts)]
+    return coloured(name, cells, (classes, classes, right), describe, (side, 0.94 * side), 12 if size <= 12 else 9)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One of a drawn table: colour (`c1` to `c8`), how strong it is (0 to 1), and what stands in it."""
+
+    colour: str
+    strength: float
+    text: str = ""
+
+
+def coloured(
+    name: str,
+    cells: Sequence[Sequence[Cell | None]],
+    words: tuple[Sequence[str], Sequence[str], Sequence[str]],
+    describe: str,
+    size: tuple[float, float],
+    font: float,
+) -> str:
+    """Draw a table of coloured cells, as many rows as columns; None is an empty cell.
+
+    Args:
+        name, describe: as for `plot`.
+        words: those left of the rows, below the columns, right of the rows.
+        size, font: width and height of the drawing in inches, and its letters in points.
+
+    Returns:
+        An `<svg>` element, safe to put into a page.
+    """
+    left, below, behind = words
+    number = len(cells)
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": name, "font.size": font}):
+        # A browser's letters may be wider than those that were measured.
+        figure = Figure(figsize=size, layout=ConstrainedLayoutEngine(w_pad=0.12))
         axes = figure.add_subplot()
-        for row, numbers in enumerate(counts):
-            _row_of_cells(axes, row, numbers)
-        axes.set(xlim=(-0.5, size - 0.5), ylim=(size - 0.5, -0.5), aspect="equal")
+        for row, line in enumerate(cells):
+            _row_of_cells(axes, row, line)
+        axes.set(xlim=(-0.5, number - 0.5), ylim=(number - 0.5, -0.5), aspect="equal")
         axes.spines[:].set_visible(False)
         axes.tick_params(colors=_SENTINELS["ink"], length=0, pad=4)
-        longest = max(map(len, classes), default=0)
-        upright = longest <= 2 or longest * size <= 36
-        axes.set_xticks(range(size), classes, rotation=0 if upright else 90)
-        axes.set_yticks(range(size), classes)
+        longest = max(map(len, below), default=0)
+        upright = longest <= 2 or longest * number <= 36
+        # Words of others: a dollar in them begins no formula.
+        axes.set_xticks(range(number), below, rotation=0 if upright else 90, parse_math=False)
+        axes.set_yticks(range(number), left, parse_math=False)
         right = axes.secondary_yaxis("right")
-        right.set_yticks(range(size), [_accuracy(row, numbers) for row, numbers in enumerate(counts)])
+        right.set_yticks(range(number), behind)
         right.spines[:].set_visible(False)
         right.tick_params(colors=_SENTINELS["muted"], length=0, pad=4)
         buffer = io.StringIO()
@@ -171,19 +208,27 @@ def matrix(name: str, counts: Sequence[Sequence[int]], classes: Sequence[str], d
     return _inline(buffer.getvalue(), name, describe)
 
 
-def _row_of_cells(axes: matplotlib.axes.Axes, row: int, numbers: Sequence[int]) -> None:
-    """The cells of a class that hold something, on a faint line that guides the eye."""
-    total = sum(numbers)
+def _counted(row: int, numbers: Sequence[int]) -> list[Cell | None]:
+    """The cells of a class: those without a picture are empty."""
+    total, numbered = sum(numbers), len(numbers) <= NUMBERED
+    return [
+        # A number on it stays readable, and few are seen.
+        Cell("c2" if row == column else "c3", 0.1 + 0.42 * math.sqrt(number / total), str(number) if numbered else "")
+        if number
+        else None
+        for column, number in enumerate(numbers)
+    ]
+
+
+def _row_of_cells(axes: matplotlib.axes.Axes, row: int, cells: Sequence[Cell | None]) -> None:
+    """The cells that hold something, on a faint line that guides the eye."""
     axes.axhline(row + 0.5, color=_SENTINELS["line"], linewidth=0.6)
-    for column, number in enumerate(numbers):
-        if number:
-            colour = _SENTINELS["c2" if row == column else "c3"]
-            strength = 0.1 + 0.42 * math.sqrt(number / total)  # a number on it stays readable, and few are seen
-            axes.add_patch(
-                Rectangle((column - 0.47, row - 0.47), 0.94, 0.94, facecolor=colour, alpha=strength, linewidth=0)
-            )
-            if len(numbers) <= NUMBERED:
-                axes.text(column, row, str(number), ha="center", va="center", color=_SENTINELS["ink"])
+    for column, cell in enumerate(cells):
+        if cell is not None:
+            colour, where = _SENTINELS[cell.colour], (column - 0.47, row - 0.47)
+            axes.add_patch(Rectangle(where, 0.94, 0.94, facecolor=colour, alpha=cell.strength, linewidth=0))
+            if cell.text:
+                axes.text(column, row, cell.text, ha="center", va="center", color=_SENTINELS["ink"])
 
 
 def _accuracy(row: int, numbers: Sequence[int]) -> str:

@@ -15,6 +15,7 @@ from corestone import __version__
 from corestone.core.errors import CheckpointError
 from corestone.core.runlog import spelled
 from corestone.report import figures, sections
+from corestone.report.captions import caption_page
 from corestone.report.compare import System, compare, held_out_curves, labels, summary
 from corestone.report.data_sets import data_sets
 from corestone.report.evaluations import kept
@@ -94,6 +95,7 @@ def _page(run: Run) -> dict[str, Any]:
     recipe = run.recipe or {}
     shown, between = sections.moments(run)
     mood, state = figures.state(run)
+    on_pictures = unit_of(run) == PICTURES
     return {
         "title": str(recipe.get("name") or run.name),
         "folder": run.name,
@@ -112,7 +114,8 @@ def _page(run: Run) -> dict[str, Any]:
         "speed_charts": sections.speed_charts(run),
         "evaluations": sections.evaluations(run),
         "kept": kept(run),
-        "pictures": picture_page(run) if unit_of(run) == PICTURES else None,
+        "pictures": picture_page(run) if on_pictures else None,
+        "captions": caption_page(run) if on_pictures else None,
         "moments": shown,
         "between": between,
         "anomalies": sections.anomalies(run),
