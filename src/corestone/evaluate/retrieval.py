@@ -30,6 +30,7 @@ class RetrievalScore:
     Args:
         pictures, texts: give all of them for a batch size, in order.
         owner_T: number of the picture that each text describes.
+        wording_T: a number for what each text says, the same for texts that say the same; None: all differ.
         batch_size: rows at a time; changes speed and memory, not the result.
     """
 
@@ -40,8 +41,9 @@ class RetrievalScore:
         owner_T: Tensor,
         batch_size: int,
         reading: str = "",
+        wording_T: Tensor | None = None,
     ) -> None:
-        self._pictures, self._texts, self._owner_T = pictures, texts, owner_T
+        self._pictures, self._texts, self._owner_T, self._wording_T = pictures, texts, owner_T, wording_T
         self._batch_size, self._reading = batch_size, reading
 
     def run(self, model: Any) -> Iterator[Metric]:
@@ -50,7 +52,9 @@ class RetrievalScore:
 
     def metrics(self, images_IE: Tensor, texts_TE: Tensor) -> Iterator[Metric]:
         """Yield what `retrieval_metrics` does of these vectors."""
-        yield from retrieval_metrics(images_IE, texts_TE, self._owner_T.to(images_IE.device), self._reading)
+        device = images_IE.device
+        wording_T = None if self._wording_T is None else self._wording_T.to(device)
+        yield from retrieval_metrics(images_IE, texts_TE, self._owner_T.to(device), self._reading, wording_T)
 
     def vectors(self, model: Any) -> tuple[Tensor, Tensor]:
         """Those of all pictures (I, E) and of all texts (T, E), float32."""
@@ -61,15 +65,20 @@ class RetrievalScore:
         return images_IE, texts_TE
 
 
-def retrieval_metrics(images_IE: Tensor, texts_TE: Tensor, owner_T: Tensor, reading: str = "") -> Iterator[Metric]:
+def retrieval_metrics(
+    images_IE: Tensor, texts_TE: Tensor, owner_T: Tensor, reading: str = "", wording_T: Tensor | None = None
+) -> Iterator[Metric]:
     """Yield `text_recall_at_K` (a picture for which one of its own texts is among the K most similar texts) and
     `image_recall_at_K` (a text whose picture is among the K most similar pictures) for K = 1, 5, 10.
 
-    Others that are just as similar count as more similar, so a model that says the same of everything finds nothing.
-    A picture's texts are no independent trials: intervals of the second resample pictures with all their texts.
+    A text of another picture that says what one of the picture's own says is as right as that one: no model can tell
+    them apart. Others that are just as similar count as more similar, so a model that says the same of everything finds
+    nothing. A picture's texts are no independent trials: intervals of the second resample pictures with all their
+    texts.
 
     Args:
         owner_T: number of the picture that each text describes.
+        wording_T: a number for what each text says; None: all differ.
 
     Raises:
         DataError: a text describes no picture of these, or a picture has no text.
@@ -84,8 +93,10 @@ def retrieval_metrics(images_IE: Tensor, texts_TE: Tensor, owner_T: Tensor, read
     if bool((owned_I == 0).any()):
         lonely = int((owned_I == 0).nonzero()[0])
         raise DataError(f"evaluation: picture {lonely:,} has no text; leave it out")
-    before_I = _texts_before_own(images_IE, texts_TE, owner_T)
-    before_T = _pictures_before_own(images_IE, texts_TE, owner_T)
+    if wording_T is None:
+        wording_T = torch.arange(len(owner_T), device=owner_T.device)
+    before_I = _texts_before_own(images_IE, texts_TE, owner_T, wording_T)
+    before_T = _pictures_before_own(images_IE, texts_TE, owner_T, wording_T)
     owners = owner_T.cpu().numpy()
     said = "; ".join(filter(None, [f"among {len(texts_TE):,} texts, any of the picture's own", reading]))
     for first in FIRST:
@@ -100,21 +111,28 @@ def retrieval_metrics(images_IE: Tensor, texts_TE: Tensor, owner_T: Tensor, read
         yield Metric(f"image_recall_at_{first}", value, "share of texts", len(owners), interval, said)
 
 
-def _texts_before_own(images_IE: Tensor, texts_TE: Tensor, owner_T: Tensor) -> NDArray[np.int64]:
+def _texts_before_own(images_IE: Tensor, texts_TE: Tensor, owner_T: Tensor, wording_T: Tensor) -> NDArray[np.int64]:
     """How many texts of others are at least as similar to each picture as its most similar own one."""
-    found, size = [], max(1, CHUNK // len(texts_TE))
-    for numbers_R in torch.arange(len(images_IE), device=images_IE.device).split(size):
-        similar_RT, own_RT = images_IE[numbers_R] @ texts_TE.T, owner_T == numbers_R[:, None]
+    found, size, wordings = [], max(1, CHUNK // len(texts_TE)), int(wording_T.max()) + 1
+    for first in range(0, len(images_IE), size):
+        some_RE = images_IE[first : first + size]
+        inside_T = (owner_T >= first) & (owner_T < first + len(some_RE))
+        says_RW = torch.zeros(len(some_RE), wordings, dtype=torch.bool, device=owner_T.device)
+        says_RW[owner_T[inside_T] - first, wording_T[inside_T]] = True
+        similar_RT, own_RT = some_RE @ texts_TE.T, says_RW[:, wording_T]
         best_R1 = similar_RT.masked_fill(~own_RT, -torch.inf).amax(dim=1, keepdim=True)
         found.append(((similar_RT >= best_R1) & ~own_RT).sum(dim=1))
     return torch.cat(found).cpu().numpy()
 
 
-def _pictures_before_own(images_IE: Tensor, texts_TE: Tensor, owner_T: Tensor) -> NDArray[np.int64]:
-    """How many other pictures are at least as similar to each text as its own."""
-    found, size = [], max(1, CHUNK // len(images_IE))
-    for some_RE, owner_R in zip(texts_TE.split(size), owner_T.split(size), strict=True):
+def _pictures_before_own(images_IE: Tensor, texts_TE: Tensor, owner_T: Tensor, wording_T: Tensor) -> NDArray[np.int64]:
+    """How many pictures of other texts are at least as similar to each text as the most similar of its own."""
+    found, size = [], max(1, CHUNK // max(len(images_IE), len(texts_TE)))
+    for some_RE, wording_R in zip(texts_TE.split(size), wording_T.split(size), strict=True):
+        row, text = (wording_R[:, None] == wording_T).nonzero(as_tuple=True)
+        own_RI = torch.zeros(len(some_RE), len(images_IE), dtype=torch.bool, device=owner_T.device)
+        own_RI[row, owner_T[text]] = True
         similar_RI = some_RE @ images_IE.T
-        own_R1 = similar_RI.gather(1, owner_R[:, None])
-        found.append((similar_RI >= own_R1).sum(dim=1) - 1)
+        best_R1 = similar_RI.masked_fill(~own_RI, -torch.inf).amax(dim=1, keepdim=True)
+        found.append(((similar_RI >= best_R1) & ~own_RI).sum(dim=1))
     return torch.cat(found).cpu().numpy()

@@ -145,7 +145,7 @@ class PairData:
 
 def retrieval(pairs: HeldOutPairs, batch_size: int) -> RetrievalScore:
     """Scores of finding one half of a pair by the other."""
-    return RetrievalScore(pairs.images, pairs.texts, pairs.owner_T, batch_size, READING)
+    return RetrievalScore(pairs.images, pairs.texts, pairs.owner_T, batch_size, READING, pairs.wording_T)
 
 
 def captioning(pairs: HeldOutPairs, tokenizer: Tokenizer, context_length: int, batch_size: int) -> CaptionScore:

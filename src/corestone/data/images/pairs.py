@@ -128,7 +128,7 @@ def caption_batch(captions: Sequence[Sequence[int]], rows: CaptionRows, context_
 
 
 class HeldOutPairs:
-    """A side of a set in order: its pictures, all its captions, and whose each caption is.
+    """A side of a set in order: its pictures, all its captions, whose each caption is, and which say the same.
 
     Args:
         augmentation: whose steps of evaluation pictures go through.
@@ -155,6 +155,8 @@ class HeldOutPairs:
         pairs = [(place, caption) for place, captions in enumerate(self.captions_of) for caption in captions]
         self.captions = [caption for _, caption in pairs]
         self.owner_T = torch.tensor([place for place, _ in pairs])
+        numbers = {caption: number for number, caption in enumerate(dict.fromkeys(self.captions))}
+        self.wording_T = torch.tensor([numbers[caption] for caption in self.captions])
 
     def images(self, batch_size: int) -> Iterator[ImageBatch]:
         """The pictures, without chance."""
