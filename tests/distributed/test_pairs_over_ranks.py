@@ -16,10 +16,9 @@ LOSSES = ("softmax", "sigmoid")
 WORKER = """
 import sys
 sys.path.insert(0, sys.argv[2])
-import torch.distributed as dist
 from safetensors.torch import save_file
 from pairs import TinyTowers, gradients_of, objective, pairs, split
-from corestone.parallel.collectives import join_world
+from corestone.parallel.collectives import end_rank, join_world
 world, kept = join_world(), {}
 mine = pairs().rows(6 * world.rank, 6 * world.rank + 6)
 for loss in ("softmax", "sigmoid"):
@@ -30,8 +29,7 @@ for loss in ("softmax", "sigmoid"):
     kept |= {f"{loss}.{name}": value for name, value in sums.items()}
 if world.is_main:
     save_file(kept, sys.argv[1])
-world.barrier()
-dist.destroy_process_group()
+end_rank()
 """
 
 

@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import save_file
 from parts import trainer, CountingLoader
 from corestone.core.units import duration
-from corestone.parallel.collectives import join_world
+from corestone.parallel.collectives import end_rank, join_world
 from corestone.train.spec import Training
 from corestone.train.state import State
 world = join_world()
@@ -29,6 +29,7 @@ parts.weights.clear()
 parts.run(State())
 if world.is_main:
     save_file(gradients | {"losses": torch.tensor([r.loss for r in log])}, sys.argv[1])
+end_rank()
 """
 
 

@@ -28,7 +28,9 @@ def pretrain(
     from corestone.recipes.catalogue import find_recipe
 
     spec = find_recipe(recipe, overrides or [])  # refused before torch is loaded
+    from corestone.parallel.collectives import end_rank
     from corestone.recipes.pretrain import pretrain as run_recipe
 
     path = run_recipe(spec, run or Path("runs") / spec.name, resume)
     typer.echo(f"report: {path}")
+    end_rank()
