@@ -20,7 +20,7 @@ from corestone.objectives.captioning import CaptioningObjective
 from corestone.objectives.contrastive import ContrastiveObjective
 from corestone.objectives.replaced_token import ReplacedTokenObjective
 from corestone.objectives.spec import Captioning, Contrastive, ReplacedToken
-from corestone.recipes.build import compiled
+from corestone.parallel.compiled import Compiled
 from corestone.zoo.clip import stack
 from corestone.zoo.coca import coca
 
@@ -97,7 +97,7 @@ def test_compiled_gradients_are_the_plain_ones(name, backend, sizes):
     """With dropout, in micro-batches. Worst distance of a tensor, in its norm: 2.0e-7 by the first compiler."""
     make, objective, rows, gradient, graphs = CASES[name]
     found = []
-    for wrap in (lambda model: model, lambda model: compiled(model, backend)):
+    for wrap in (lambda model: model, lambda model: Compiled(model, backend)):
         torch._dynamo.reset()
         torch._dynamo.utils.counters.clear()
         model = make()
@@ -114,7 +114,7 @@ def test_compiled_gradients_are_the_plain_ones(name, backend, sizes):
 def test_the_model_itself_stays_as_it_is():
     """Evaluation, which goes on with the model, is not compiled."""
     model = two_tower()
-    compiled(model, "aot_eager").image(some_pairs().images)
+    Compiled(model, "aot_eager").image(some_pairs().images)
     torch._dynamo.utils.counters.clear()
     model.image(some_pairs().images)
     assert not torch._dynamo.utils.counters["frames"]["total"]

@@ -18,6 +18,8 @@ from corestone.core.spec import read_yaml
 from corestone.core.units import duration
 from corestone.data.document import Counts
 from corestone.data.images.augment_spec import Augmentation, RandomResizedCrop
+from corestone.data.images.pair_shards import PairShards, source_of
+from corestone.data.images.picture import Label, Picture
 from corestone.data.images.sources import pictures
 from corestone.data.images.spec import (
     FilterPairs,
@@ -156,6 +158,16 @@ def test_wrong_pairs_go_and_every_drop_is_counted(
         if captions is not None:
             number = int(Path(json.loads(path.read_text().splitlines()[int(picture.id[12:]) - 1])["path"]).stem)
             assert captions == (caption(number),)
+
+
+@pytest.mark.parametrize("labels", [("red", None, "blue"), (("red", "square"), (), ("blue",))])
+def test_shards_keep_the_classes(tmp_path: Path, labels: tuple[Label, ...]) -> None:
+    shards = PairShards(tmp_path, 2**20)
+    for number, label in enumerate(labels):
+        shards.add(Picture(str(number), png(drawing(number)), "train", "cards", label, (caption(number),)), [1.0])
+    shards.close()
+    found = source_of(tmp_path, shards.shards, shards.several)
+    assert [picture.label for picture in pictures(found, "stop", Counts())] == [*labels]
 
 
 def test_what_was_stopped_scores_nothing_twice_and_ends_with_the_same_bytes(

@@ -53,6 +53,9 @@ class Model(Protocol):
         context_length: the most tokens a row may have.
         vocab_size: ids below it may stand in a row.
         generates: continuations of prompts, answers to what was read, captions of pictures, or nothing.
+
+    A model that objectives enter otherwise than by calling it names those methods in `ways_in`, and one that corrects
+    its weights has `after_update(masters)`, called behind each update (`models.two_tower`).
     """
 
     head: Any

@@ -13,8 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-CHUNK = 2**24
-"""Similarities that exist at a time: 64 MB in float32."""
+from corestone.evaluate.retrieval import CHUNK
 
 Said = tuple[str, float]
 """A caption, and the cosine of its vector and a picture's."""
@@ -35,7 +34,7 @@ class Nearest:
     nearest: tuple[tuple[str, float, bool], ...]
 
 
-class Captions:
+class DistinctCaptions:
     """The different captions of some pictures, their vectors (U, E), and whose they are.
 
     Args:

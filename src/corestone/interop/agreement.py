@@ -5,7 +5,7 @@ Shape letters: B batch, T tokens, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -165,14 +165,22 @@ def _load(transformers: Any, family: Family, folder: Path, where: str) -> tuple[
         )
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
     except Exception as error:  # the library's errors have no base of their own
-        reason = " ".join(str(error).split())
-        raise CheckpointError(
-            f"{where}: refused, nothing was written: transformers cannot load it ({reason})"
-        ) from None
+        raise cannot_load("transformers", error, where) from None
+    check_loading(loading, where)
+    return model.eval(), tokenizer
+
+
+def cannot_load(library: str, error: Exception, where: str) -> CheckpointError:
+    """What to say where a library fails on an exported folder."""
+    reason = " ".join(str(error).split())
+    return CheckpointError(f"{where}: refused, nothing was written: {library} cannot load it ({reason})")
+
+
+def check_loading(loading: Mapping[str, Sequence[object]], where: str) -> None:
+    """CheckpointError for the tensors that `transformers` missed, did not know or could not take."""
     odd = [f"{kind} {sorted(map(str, names))[:3]}" for kind, names in loading.items() if names]
     if odd:
         raise CheckpointError(f"{where}: refused, nothing was written: transformers reports {'; '.join(odd)}")
-    return model.eval(), tokenizer
 
 
 @contextmanager

@@ -14,11 +14,10 @@ import torch
 from torch import Tensor
 
 from corestone.core.batch import ImageBatch
-from corestone.core.errors import CheckpointError
 from corestone.data.images.augment import evaluation_picture, normalise
 from corestone.data.images.pairs import caption_batch
 from corestone.data.tokenizer import Tokenizer
-from corestone.interop.agreement import quiet
+from corestone.interop.agreement import cannot_load, check_loading, quiet
 from corestone.interop.paired import PairFormat, PairTold
 from corestone.interop.picture_agreement import Seen, as_pillow, compare
 from corestone.interop.pictured import Pixels
@@ -84,10 +83,8 @@ def _check_transformers(
             images = [processor(images=one, return_tensors="pt")["pixel_values"] for one in given]
             texts = processor(text=texts_seen(), padding="max_length", truncation=True, return_tensors="pt")
         except Exception as error:  # the library's errors have no base of their own
-            raise _refused("transformers cannot load it", error, where) from None
-    odd = [f"{what} {sorted(map(str, names))[:3]}" for what, names in loading.items() if names]
-    if odd:
-        raise CheckpointError(f"{where}: refused, nothing was written: transformers reports {'; '.join(odd)}")
+            raise cannot_load("transformers", error, where) from None
+    check_loading(loading, where)
     model.eval()
 
     @torch.no_grad()
@@ -113,7 +110,7 @@ def _check_open_clip(
             tokens_KT = open_clip.get_tokenizer(f"local-dir:{folder}")(texts_seen())
             images = torch.stack([transform(as_pillow(picture, told.augmentation.channels)) for picture in pictures])
         except Exception as error:  # the library's errors have no base of their own
-            raise _refused("open_clip cannot load it", error, where) from None
+            raise cannot_load("open_clip", error, where) from None
     model.eval()
 
     @torch.no_grad()
@@ -123,7 +120,3 @@ def _check_open_clip(
 
     name = f"open_clip {open_clip.__version__} ({type(model).__name__})"
     return compare(name, mine, Seen(images.double(), logits), told.augmentation, where)
-
-
-def _refused(what: str, error: Exception, where: str) -> CheckpointError:
-    return CheckpointError(f"{where}: refused, nothing was written: {what} ({' '.join(str(error).split())})")

@@ -19,7 +19,7 @@ from corestone.core.batch import ImageBatch
 from corestone.core.errors import CheckpointError
 from corestone.data.images.augment import evaluation_picture, normalise
 from corestone.data.images.augment_spec import Augmentation
-from corestone.interop.agreement import agree, quiet
+from corestone.interop.agreement import agree, cannot_load, check_loading, quiet
 from corestone.interop.pictured import Pictured, Pixels, crops, resize_of
 from corestone.interop.weights import build_with
 from corestone.models.coatnet import build_coatnet
@@ -179,13 +179,8 @@ def check_transformers(
             given = [as_pillow(picture, seen.channels) for picture in pictures]
             pixels = torch.cat([processor(one, return_tensors="pt")["pixel_values"] for one in given])
         except Exception as error:  # the library's errors have no base of their own
-            reason = " ".join(str(error).split())
-            raise CheckpointError(
-                f"{where}: refused, nothing was written: transformers cannot load it ({reason})"
-            ) from None
-    odd = [f"{kind} {sorted(map(str, names))[:3]}" for kind, names in loading.items() if names]
-    if odd:
-        raise CheckpointError(f"{where}: refused, nothing was written: transformers reports {'; '.join(odd)}")
+            raise cannot_load("transformers", error, where) from None
+    check_loading(loading, where)
     model.eval()
 
     @torch.no_grad()

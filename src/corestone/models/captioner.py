@@ -40,6 +40,8 @@ class CaptionerModel(nn.Module):
     """
 
     generates = "captions"
+    ways_in = ("image", "text", "encode", "decode")
+    """Methods by which objectives enter the model, beside calling it (`parallel.compiled`)."""
 
     def __init__(self, spec: Captioner) -> None:
         super().__init__()

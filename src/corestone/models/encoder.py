@@ -83,6 +83,8 @@ class GeneratorDiscriminatorModel(nn.Module):
     """Two encoders whose tables, and the norm behind them, are the same parameters."""
 
     generates = "nothing"
+    ways_in = ("generator", "discriminator")
+    """Inner models by which objectives enter the model (`parallel.compiled`)."""
 
     def __init__(self, spec: GeneratorDiscriminator) -> None:
         super().__init__()

@@ -64,6 +64,8 @@ class TwoTowerModel(nn.Module):
     makes logits of their products. Satisfies `objectives.contrastive.PairModel`."""
 
     generates = "nothing"
+    ways_in = ("image", "text")
+    """Methods by which objectives enter the model, beside calling it (`parallel.compiled`)."""
 
     def __init__(self, spec: TwoTower) -> None:
         super().__init__()

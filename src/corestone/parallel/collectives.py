@@ -72,7 +72,7 @@ def end_rank() -> None:
     """End the process of a rank that has done everything; alone, return.
 
     The threads of its group may still put tensors away when the interpreter is torn down, and then abort the process
-    (seen once in some twenty runs, whether or not the group was destroyed before), so nothing is torn down.
+    (seen twice in some forty runs, whether or not the group was destroyed before), so nothing is torn down.
     """
     if dist.is_initialized():
         sys.stdout.flush()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -15,21 +14,16 @@ compiled apart, needs the same draws of both."""
 
 
 class Compiled:
-    """A model whose ways in are compiled, for the trainer's objective.
+    """A model compiled for the trainer's objective: when it is called, and what its `ways_in` names, where it has them.
 
     All else is the model's own, and the model itself stays as it is for whoever else holds it.
     """
 
-    def __init__(self, model: nn.Module, ways: Sequence[str] = (), backend: str = "inductor") -> None:
-        """
-        Args:
-            ways: names of the methods and inner models by which objectives enter, beside calling the model.
-            backend: torch's compiler.
-        """
+    def __init__(self, model: nn.Module, backend: str = "inductor") -> None:
         how = partial(torch.compile, backend=backend, options=OPTIONS.get(backend))
         self._model = model
         self._call = how(model)
-        self._ways = {name: how(getattr(model, name)) for name in ways}
+        self._ways = {name: how(getattr(model, name)) for name in getattr(model, "ways_in", ())}
 
     def __call__(self, batch: Any) -> Any:
         return self._call(batch)

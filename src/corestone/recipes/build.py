@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,6 @@ import yaml
 from corestone.core.errors import CheckpointError, SpecError
 from corestone.core.spec import Spec, parse, to_yaml
 from corestone.core.units import Duration
-from corestone.models.captioner import CaptionerModel
-from corestone.models.encoder import GeneratorDiscriminatorModel
-from corestone.models.two_tower import TwoTowerModel
 from corestone.nn.batch_norm import recompute_statistics
 from corestone.nn.modes import freeze
 from corestone.nn.recurrent import RecurrentStack
@@ -26,7 +23,6 @@ from corestone.optim.build import build_optimiser, frozen_names, load_optimiser_
 from corestone.optim.ema import ExponentialAverage
 from corestone.optim.schedule import build_schedule
 from corestone.parallel.collectives import World
-from corestone.parallel.compiled import Compiled
 from corestone.parallel.precision import MasterWeights
 from corestone.recipes.registry import MODELS, OBJECTIVES
 from corestone.recipes.run_data import RunData
@@ -42,19 +38,6 @@ _log = logging.getLogger(__name__)
 def build_model(spec: Spec, seed: int, device: torch.device) -> Any:
     """The model of a record, in float32, with its initial values."""
     return MODELS.build(spec, seed=seed, device=device)
-
-
-WAYS_IN: Mapping[type, tuple[str, ...]] = {
-    TwoTowerModel: ("image", "text"),
-    CaptionerModel: ("image", "text", "encode", "decode"),
-    GeneratorDiscriminatorModel: ("generator", "discriminator"),
-}
-"""By what objectives enter a model, where it is not, or not only, by calling it."""
-
-
-def compiled(model: Any, backend: str = "inductor") -> Compiled:
-    """A model as `training.compile` has it."""
-    return Compiled(model, WAYS_IN.get(type(model), ()), backend)
 
 
 STATISTICS_ROWS = 2_000
@@ -106,7 +89,7 @@ class Built:
 
     def updated(self) -> None:
         """After each update of the master weights."""
-        if isinstance(self.model, TwoTowerModel | CaptionerModel):
+        if hasattr(self.model, "after_update"):
             self.model.after_update(self.weights.masters)
         if self.average is not None:
             self.average.update()

@@ -13,7 +13,6 @@ from corestone.generate.spec import Sampling
 from corestone.generate.text import caption_text
 from corestone.models.captioner import CaptionerModel
 from corestone.parallel.precision import Precision, decoding_dtype
-from corestone.recipes.pairs import longest_caption
 from corestone.recipes.picture_model import load_picture_model, picture_batch
 
 AT_ONCE = 64
@@ -44,7 +43,7 @@ def captions(
         raise CheckpointError(f"{path}: holds no tokenizer, without which its model writes no text")
     model = weight_only_int8(pictured.model) if precision == "int8" else pictured.model
     if as_long_as_trained:
-        sampling = sampling.model_copy(update={"max_tokens": longest_caption(pictured.context_length)})
+        sampling = sampling.model_copy(update={"max_tokens": pictured.longest_caption()})
     device = next(iter(pictured.model.parameters())).device
     for first in range(0, len(files), AT_ONCE):
         some = files[first : first + AT_ONCE]

@@ -18,7 +18,7 @@ from torch import Tensor
 from corestone.data.images.pairs import HeldOutPairs
 from corestone.data.images.picture_set import PictureSet
 from corestone.data.images.sources import describe
-from corestone.evaluate.nearest_captions import Captions
+from corestone.evaluate.nearest_captions import DistinctCaptions
 from corestone.evaluate.picture_floors import nearest_caption_floors
 from corestone.parallel.collectives import World
 from corestone.parallel.precision import Precision
@@ -47,9 +47,9 @@ def evaluate_pairs(
     images_IE, texts_TE = finding.vectors(model)
     metrics, writes = list(finding.metrics(images_IE, texts_TE)), model.generates == "captions"
     if writes:
-        metrics += captioning(pairs, data.tokenizer, data.spec.context_length, rows).run(model)
+        metrics += captioning(pairs, data.tokenizer, rows).run(model)
     measured = nearest_caption_floors(captioned(data.pairs("train"), rows), captioned(pairs, rows), writes)
-    captions = Captions(texts_TE, pairs.captions, pairs.owner_T)
+    captions = DistinctCaptions(texts_TE, pairs.captions, pairs.owner_T)
     spread = [place * pairs.count // SHOWN for place in range(SHOWN)] if pairs.count > SHOWN else range(pairs.count)
     mistaken = captions.mistaken(images_IE)
     result: dict[str, Any] = {
@@ -79,7 +79,9 @@ def captioned(pairs: HeldOutPairs, batch_size: int) -> tuple[Tensor, list[tuple[
     return torch.cat([batch.images_BCHW for batch in pairs.images(batch_size)]), pairs.captions_of
 
 
-def nearest(captions: Captions, images_IE: Tensor, places: Sequence[int], side: PictureSet) -> list[dict[str, Any]]:
+def nearest(
+    captions: DistinctCaptions, images_IE: Tensor, places: Sequence[int], side: PictureSet
+) -> list[dict[str, Any]]:
     """Of some pictures: id, the nearest own caption with its cosine, how many captions of others are `before` it, and
     the three nearest of all: text, cosine, whether it is own."""
     return [
@@ -93,7 +95,9 @@ def nearest(captions: Captions, images_IE: Tensor, places: Sequence[int], side: 
     ]
 
 
-def cosines(captions: Captions, images_IE: Tensor, places: Sequence[int]) -> list[list[tuple[float | None, bool]]]:
+def cosines(
+    captions: DistinctCaptions, images_IE: Tensor, places: Sequence[int]
+) -> list[list[tuple[float | None, bool]]]:
     """Of some pictures (rows) with the nearest own caption of each of them (columns): the cosine, and whether the
     caption is own to the row's picture."""
     own = [captions.said.index(one.own[0]) for one in captions.nearest(images_IE, places)]

@@ -164,7 +164,9 @@ def _fill(
     if not shards.shards:
         dropped = ", ".join(f"{n:,} {reason}" for reason, n in sorted(counts.dropped.items()))
         raise DataError(f"{describe(source)}: no picture is kept of {counts.read:,} (dropped: {dropped})")
-    (work / "source.yaml").write_text(to_yaml(source_of(out.resolve(), shards.shards)), encoding="utf-8")
+    (work / "source.yaml").write_text(
+        to_yaml(source_of(out.resolve(), shards.shards, shards.several)), encoding="utf-8"
+    )
     return {
         "source": plain(source),
         "rules": plain(rules),

@@ -137,7 +137,7 @@ class PairData:
         seen = self.spec.augmentation
         rows = [normalise(seen, evaluation_picture(seen, side.pixels(place))) for place in places]
         batch = ImageBatch(torch.stack(rows)).to(next(iter(model.named_parameters()))[1].device)
-        sampling = Sampling(temperature=0.0, max_tokens=longest_caption(self.spec.context_length))
+        sampling = Sampling(temperature=0.0, max_tokens=self.pairs("validation", SAMPLED).longest)
         written = caption_text(model, self.tokenizer, batch, sampling)
         named = [f"{side.id(place)} ({side.captions(place)[0]}):" for place in places]
         return [(name, f" {text}") for name, text in zip(named, written, strict=True)]
@@ -148,14 +148,9 @@ def retrieval(pairs: HeldOutPairs, batch_size: int) -> RetrievalScore:
     return RetrievalScore(pairs.images, pairs.texts, pairs.owner_T, batch_size, READING, pairs.wording_T)
 
 
-def captioning(pairs: HeldOutPairs, tokenizer: Tokenizer, context_length: int, batch_size: int) -> CaptionScore:
-    """Scores of writing captions."""
-    return CaptionScore(pairs.images, pairs.captions_of, tokenizer, batch_size, longest_caption(context_length))
-
-
-def longest_caption(context_length: int) -> int:
-    """The most tokens of a caption in training: a separator stands at each of its ends."""
-    return context_length - 2
+def captioning(pairs: HeldOutPairs, tokenizer: Tokenizer, batch_size: int) -> CaptionScore:
+    """Scores of writing captions, as long as those that were learnt."""
+    return CaptionScore(pairs.images, pairs.captions_of, tokenizer, batch_size, pairs.longest)
 
 
 def open_pairs(run: Run, world: World) -> PairData:

@@ -145,7 +145,7 @@ def evaluate_pictures(
     pictured = load_picture_model(path, precision)
     _check_able(pictured, task)
     run = open_run(path) if is_run(path) else None
-    sides = open_sides(pictured, task, data)
+    sides = task_sides(pictured, task, data)
     asked = Asked(pictured, sides, batch_size or (run.evaluation if run else Evaluation()).batch_size)
     found = _score(asked, task)
     result: dict[str, Any] = {
@@ -194,7 +194,7 @@ def _check_able(pictured: PictureModel, task: PictureTask) -> None:
         raise CheckpointError(f"{pictured.path}: holds no tokenizer, without which its model reads no text")
 
 
-def open_sides(pictured: PictureModel, task: PictureTask, data: str | None) -> Sides:
+def task_sides(pictured: PictureModel, task: PictureTask, data: str | None) -> Sides:
     """The pictures to score, and those to learn from where the task learns.
 
     The test side is scored where there is one, else validation; of a source without either, everything, unless the
@@ -243,7 +243,7 @@ def _score(asked: Asked, task: PictureTask) -> Found:
         case Captions():
             own, pictured = asked.pairs(asked.sides.scored), asked.pictured
             assert pictured.tokenizer is not None  # evaluate_pictures sees to it
-            score = captioning(own, pictured.tokenizer, pictured.context_length, asked.batch_size)
+            score = captioning(own, pictured.tokenizer, asked.batch_size)
             return Found(list(score.run(asked.model)), _caption_floors(asked, own))
 
 
@@ -290,7 +290,7 @@ def _zero_shot(asked: Asked, task: ZeroShot) -> Found:
 def _by_features(asked: Asked, task: Neighbours | LinearProbe) -> Found:
     """Classes by a picture's vector, of a model that stays as it is, with those of the training side."""
     of, train, classes = picture_vector(asked.model), asked.sides.train, asked.sides.scored.classes
-    assert train is not None  # open_sides sees to it
+    assert train is not None  # task_sides sees to it
     known_RD, known_R = asked.vectors(train, of)
     asked_ND, labels_N = asked.vectors(asked.sides.scored, of)
     if isinstance(task, Neighbours):

@@ -16,9 +16,10 @@ from corestone.core.runlog import RunLog, read_events
 from corestone.core.spec import differing, plain, to_yaml
 from corestone.parallel.allocator import keep_freed_memory
 from corestone.parallel.collectives import World, join_world
+from corestone.parallel.compiled import Compiled
 from corestone.parallel.peak import gemm_peak
 from corestone.parallel.precision import compute_dtype
-from corestone.recipes.build import Built, compiled
+from corestone.recipes.build import Built
 from corestone.recipes.evaluate import evaluate
 from corestone.recipes.hooks import SHORT, Watch
 from corestone.recipes.load import open_data, open_run
@@ -167,7 +168,7 @@ def open_log(run: Run, folder: Path, state: State) -> RunLog:
 def train(built: Built, watch: Watch, state: State) -> State:
     """Run the loop with this run's parts and hooks."""
     training = built.run.training
-    model = compiled(built.model) if training.compile else built.model
+    model = Compiled(built.model) if training.compile else built.model
 
     def roll_back() -> State:
         newest, _ = newest_whole(watch.folder)

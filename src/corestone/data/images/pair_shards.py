@@ -1,6 +1,6 @@
 """Pictures with captions as webdataset shards, which `WebDataset` sources and other tools read.
 
-folder/SIDE-00000.tar    000000000.jpg, .json (id, source, caption, similarity) and, of one caption, .txt
+folder/SIDE-00000.tar    000000000.jpg, .json (id, source, caption, similarity, label) and, of one caption, .txt
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import tarfile
 from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 from corestone.core.errors import DataError
 from corestone.core.spec import parse
@@ -26,18 +27,22 @@ class PairShards:
         self._open: dict[str, tarfile.TarFile] = {}
         self.shards: dict[str, int] = {}
         self.pictures: dict[str, int] = {}
+        self.several = False
 
     def add(self, picture: Picture, similarities: Sequence[float]) -> None:
         """Append an encoded picture with its captions and how similar each is to it."""
         side, data = picture.split, picture.content
         if not isinstance(data, bytes):
             raise DataError(f"{picture.source}, {picture.id}: an array of pixels; shards hold encoded pictures")
-        facts = {
+        facts: dict[str, Any] = {
             "id": picture.id,
             "source": picture.source,
             "caption": list(picture.captions),
             "similarity": [round(value, 6) for value in similarities],
         }
+        if picture.label is not None:
+            facts["label"] = picture.label
+            self.several |= isinstance(picture.label, tuple)
         members = {
             ending(data): data,
             "json": json.dumps(facts, ensure_ascii=False).encode("utf-8", "backslashreplace"),
@@ -69,11 +74,11 @@ class PairShards:
         return self._open[side]
 
 
-def source_of(folder: Path, shards: dict[str, int]) -> Together:
-    """The record that reads shards back, each side as it was."""
+def source_of(folder: Path, shards: dict[str, int], several: bool) -> Together:
+    """The record that reads shards back, each side as it was; `several`: with lists of classes."""
     parts = []
     for side, count in sorted(shards.items()):
         numbers = f"{{00000..{count - 1:05d}}}" if count > 1 else "00000"
-        told = {"shards": [str(folder / f"{side}-{numbers}.tar")], "side": side}
+        told = {"shards": [str(folder / f"{side}-{numbers}.tar")], "side": side, "label_list": several}
         parts.append(parse(WebDataset, told, str(folder)))
     return Together(parts=tuple(parts))

@@ -158,6 +158,11 @@ class HeldOutPairs:
         numbers = {caption: number for number, caption in enumerate(dict.fromkeys(self.captions))}
         self.wording_T = torch.tensor([numbers[caption] for caption in self.captions])
 
+    @property
+    def longest(self) -> int:
+        """The most ids of a caption that stay whole."""
+        return longest_of(self._rows, self._context_length)
+
     def images(self, batch_size: int) -> Iterator[ImageBatch]:
         """The pictures, without chance."""
         left = self.count

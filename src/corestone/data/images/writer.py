@@ -32,7 +32,7 @@ class SideWriter:
         self._tar: tarfile.TarFile | None = None
         self._shards: list[str] = []
         self._places: list[tuple[int, int, int]] = []
-        self._labels: list[array[int]] = []
+        self._labels, self._each = array("i"), array("i")
         self._several = False
         self._captions = 0
 
@@ -47,16 +47,20 @@ class SideWriter:
         if picture.captions:
             line["captions"] = picture.captions
         self._metadata.write((json.dumps(line, ensure_ascii=False) + "\n").encode("utf-8", "backslashreplace"))
-        self._labels.append(array("i", labels))
+        self._labels.extend(labels)
+        self._each.append(len(labels))
         self._captions += len(picture.captions)
 
     def finish(self, order: np.ndarray) -> dict[str, Any]:
         """Close the files. `order` maps the numbers that classes had for the time being to the final ones."""
         self.close()
-        most = max(map(len, self._labels), default=0) if self._several else 1
-        labels = np.full((len(self._labels), most), -1, dtype=np.int64)
-        for row, numbers in enumerate(self._labels):
-            labels[row, : len(numbers)] = np.sort(order[numbers])
+        each = np.array(self._each, dtype=np.int64)
+        most = int(each.max(initial=0)) if self._several else 1
+        labels = np.full((len(each), most), -1, dtype=np.int64)
+        rows = np.repeat(np.arange(len(each)), each)
+        final = np.asarray(order)[np.array(self._labels, dtype=np.int64)] if len(self._labels) else rows
+        ascending = np.lexsort((final, rows))
+        labels[np.arange(most) < each[:, None]] = final[ascending]
         labels = labels if self._several else labels[:, 0]
         self._save("labels", labels)
         index = None

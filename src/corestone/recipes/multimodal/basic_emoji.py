@@ -4,13 +4,12 @@ called, then both together. Each begins with the one before, whose run folder `s
 from __future__ import annotations
 
 from corestone.core.units import duration
-from corestone.data.images.spec import EmbeddedImages, Images, Pairs
-from corestone.data.spec import BytePair
+from corestone.data.images.spec import Images
 from corestone.models.picture_spec import CoAtNet, Stage, TwoTower
 from corestone.nn.spec import GridTransformer, MBConv
 from corestone.objectives.spec import Classification, Contrastive
 from corestone.optim.spec import Cosine, Lion
-from corestone.recipes.multimodal.emoji import CONTEXT_LENGTH, DRAWINGS, SIZE, VOCAB_SIZE
+from corestone.recipes.multimodal.emoji import CONTEXT_LENGTH, DRAWINGS, SIZE, VOCAB_SIZE, named_drawings
 from corestone.recipes.multimodal.stages import locked_image
 from corestone.recipes.spec import Run, Start
 from corestone.train.spec import Rhythm, Training
@@ -18,7 +17,6 @@ from corestone.zoo.basic import basic, text_tower
 from corestone.zoo.coatnet import stem
 
 CONCEPTS = 1634
-SOURCE = EmbeddedImages(name="emoji", split="artist")
 DECAY = 0.3
 
 
@@ -35,11 +33,6 @@ def _image() -> CoAtNet:
 
 def _model() -> TwoTower:
     return basic(_image(), text_tower(128, 3, head_dim=32, vocab_size=VOCAB_SIZE, length=CONTEXT_LENGTH))
-
-
-def _pairs() -> Pairs:
-    tokenizer = BytePair(vocab_size=VOCAB_SIZE)
-    return Pairs(source=SOURCE, augmentation=DRAWINGS, tokenizer=tokenizer, context_length=CONTEXT_LENGTH)
 
 
 def _rhythm(steps: int) -> Rhythm:
@@ -59,7 +52,7 @@ def basic_emoji_1() -> Run:
         description="BASIC on emoji, stage 1 of 3: 1,634 concepts are told apart; another artist's are held out.",
         model=_image(),
         objective=Classification(smoothing=0.1),
-        data=Images(source=SOURCE, augmentation=DRAWINGS),
+        data=Images(source=named_drawings().source, augmentation=DRAWINGS),
         optimiser=Lion(learning_rate=1e-3, weight_decay=DECAY),
         schedule=Cosine(warmup=duration("30 steps"), final=0.0),
         training=Training(length=duration("600 steps"), batch_examples=128),
@@ -75,7 +68,7 @@ def basic_emoji_2() -> Run:
         model=_model(),
         start=Start(path="runs/basic-emoji-1"),
         objective=Contrastive(),
-        data=_pairs(),
+        data=named_drawings(),
         optimiser=Lion(learning_rate=3e-4, rules=locked_image(DECAY)),
         schedule=Cosine(warmup=duration("30 steps"), final=0.0),
         training=Training(length=duration("300 steps"), batch_examples=256),
@@ -91,7 +84,7 @@ def basic_emoji_3() -> Run:
         model=_model(),
         start=Start(path="runs/basic-emoji-2"),
         objective=Contrastive(),
-        data=_pairs(),
+        data=named_drawings(),
         optimiser=Lion(learning_rate=1e-4, weight_decay=DECAY),
         schedule=Cosine(warmup=duration("20 steps"), final=0.0),
         training=Training(length=duration("160 steps"), batch_examples=256),

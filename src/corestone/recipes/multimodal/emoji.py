@@ -44,6 +44,16 @@ def drawings_net() -> ConvNet:
     return ConvNet(image_size=(SIZE, SIZE), classes=None, layers=tuple(layers))
 
 
+def named_drawings() -> Pairs:
+    """Drawings with their names, of one artist to learn from and of another to be scored on."""
+    return Pairs(
+        source=EmbeddedImages(name="emoji", split="artist"),
+        augmentation=DRAWINGS,
+        tokenizer=BytePair(vocab_size=VOCAB_SIZE),
+        context_length=CONTEXT_LENGTH,
+    )
+
+
 def clip_emoji() -> Run:
     """A CLIP of 2 M parameters, with a plain convolutional tower: a Vision Transformer needs more than 3,500 pictures.
     `data.source.split=concept` holds out names in place of an artist."""
@@ -57,12 +67,7 @@ def clip_emoji() -> Run:
         description="A small CLIP on 3,500 emoji of one artist and their names; another artist's are held out.",
         model=TwoTower(image=drawings_net(), text=text, embed_dim=128),
         objective=Contrastive(),
-        data=Pairs(
-            source=EmbeddedImages(name="emoji", split="artist"),
-            augmentation=DRAWINGS,
-            tokenizer=BytePair(vocab_size=VOCAB_SIZE),
-            context_length=CONTEXT_LENGTH,
-        ),
+        data=named_drawings(),
         optimiser=AdamW(learning_rate=2e-3, beta2=0.98, eps=1e-6, weight_decay=0.2),
         schedule=Cosine(warmup=duration("20 steps"), final=0.0),
         training=Training(length=duration("400 steps"), batch_examples=512),

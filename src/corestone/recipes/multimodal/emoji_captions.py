@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from corestone.core.units import duration
-from corestone.data.images.spec import EmbeddedImages, Pairs
-from corestone.data.spec import BytePair
 from corestone.models.picture_spec import Captioner
 from corestone.nn.spec import Init, PatchEmbedding
 from corestone.objectives.spec import Captioning
 from corestone.optim.spec import AdamW, Cosine
-from corestone.recipes.multimodal.emoji import CONTEXT_LENGTH, DRAWINGS, SIZE, VOCAB_SIZE
+from corestone.recipes.multimodal.emoji import CONTEXT_LENGTH, SIZE, VOCAB_SIZE, named_drawings
 from corestone.recipes.spec import Run
 from corestone.train.spec import Rhythm, Training
 from corestone.zoo.coca import coca
@@ -34,12 +32,7 @@ def coca_emoji() -> Run:
         description="A small CoCa that names emoji, learnt from 3,500 of one artist; another artist's are held out.",
         model=small_coca(),
         objective=Captioning(),
-        data=Pairs(
-            source=EmbeddedImages(name="emoji", split="artist"),
-            augmentation=DRAWINGS,
-            tokenizer=BytePair(vocab_size=VOCAB_SIZE),
-            context_length=CONTEXT_LENGTH,
-        ),
+        data=named_drawings(),
         optimiser=AdamW(learning_rate=1e-3, beta2=0.98, eps=1e-6, weight_decay=0.2),
         schedule=Cosine(warmup=duration("50 steps"), final=0.0),
         training=Training(length=duration("600 steps"), batch_examples=256),
