@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -53,9 +53,6 @@ class Model(Protocol):
         context_length: the most tokens a row may have.
         vocab_size: ids below it may stand in a row.
         generates: continuations of prompts, answers to what was read, captions of pictures, or nothing.
-
-    A model that objectives enter otherwise than by calling it names those methods in `ways_in`, and one that corrects
-    its weights has `after_update(masters)`, called behind each update (`models.two_tower`).
     """
 
     head: Any
@@ -70,6 +67,20 @@ class Model(Protocol):
     def __call__(self, batch: Any) -> Output: ...
 
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]: ...
+
+
+@runtime_checkable
+class ManyWaysIn(Protocol):
+    """A model that objectives also enter otherwise than by calling it: by these methods or inner models."""
+
+    ways_in: Sequence[str]
+
+
+@runtime_checkable
+class CorrectsItself(Protocol):
+    """A model with weights that must be brought back behind each update, here and among the optimiser's `masters`."""
+
+    def after_update(self, masters: Mapping[str, Tensor] | None = None) -> None: ...
 
 
 @dataclass(frozen=True)

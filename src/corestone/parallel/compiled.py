@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from corestone.core.protocols import ManyWaysIn
+
 OPTIONS = {"inductor": {"fallback_random": True}}
 """By backend. Dropout is drawn as without a compiler: an objective that runs a batch twice, by two ways that are
 compiled apart, needs the same draws of both."""
@@ -23,7 +25,8 @@ class Compiled:
         how = partial(torch.compile, backend=backend, options=OPTIONS.get(backend))
         self._model = model
         self._call = how(model)
-        self._ways = {name: how(getattr(model, name)) for name in getattr(model, "ways_in", ())}
+        ways = model.ways_in if isinstance(model, ManyWaysIn) else ()
+        self._ways = {name: how(getattr(model, name)) for name in ways}
 
     def __call__(self, batch: Any) -> Any:
         return self._call(batch)

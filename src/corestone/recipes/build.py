@@ -13,6 +13,7 @@ import torch
 import yaml
 
 from corestone.core.errors import CheckpointError, SpecError
+from corestone.core.protocols import CorrectsItself
 from corestone.core.spec import Spec, parse, to_yaml
 from corestone.core.units import Duration
 from corestone.nn.batch_norm import recompute_statistics
@@ -89,7 +90,7 @@ class Built:
 
     def updated(self) -> None:
         """After each update of the master weights."""
-        if hasattr(self.model, "after_update"):
+        if isinstance(self.model, CorrectsItself):
             self.model.after_update(self.weights.masters)
         if self.average is not None:
             self.average.update()
