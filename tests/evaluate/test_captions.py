@@ -42,9 +42,9 @@ def test_the_nearest_of_several_own_captions_counts():
 
 
 def test_the_floor_copies_the_caption_of_the_nearest_training_picture():
-    """Three shades of grey; the asked ones are near the second and the third."""
-    known = torch.tensor([0.0, 0.5, 1.0])[:, None, None, None].expand(3, 1, 20, 20)
-    asked = torch.tensor([0.6, 0.9])[:, None, None, None].expand(2, 1, 20, 20)
+    """Three patterns; the asked ones are the second and the third in another light."""
+    known = torch.rand(3, 1, 20, 20, generator=torch.Generator().manual_seed(0))
+    asked = 0.8 * known[1:] + 0.1
     captions = [("black",), ("light grey", "other"), ("white",)]
     floors = nearest_caption_floors((known, captions), (asked, [("dark grey",), ("snow", "white")]), writes=True)
     found = {metric.name: metric.value for metric in floors}

@@ -89,9 +89,14 @@ def nearest_caption_floors(
     known_ND, asked_ND = (
         F.adaptive_avg_pool2d(images, SIDE).flatten(1).double().numpy() for images in (known[0], asked[0])
     )
-    squares_N = (known_ND**2).sum(axis=1)
-    found = [known[1][int((squares_N - 2 * known_ND @ pixels_D).argmin())][0] for pixels_D in asked_ND]
-    said = f"averaged down to {SIDE} pixels, among {len(known[1]):,} training pictures"
+    mean_D = known_ND.mean(axis=0)
+    known_ND, asked_ND = known_ND - mean_D, asked_ND - mean_D
+    known_ND /= np.maximum(np.linalg.norm(known_ND, axis=1, keepdims=True), np.finfo(np.float64).tiny)
+    found = [known[1][int((known_ND @ pixels_D).argmax())][0] for pixels_D in asked_ND]
+    said = (
+        f"by the cosine of what differs from the mean training picture, averaged down to {SIDE} pixels, among "
+        f"{len(known[1]):,} training pictures"
+    )
     exact, f1 = caption_metrics(found, asked[1], said, "nearest_picture_")
     n = len(asked[1])
     return [
