@@ -137,7 +137,7 @@ def test_overfitting_rule():
 def test_learning_rate_rule_and_its_limits():
     for size, rate in {1e6: 1.31e-3, 1e7: 9.91e-4, 1e8: 6.69e-4, 1e9: 3.48e-4}.items():
         assert kaplan.learning_rate(size) == pytest.approx(rate, rel=3e-3)  # worst 1.3e-3, of 3 printed digits
-    with pytest.raises(SpecError, match="learning rate: it gives none at 1.3e\\+10 parameters; choose one by trial"):
+    with pytest.raises(SpecError, match=r"learning rate: it gives none at 1.3e\+10 parameters; choose one by trial"):
         kaplan.learning_rate(1.3e10)
     with warnings.catch_warnings():
         warnings.simplefilter("error", OutsideRange)
@@ -181,7 +181,10 @@ COMPUTE_OF_GPT3 = [  # Brown et al. 2020, table D.1: name, PF-days, FLOPs, param
 
 @pytest.mark.parametrize(("name", "pf_days", "flops", "millions", "billions", "each"), COMPUTE_OF_GPT3)
 def test_training_compute_of_gpt3(name, pf_days, flops, millions, billions, each):
-    """6 N D, or 3 N D where half of the parameters act on a token; worst relative difference 4.3e-3 (BERT-Base, of 2 or 3 printed digits)."""
+    """6 N D, or 3 N D where half of the parameters act on a token.
+
+    Worst relative difference 4.3e-3 (BERT-Base, of three printed digits).
+    """
     assert each * millions * 1e6 * billions * 1e9 == pytest.approx(flops, rel=5e-3)
     assert flops / kaplan.PF_DAY == pytest.approx(pf_days, rel=5e-3)
 
@@ -196,7 +199,7 @@ def test_beyond_what_was_measured_a_law_answers_and_warns():
 
 @pytest.mark.parametrize("wrong", [0.0, -1.0, math.nan, math.inf])
 def test_what_is_no_amount_is_refused(wrong):
-    with pytest.raises(SpecError, match="L\\(N\\).*parameters outside of embeddings must be a positive number"):
+    with pytest.raises(SpecError, match=r"L\(N\).*parameters outside of embeddings must be a positive number"):
         kaplan.SIZE.loss(wrong)
     with pytest.raises(SpecError, match="nats per token must be a positive number"):
         kaplan.CRITICAL_BATCH.tokens(wrong)

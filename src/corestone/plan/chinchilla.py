@@ -57,8 +57,8 @@ BESIROGLU_ERRORS = {
 }
 """Standard errors of `BESIROGLU` (4,000 resamples), and of a in `N_opt ~ C^a`.
 
-They give no interval of a predicted loss: the errors of a scale and its exponent nearly cancel, and the covariances that
-say how nearly are not printed. A fit to own runs has such an interval (`corestone.plan.bootstrap`)."""
+They give no interval of a predicted loss: the errors of a scale and its exponent largely cancel, and the covariances
+that say how far are not printed. A fit to own runs has such an interval (`corestone.plan.bootstrap`)."""
 
 
 @dataclass(frozen=True)

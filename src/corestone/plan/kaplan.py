@@ -62,7 +62,7 @@ class SizeAndSteps:
         """Nats per token. Warns OutsideRange; raises SpecError where an argument is not positive."""
         size = PARAMETERS.check(parameters, self.source)
         steps = STEPS.check(min_steps, self.source)
-        return (self.size_scale / size) ** self.size_exponent + (self.steps_scale / steps) ** self.steps_exponent
+        return float((self.size_scale / size) ** self.size_exponent + (self.steps_scale / steps) ** self.steps_exponent)
 
 
 @dataclass(frozen=True)

@@ -66,7 +66,7 @@ class PowerLaw:
 
     def loss(self, x: float) -> float:
         """Loss in nats per token. Warns OutsideRange; raises SpecError where x is not positive."""
-        return (self.scale / self.over.check(x, self.source)) ** self.exponent
+        return float((self.scale / self.over.check(x, self.source)) ** self.exponent)
 
     def needed(self, loss: float) -> float:
         """The x at which a loss (nats per token) is reached. Warns and raises as `loss`."""
@@ -101,7 +101,7 @@ class SaturatingLaw:
     def loss(self, *x: float) -> float:
         """Loss at one x per term, in their order. Warns OutsideRange; raises SpecError where one is not positive."""
         parts = zip(self.terms, x, strict=True)
-        return self.floor + sum(term.scale / term.over.check(v, self.source) ** term.exponent for term, v in parts)
+        return float(self.floor + sum(t.scale / t.over.check(v, self.source) ** t.exponent for t, v in parts))
 
 
 @dataclass(frozen=True)
