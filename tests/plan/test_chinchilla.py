@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from corestone.core.errors import SpecError
@@ -136,6 +136,7 @@ def test_table_of_approach_3_by_its_constants():
     assert optimal_flops(chinchilla.PRINTED, last) / flops == pytest.approx(2.2, abs=0.05)
 
 
+@settings(deadline=None)  # a busy machine is no defect
 @given(flops=st.floats(1e15, 1e30))
 def test_the_closed_form_is_the_optimum(flops):
     law = chinchilla.BESIROGLU

@@ -7,7 +7,7 @@ import math
 import warnings
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from corestone.core.errors import SpecError
@@ -53,6 +53,7 @@ def test_size_and_data_agrees_with_its_limits():
     assert kaplan.SIZE_AND_STEPS.loss(1e8, 1e30) == pytest.approx((6.5e13 / 1e8) ** 0.077, rel=1e-6)
 
 
+@settings(deadline=None)  # a busy machine is no defect
 @given(steps=st.floats(1, 1e7), batch=st.floats(1, 1e9), loss=st.floats(1.7, 9))
 def test_the_two_batch_corrections_are_one_relation(steps, batch, loss):
     """(S / S_min - 1)(E / E_min - 1) = 1, eq. 5.1, where E_min = C_min / (6 N)."""
@@ -70,6 +71,7 @@ def test_the_derived_law_of_compute():
     assert kaplan.stop_above_converged() == pytest.approx(0.10, abs=0.005)  # 0.1013
 
 
+@settings(deadline=None)  # a busy machine is no defect
 @given(pf_days=st.floats(1e-8, 1e4))
 def test_the_derived_optimum_is_one(pf_days):
     """Its loss is that of L(N, S_min), its compute is spent, and no other size does better with it."""
