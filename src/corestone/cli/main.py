@@ -23,6 +23,7 @@ from corestone.cli import (
     interop,
     leaderboard,
     ledger,
+    plan_fit,
     prepare,
     pretrain,
     recipes,
@@ -41,6 +42,7 @@ app = typer.Typer(
     help="Pretrain your own foundation models: from raw data to a trained, evaluated, documented model.",
 )
 app.add_typer(data.app, name="data")
+app.add_typer(plan_fit.app, name="plan")
 app.command("prepare")(prepare.prepare)
 app.command("recipes")(recipes.recipes)
 app.command("show")(recipes.show)

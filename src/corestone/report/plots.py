@@ -242,7 +242,7 @@ def picture(series: Sequence[Series], title: str, unit: str, look: Look) -> byte
         shown = [item for item in series if len(item.y)]
         figure = Figure(figsize=(8, 4.5), dpi=160, layout="constrained")
         axes = figure.add_subplot()
-        palette = _light_colours()
+        palette = light_colours()
         _fill(axes, shown, look, palette)
         axes.set_title(title, loc="left", color=palette["ink"])
         axes.set_xlabel(look.axis, color=palette["muted"])
@@ -254,7 +254,7 @@ def picture(series: Sequence[Series], title: str, unit: str, look: Look) -> byte
     return buffer.getvalue()
 
 
-def _light_colours() -> dict[str, str]:
+def light_colours() -> dict[str, str]:
     """The page's colours on paper; the style sheet names each first in its light form."""
     style = Path(__file__).with_name("report.css").read_text(encoding="utf-8")
     found: dict[str, str] = {}
