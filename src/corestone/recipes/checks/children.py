@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import multiprocessing
+import json
 import os
 import socket
-from collections.abc import Sequence
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -16,7 +18,7 @@ from corestone.core.errors import CorestoneError
 from corestone.parallel.collectives import World, end_rank, join_world
 from corestone.recipes.build import Built
 from corestone.recipes.catalogue import find_recipe
-from corestone.recipes.checks.context import Gradient, gradients, open_context
+from corestone.recipes.checks.context import Context, Gradient, gradients, open_context
 from corestone.recipes.checks.excerpt import with_short_texts
 from corestone.recipes.checks.scale import scaled
 from corestone.recipes.hooks import Watch
@@ -26,37 +28,49 @@ from corestone.train.checkpoint import read_tensors
 from corestone.train.meter import Meter
 
 LOSS, PATIENCE_SECONDS = "/loss", 300
-SPAWN = multiprocessing.get_context("spawn")
+COMMAND = "from corestone.recipes.checks.children import main; main()"
 
 
-def gradients_of_ranks(recipe: str, assignments: Sequence[str], size: int, folder: Path) -> list[Gradient]:
+def start(what: str, ctx: Context, environment: Mapping[str, str], **told: object) -> subprocess.Popen[bytes]:
+    """A process of its own that finds and scales the recipe itself; what it says goes to standard error."""
+    given = {"what": what, "recipe": ctx.recipe, "assignments": ctx.assignments, **told}
+    command = [sys.executable, "-c", COMMAND, json.dumps(given, default=str)]
+    return subprocess.Popen(command, env=os.environ | dict(environment), stdout=subprocess.DEVNULL)
+
+
+def main() -> None:
+    """The life of such a process."""
+    told = json.loads(sys.argv[1])
+    {"rank": write_gradients, "train": train_folder}[told.pop("what")](**told | {"folder": Path(told["folder"])})
+
+
+def gradients_of_ranks(ctx: Context, size: int) -> list[Gradient]:
     """What so many processes find together. Raises CorestoneError where one of them fails."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+        place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(probe.getsockname()[1]), "WORLD_SIZE": str(size)}
     processes = [
-        SPAWN.Process(target=_rank, args=(recipe, tuple(assignments), rank, size, port, folder)) for rank in range(size)
+        start("rank", ctx, place | {"RANK": str(rank), "LOCAL_RANK": str(rank)}, folder=ctx.folder)
+        for rank in range(size)
     ]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(PATIENCE_SECONDS)
-    codes = [process.exitcode for process in processes]
-    for process in processes:
-        process.kill()  # does nothing where it has ended
-    if codes != [0] * size:
-        raise CorestoneError(f"ranks ended with exit codes {codes}; what they said stands above")
+    try:
+        codes = [process.wait(PATIENCE_SECONDS) for process in processes]
+    except subprocess.TimeoutExpired:
+        raise CorestoneError(f"{size} ranks were not done after {PATIENCE_SECONDS} seconds") from None
+    finally:
+        for process in processes:
+            process.kill()  # does nothing where it has ended
+    if any(codes):
+        raise CorestoneError(f"{size} ranks ended with exit codes {codes}; what they said stands above")
     found = []
-    for path in sorted(folder.glob("gradient-*.safetensors")):
+    for path in sorted(ctx.folder.glob("gradient-*.safetensors")):
         tensors = read_tensors(path)
         found.append(Gradient(float(tensors.pop(LOSS)), tensors))
     return found
 
 
-def _rank(recipe: str, assignments: Sequence[str], rank: int, size: int, port: int, folder: Path) -> None:
-    """The life of one rank."""
-    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(size)}
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+def write_gradients(recipe: str, assignments: Sequence[str], folder: Path) -> None:
+    """What one rank does: the main one writes what all found."""
     world = join_world()
     ctx, _ = open_context(recipe, assignments, world, folder)
     found = gradients(ctx.build())

@@ -72,7 +72,7 @@ def _exported(source: Path, out: Path) -> tuple[str, list[str]]:
             raise
         except CheckpointError as error:
             reasons.append(str(error).removeprefix(f"{source}: "))
-    raise CheckpointError("; ".join(reasons))
+    raise CheckpointError("; ".join(dict.fromkeys(reasons)))
 
 
 def _importing(source: Path) -> Callable[[Path, Path], object]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import random
 import shutil
+import signal
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -34,7 +35,7 @@ from corestone.objectives.spec import (
     SpanCorruption,
 )
 from corestone.recipes.build import Built
-from corestone.recipes.checks.children import SPAWN, train_folder
+from corestone.recipes.checks.children import start, train_folder
 from corestone.recipes.checks.context import Changes, Context, corrupted, train_steps
 from corestone.recipes.checks.finding import Finding, failed, judged, skipped
 from corestone.recipes.checks.scale import STEPS, without_dropout
@@ -48,7 +49,8 @@ LEFT, PATIENCE_STEPS = 0.1, 300
 """What share of the first loss one batch may keep, after so many steps at most."""
 WARMING = 10
 """Steps in which one batch's learning rate rises."""
-KILLS, POLL_SECONDS = 4, 0.002
+KILLS, POLL_SECONDS, MOMENT_SECONDS = 4, 0.002, 0.02
+"""How often a kill is tried, and how long after a random event it comes at most."""
 TOKENS = (NextToken, Prefix, MaskedToken, SpanCorruption, Denoising, Continuation, Mixture)
 """Objectives whose loss is the mean of tokens' nats."""
 
@@ -71,13 +73,11 @@ def resume(ctx: Context) -> Finding:
     """A run that is killed at a random moment and resumed ends with the same bits (design, promise 1)."""
     compared = f"weights, optimiser and state after {STEPS} steps, with a SIGKILL and without"
     whole, cut = ctx.folder / "whole", ctx.folder / "cut"
-    begun = time.perf_counter()
     train_folder(ctx.recipe, ctx.assignments, whole)
-    seconds = time.perf_counter() - begun
     chance = random.SystemRandom()
-    for attempt in range(KILLS):
+    for _ in range(KILLS):
         shutil.rmtree(cut, ignore_errors=True)
-        if _killed(ctx, cut, chance.uniform(0, seconds / 2**attempt)):
+        if _killed(ctx, cut, chance.randint(1, STEPS - 2), chance.uniform(0, MOMENT_SECONDS)):
             break
     else:
         return skipped(f"the run of {STEPS} steps was over before each of {KILLS} kills")
@@ -93,17 +93,15 @@ def resume(ctx: Context) -> Finding:
     return judged(compared, worst, 0.0, note) if states[0] == states[1] else failed(compared, f"{note}; other states")
 
 
-def _killed(ctx: Context, folder: Path, seconds: float) -> bool:
-    """Train in a process and kill it so long after its first step; whether that came before its last checkpoint."""
-    process = SPAWN.Process(target=train_folder, args=(ctx.recipe, ctx.assignments, folder))
-    process.start()
-    log = folder / "metrics.jsonl"
-    while process.is_alive() and not (log.is_file() and log.stat().st_size):
+def _killed(ctx: Context, folder: Path, events: int, seconds: float) -> bool:
+    """Train in a process and kill it so long after so many events of its log; whether that came before its last
+    checkpoint."""
+    process, log = start("train", ctx, {}, folder=folder), folder / "metrics.jsonl"
+    while process.poll() is None and not (log.is_file() and log.read_bytes().count(b"\n") >= events):
         time.sleep(POLL_SECONDS)
-    process.join(seconds)
+    time.sleep(seconds)
     process.kill()
-    process.join()
-    return process.exitcode != 0 and not checkpoint_folder(folder, STEPS).exists()
+    return process.wait() == -signal.SIGKILL and not checkpoint_folder(folder, STEPS).exists()
 
 
 def _apart(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> tuple[float, str]:
