@@ -42,8 +42,8 @@ def decoder(dropout: float = 0.1) -> dict:
 
 def encoder() -> dict:
     """BERT."""
-    tokenizer = {"kind": "word_piece", "vocab_size": 80}
-    model = bert(32, 2, 2, 96, 64, dropout=0.1).model_copy(update={"pooler": None})
+    tokenizer = {"kind": "word_piece", "vocab_size": 160}
+    model = bert(32, 2, 2, 192, 64, dropout=0.1).model_copy(update={"pooler": None})
     return {"model": plain(model), "objective": {"kind": "masked_token"}, "tokenizer": tokenizer}
 
 
