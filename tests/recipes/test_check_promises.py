@@ -79,7 +79,7 @@ def test_an_unknown_check_names_the_nearest(contexts):
 
 
 def test_every_recipe_can_be_scaled_down():
-    """Three are so built that nothing makes them narrower; a layer of each kind is what is left of them."""
+    """Some are so built that nothing makes them narrower; a layer of each kind is what is left of them."""
     large = []
     for name in RECIPES:
         run, told = scaled(find_recipe(name, []))

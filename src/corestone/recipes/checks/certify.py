@@ -19,7 +19,7 @@ from corestone.core.environment import environment
 from corestone.core.errors import CorestoneError, SpecError, unknown
 from corestone.core.runlog import spelled
 from corestone.core.spec import fingerprint, plain
-from corestone.parallel.collectives import join_world
+from corestone.parallel.collectives import World
 from corestone.recipes.catalogue import find_recipe
 from corestone.recipes.checks.context import Context, open_context
 from corestone.recipes.checks.finding import Finding, failed
@@ -31,6 +31,8 @@ from corestone.report.folder import CERTIFICATE
 from corestone.report.write import write
 
 VERSION = 1
+CPU = World(rank=0, size=1, device=torch.device("cpu"))
+"""Where checks run: what is promised bit for bit is promised there, and two ranks need no two GPUs."""
 
 
 def check(
@@ -59,10 +61,10 @@ def check(
     whole = find_recipe(source, [*assignments])
     chosen = [name for name in CHECKS if not names or name in names]
     with tempfile.TemporaryDirectory(prefix="corestone-check-") as scratch:
-        ctx, told = open_context(source, assignments, join_world(), Path(scratch))
+        ctx, told = open_context(source, assignments, CPU, Path(scratch))
         console.print(f"[bold]{whole.name}[/], scaled down: {'; '.join(told)}", highlight=False)
         found = [(name, *tried(name, ctx, console)) for name in chosen]
-    certificate = {
+    told_all = {
         "version": VERSION,
         "recipe": whole.name,
         "fingerprint": fingerprint(plain(whole)),
@@ -72,6 +74,7 @@ def check(
         "checks": [{"name": name, **_plain(one), "seconds": round(took, 3)} for name, one, took in found],
         "passed": all(one.verdict != "fail" for _, one, _ in found),
     }
+    certificate: dict[str, Any] = spelled(told_all)  # JSON has no word for what is not finite
     console.print(table(whole.name, found))
     keep(certificate, whole, recipe, out, console)
     return certificate
@@ -115,7 +118,7 @@ def keep(certificate: dict[str, Any], run: Run, recipe: str, out: Path | None, c
         except CorestoneError:  # a run of another recipe, which this says nothing of
             return
         out = folder / CERTIFICATE
-    write(out, json.dumps(spelled(certificate), indent=1, allow_nan=False).encode())
+    write(out, json.dumps(certificate, indent=1, allow_nan=False).encode())
     console.print(f"kept {out}", highlight=False, markup=False, soft_wrap=True)
 
 

@@ -7,7 +7,7 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -31,11 +31,14 @@ LOSS, PATIENCE_SECONDS = "/loss", 300
 COMMAND = "from corestone.recipes.checks.children import main; main()"
 
 
-def start(what: str, ctx: Context, environment: Mapping[str, str], **told: object) -> subprocess.Popen[bytes]:
-    """A process of its own that finds and scales the recipe itself; what it says goes to standard error."""
+def start(what: str, ctx: Context, environment: dict[str, str], **told: object) -> subprocess.Popen[bytes]:
+    """A process of its own that finds and scales the recipe itself and computes on the CPU; what it says goes to
+    standard error."""
     given = {"what": what, "recipe": ctx.recipe, "assignments": ctx.assignments, **told}
     command = [sys.executable, "-c", COMMAND, json.dumps(given, default=str)]
-    return subprocess.Popen(command, env=os.environ | dict(environment), stdout=subprocess.DEVNULL)
+    return subprocess.Popen(
+        command, env=os.environ | {"CUDA_VISIBLE_DEVICES": ""} | environment, stdout=subprocess.DEVNULL
+    )
 
 
 def main() -> None:
@@ -84,7 +87,7 @@ def train_folder(recipe: str, assignments: Sequence[str], folder: Path) -> None:
     """Train the scaled recipe in a folder, from its newest whole checkpoint on, as `pretrain` does; without the
     evaluation and the report at its end."""
     run, _ = scaled(find_recipe(recipe, [*assignments]))
-    world = World(rank=0, size=1, device=join_world().device)
+    world = World(rank=0, size=1, device=torch.device("cpu"))
     data = with_short_texts(open_data(run, world), run)
     built = Built(run, data, world, torch.float32)
     folder.mkdir(parents=True, exist_ok=True)
