@@ -15,6 +15,7 @@ import typer
 from corestone import __version__
 from corestone.cli import (
     caption,
+    check,
     compare,
     data,
     embed,
@@ -46,6 +47,7 @@ app.add_typer(plan_fit.app, name="plan")
 app.command("prepare")(prepare.prepare)
 app.command("recipes")(recipes.recipes)
 app.command("show")(recipes.show)
+app.command("check")(check.check)
 app.command("pretrain")(pretrain.pretrain)
 app.command("compare")(compare.compare)
 app.command("evaluate")(evaluate.evaluate)
@@ -84,7 +86,8 @@ def options(
 def main() -> None:
     """Run a verb.
 
-    Exit codes: 0 done, 1 a defect of Corestone, 2 a mistake the user can mend, 128 + n stopped by signal n.
+    Exit codes: 0 done, 1 a defect of Corestone or a failed check, 2 a mistake the user can mend, 128 + n stopped by
+    signal n.
     """
     given = sys.argv[1:]
     debug = "--debug" in given

@@ -26,6 +26,10 @@ class CheckpointError(CorestoneError):
     """A checkpoint or run folder that cannot be used."""
 
 
+class Disagreement(CheckpointError):  # noqa: N818 (it says what was found)
+    """What was written for another library is not, or does not compute, what was to be written."""
+
+
 class Interrupted(Exception):  # noqa: N818 (it is no error)
     """The run was asked to stop (SIGINT, SIGTERM), saved its state and stopped. `signum` tells by what."""
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from corestone.core.batch import Seq2SeqBatch, TextBatch, plain_batch
-from corestone.core.errors import CheckpointError
+from corestone.core.errors import CheckpointError, Disagreement
 from corestone.core.mask import Mask
 from corestone.data.tokenizer import Tokenizer
 from corestone.interop.family import Exchanged, Family
@@ -109,7 +109,7 @@ def agree(what: str, ours: Logits, theirs: Logits, where: str, tolerance: float 
         found.append(f"{difference:.2g} in {str(dtype).removeprefix('torch.')}")
         if difference <= tolerance:  # false for nan
             return f"{what}: largest difference between logits {', '.join(found)} (tolerance {tolerance:g})"
-    raise CheckpointError(
+    raise Disagreement(
         f"{where}: refused, nothing was written: {what} computes other logits (largest difference {', '.join(found)}; "
         f"tolerance {tolerance:g})"
     )
@@ -142,7 +142,7 @@ def check_reference(
         for text in TEXTS:
             mine, other = list(tokenizer.encode(text)), theirs.encode(text, add_special_tokens=False)
             if mine != other:
-                raise CheckpointError(
+                raise Disagreement(
                     f"{where}: refused, nothing was written: AutoTokenizer of {library} gives other ids for {text!r}: "
                     f"{other[:8]} instead of {mine[:8]}"
                 )
@@ -173,14 +173,14 @@ def _load(transformers: Any, family: Family, folder: Path, where: str) -> tuple[
 def cannot_load(library: str, error: Exception, where: str) -> CheckpointError:
     """What to say where a library fails on an exported folder."""
     reason = " ".join(str(error).split())
-    return CheckpointError(f"{where}: refused, nothing was written: {library} cannot load it ({reason})")
+    return Disagreement(f"{where}: refused, nothing was written: {library} cannot load it ({reason})")
 
 
 def check_loading(loading: Mapping[str, Sequence[object]], where: str) -> None:
     """CheckpointError for the tensors that `transformers` missed, did not know or could not take."""
     odd = [f"{kind} {sorted(map(str, names))[:3]}" for kind, names in loading.items() if names]
     if odd:
-        raise CheckpointError(f"{where}: refused, nothing was written: transformers reports {'; '.join(odd)}")
+        raise Disagreement(f"{where}: refused, nothing was written: transformers reports {'; '.join(odd)}")
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from corestone.core.batch import Seq2SeqBatch, TextBatch
-from corestone.core.errors import CheckpointError
+from corestone.core.errors import CheckpointError, Disagreement
 from corestone.core.spec import from_yaml
 from corestone.data.tokenizer import Tokenizer, load_tokenizer
 from corestone.interop.agreement import Logits, agree, check_reference, fixed_batch, own_logits
@@ -183,6 +183,6 @@ def _check_own(
     for name, tensor in tensors.items():
         same = same and torch.equal(read[name], tensor[:rows] if name in BY_TOKEN else tensor)
     if not same:
-        raise CheckpointError(f"{where}: refused, nothing was written: importing the export gives another model")
+        raise Disagreement(f"{where}: refused, nothing was written: importing the export gives another model")
     theirs = own_logits(build_with(again, read, str(folder)), family, batch, rows)
     return f"{agree('re-imported', ours, theirs, where)}; all {len(tensors)} tensors equal bit for bit"

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from corestone.core.errors import CheckpointError, CorestoneError
+from corestone.core.errors import CheckpointError, CorestoneError, Disagreement
 from corestone.core.spec import differing, from_yaml, parse, plain
 from corestone.data.images.augment_spec import Augmentation
 from corestone.data.images.pairs import caption_rows
@@ -167,7 +167,7 @@ def _check_own(
     same = same and all(torch.equal(read[name], tensor) for name, tensor in tensors.items())
     same = same and (again.rows, again.context_length) == (told.rows, told.context_length)
     if not same or again.augmentation != kind.said(told.augmentation):
-        raise CheckpointError(f"{where}: refused, nothing was written: importing the export gives another model")
+        raise Disagreement(f"{where}: refused, nothing was written: importing the export gives another model")
     files = {path.name: read_json(path) for path in folder.glob("*.json")}
     pixels = torch.stack([kind.pixels(files, picture) for picture in pictures])
     theirs = Seen(pixels, own_pair_logits(build_with(again.spec, read, where), again, tokenizer))

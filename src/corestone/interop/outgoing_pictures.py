@@ -10,7 +10,7 @@ import torch
 import yaml
 from torch import Tensor
 
-from corestone.core.errors import CheckpointError, CorestoneError
+from corestone.core.errors import CheckpointError, CorestoneError, Disagreement
 from corestone.core.spec import differing, from_yaml, parse, plain
 from corestone.data.images.augment_spec import Augmentation
 from corestone.interop.family import Tree
@@ -183,7 +183,7 @@ def _check_own(
     classes, seen, pictures = given
     same = read.keys() == tensors.keys() and all(torch.equal(read[name], tensor) for name, tensor in tensors.items())
     if not same or told.classes != classes or told.augmentation != kind.said(seen):
-        raise CheckpointError(f"{where}: refused, nothing was written: importing the export gives another model")
+        raise Disagreement(f"{where}: refused, nothing was written: importing the export gives another model")
     files = {path.name: read_json(path) for path in folder.glob("*.json")}
     pixels = torch.stack([kind.pixels(files, picture) for picture in pictures])
     theirs = Seen(pixels, logits_of(picture_model(told.spec, read, where)))

@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from corestone.core.batch import ImageBatch
-from corestone.core.errors import CheckpointError
+from corestone.core.errors import CheckpointError, Disagreement
 from corestone.data.images.augment import evaluation_picture, normalise
 from corestone.data.images.augment_spec import Augmentation
 from corestone.interop.agreement import agree, cannot_load, check_loading, quiet
@@ -134,7 +134,7 @@ def compare(what: str, mine: Seen, other: Seen, seen: Augmentation, where: str) 
 
     same = agree(f"{what}, same pixels", by(mine.logits, mine.pixels_BCHW), by(other.logits, mine.pixels_BCHW), where)
     if mine.pixels_BCHW.shape != other.pixels_BCHW.shape:
-        raise CheckpointError(
+        raise Disagreement(
             f"{where}: refused, nothing was written: {what} makes pixels of shape {list(other.pixels_BCHW.shape)} of "
             f"pictures, the run {list(mine.pixels_BCHW.shape)}"
         )
@@ -146,7 +146,7 @@ def compare(what: str, mine: Seen, other: Seen, seen: Augmentation, where: str) 
         return [same, whole]
     resize = resize_of(seen)
     if resize is None or not worst <= RESIZED[resize.interpolation] + ROUNDING:
-        raise CheckpointError(
+        raise Disagreement(
             f"{where}: refused, nothing was written: {what} gives other pixels (largest difference {worst:.3g} levels "
             "of 255)"
         )

@@ -17,6 +17,8 @@ from corestone.core.runlog import Events, read_events
 Tree = Mapping[str, Any]
 EVALUATIONS = "evaluations.jsonl"
 """What a run was scored on besides its own held-out text, one evaluation per line."""
+CERTIFICATE = "check.json"
+"""Which promises were tried on a run's recipe, and what came of it."""
 PICTURE_BYTES = 400_000
 """How much a report takes in of pictures; a recipe writes half of it at most."""
 PNG_BEGIN, PNG_END = b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR", b"\x00\x00\x00\x00IEND\xaeB`\x82"
@@ -38,6 +40,7 @@ class Run:
     Attributes:
         kept: evaluations that were asked for.
         pictures: PNG files for the report, by name without ending.
+        certificate: of the checks of its recipe; None where there were none.
     """
 
     folder: Path
@@ -50,6 +53,7 @@ class Run:
     checkpoints: tuple[Checkpoint, ...]
     kept: tuple[Tree, ...] = ()
     pictures: Mapping[str, bytes] = field(default_factory=dict)
+    certificate: Tree | None = None
     notes: tuple[str, ...] = field(default=())
 
     @property
@@ -102,6 +106,7 @@ def read_run(folder: Path) -> Run:
         checkpoints=tuple(_checkpoints(folder / "checkpoints")),
         kept=tuple(_kept(folder / EVALUATIONS, notes)),
         pictures=dict(_pictures(folder / "pictures", notes)),
+        certificate=_json(folder / CERTIFICATE, dict, notes) if (folder / CERTIFICATE).exists() else None,
         notes=tuple(notes),
     )
 

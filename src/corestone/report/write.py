@@ -16,6 +16,7 @@ from corestone.core.errors import CheckpointError
 from corestone.core.runlog import spelled
 from corestone.report import figures, sections
 from corestone.report.captions import caption_page
+from corestone.report.checks import checks
 from corestone.report.compare import System, compare, held_out_curves, labels, summary
 from corestone.report.data_sets import data_sets
 from corestone.report.evaluations import kept
@@ -114,6 +115,7 @@ def _page(run: Run) -> dict[str, Any]:
         "speed_charts": sections.speed_charts(run),
         "evaluations": sections.evaluations(run),
         "kept": kept(run),
+        "checks": checks(run),
         "pictures": picture_page(run) if on_pictures else None,
         "captions": caption_page(run) if on_pictures else None,
         "moments": shown,
