@@ -18,7 +18,7 @@ Tree = Mapping[str, Any]
 EVALUATIONS = "evaluations.jsonl"
 """What a run was scored on besides its own held-out text, one evaluation per line."""
 PICTURE_BYTES = 400_000
-"""How much a report takes in of pictures; a recipe writes half of it at most."""
+"""How much a report takes in of pictures; a recipe writes three quarters of it at most."""
 PNG_BEGIN, PNG_END = b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR", b"\x00\x00\x00\x00IEND\xaeB`\x82"
 
 
