@@ -27,6 +27,7 @@ import pyarrow
 import pyarrow.parquet
 
 from corestone.core.errors import nearest
+from corestone.core.paths import expanded
 from corestone.data.document import Document, Problem, side
 from corestone.data.spec import Files
 
@@ -125,7 +126,7 @@ def _expand(given: str) -> Iterator[Input | Problem]:
     if given == "-":
         yield standard_input()
         return
-    path = Path(given).expanduser()
+    path = expanded(given)
     if os.path.isdir(path):
         yield from _walk(path, path)
     elif os.path.exists(path):

@@ -13,6 +13,7 @@ from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
 from corestone.core.errors import DataError, nearest, unknown
+from corestone.core.paths import expanded
 from corestone.core.spec import fingerprint, parse, plain
 from corestone.data.catalogue import CatalogueEntry, catalogue
 from corestone.data.document import Counts, Document, Problem, counted, side
@@ -126,10 +127,10 @@ def parse_source(text: str) -> Source:
         return Embedded(name=text_entry(text).name)
     files = own_files(text)
     (path,) = files.paths
-    if path != "-" and not glob.has_magic(path) and not os.path.exists(os.path.expanduser(path)):
+    if path != "-" and not glob.has_magic(path) and not os.path.exists(expanded(path)):
         if os.sep not in path and not Path(path).suffix:
             raise DataError(f"{unknown('data set', path, catalogue())}; and no file or folder has this name")
-        raise DataError(missing(Path(path).expanduser()))
+        raise DataError(missing(expanded(path)))
     return files
 
 

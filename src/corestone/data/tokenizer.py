@@ -24,6 +24,7 @@ from pydantic import Field
 from tokenizers import models
 
 from corestone.core.errors import DataError, unknown
+from corestone.core.paths import expanded
 from corestone.core.spec import Spec, parse
 from corestone.core.vocabulary import Vocabulary
 from corestone.data.fast_encode import BYTE_TO_CHAR, FastEncoding, fast_encoding
@@ -317,7 +318,7 @@ def _train(spec: Trained, texts: Iterable[str]) -> Tokenizer:
 
 
 def _from_file(spec: TokenizerFile) -> Tokenizer:
-    path = Path(spec.path).expanduser()
+    path = expanded(spec.path)
     text = _read(path)
     library = _open_library(text, str(path))
     names = [spec.end_of_document] if spec.end_of_document else list(KNOWN_SEPARATORS)

@@ -163,6 +163,17 @@ def attend_fused(
     )
 
 
+def attention_weights(
+    q_BNTH: Tensor, k_BKSH: Tensor, mask: LoweredMask, window: int | None = None, scale: float | None = None
+) -> Tensor:
+    """How much each query looks at each key, (B, N, T, S): what `attend` gives of values that are the rows of the
+    identity, so that masks, positions and scale are those of `attend` itself. For a look at a few rows, not to train.
+    """
+    k_BNSH = _shared(k_BKSH, q_BNTH.shape[1])
+    eye_SS = torch.eye(k_BNSH.shape[2], dtype=q_BNTH.dtype, device=q_BNTH.device)
+    return attend_fused(q_BNTH, k_BNSH, eye_SS.expand(*k_BNSH.shape[:2], -1, -1), mask, window, scale=scale)
+
+
 def attend_products(
     q_BNTH: Tensor,
     k_BNSH: Tensor,

@@ -8,10 +8,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from corestone.nn.attend import attend
+from corestone.nn.attend import attend, attention_weights
 from corestone.nn.cache import KeyValues, KVCache
 from corestone.nn.conv import CausalConv
-from corestone.nn.lowered import Lowered
+from corestone.nn.lowered import Lowered, Memory
 from corestone.nn.position import rotate
 from corestone.nn.spec import Attention, Rotary
 
@@ -30,23 +30,34 @@ class AttentionLayer(nn.Module):
         self.out = nn.Linear(inner, width, bias=spec.bias_out)
 
     def forward(self, x_BTD: Tensor, lowered: Lowered, cache: KVCache | None = None, layer: int = 0) -> Tensor:
-        B, T, _ = x_BTD.shape
+        q, k, v = self.heads(x_BTD, lowered, cache, layer)
+        dropout = self.spec.dropout if self.training else 0.0
+        mixed_BNTH = attend(q, k, v, lowered.mask_of(self.spec), self.spec.window, dropout, self.spec.scale)
+        out: Tensor = self.out(mixed_BNTH.transpose(1, 2).flatten(2))
+        return out
+
+    def weights(self, x_BTD: Tensor, lowered: Lowered) -> Tensor:
+        """How much each head's queries look at each token, (B, N, T, T)."""
+        q, k, _ = self.heads(x_BTD, lowered)
+        return attention_weights(q, k, lowered.mask_of(self.spec), self.spec.window, self.spec.scale)
+
+    def heads(
+        self, x_BTD: Tensor, lowered: Lowered, cache: KVCache | None = None, layer: int = 0
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries (B, N, T, H), keys and values (B, K, S, H) each, with positions, and with what a cache holds."""
         made_BTC = self.qkv(x_BTD)
         if self.conv is not None:
             past = None if cache is None else cache.of(layer, KeyValues).follow(made_BTC)
             made_BTC = self.conv(made_BTC, lowered.positions_BT, past)
-        q, k, v = self._heads(made_BTC)
+        q, k, v = self._split(made_BTC)
         position = self.spec.position
         if isinstance(position, Rotary):
             q, k = (rotate(position, x, lowered.angles_of(position)) for x in (q, k))
         if cache is not None:
             k, v = cache.of(layer, KeyValues).write(cache.length, k, v)
-        dropout = self.spec.dropout if self.training else 0.0
-        mixed_BNTH = attend(q, k, v, lowered.mask_of(self.spec), self.spec.window, dropout, self.spec.scale)
-        out: Tensor = self.out(mixed_BNTH.transpose(1, 2).reshape(B, T, -1))
-        return out
+        return q, k, v
 
-    def _heads(self, made_BTC: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _split(self, made_BTC: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries (B, N, T, H), keys and values (B, K, T, H) each."""
         N, K, H = self.spec.num_heads, self.spec.kv_heads, self.spec.head_dim
         if self.q is None:
@@ -77,26 +88,41 @@ class CrossAttentionLayer(nn.Module):
         self.out = nn.Linear(spec.num_heads * spec.head_dim, width, bias=spec.bias_out)
 
     def forward(self, x_BTD: Tensor, lowered: Lowered, cache: KVCache | None = None, layer: int = 0) -> Tensor:
-        B, T, _ = x_BTD.shape
+        q, k, v = self.heads(x_BTD, lowered, cache, layer)
+        dropout = self.spec.dropout if self.training else 0.0
+        mixed_BNTH = attend(q, k, v, _memory(lowered).mask, None, dropout, self.spec.scale)
+        out: Tensor = self.out(mixed_BNTH.transpose(1, 2).flatten(2))
+        return out
+
+    def weights(self, x_BTD: Tensor, lowered: Lowered) -> Tensor:
+        """How much each head's queries look at each of the other text's tokens, (B, N, T, S)."""
+        q, k, _ = self.heads(x_BTD, lowered)
+        return attention_weights(q, k, _memory(lowered).mask, None, self.spec.scale)
+
+    def heads(
+        self, x_BTD: Tensor, lowered: Lowered, cache: KVCache | None = None, layer: int = 0
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries (B, N, T, H), keys and values (B, K, S, H) each; a cache remembers these."""
         spec = self.spec
-        memory = lowered.memory
-        assert memory is not None  # models with cross-attention always have one
-        q_BNTH = self.q(x_BTD).view(B, T, spec.num_heads, spec.head_dim).transpose(1, 2)
+        q_BNTH = self.q(x_BTD).unflatten(-1, (spec.num_heads, spec.head_dim)).transpose(1, 2)
         past = None if cache is None else cache.memory_of(layer)
         if past is None:
-            assert memory.hidden_BSD is not None
-            kv_BKSH = self.kv(memory.hidden_BSD).view(B, -1, 2 * spec.kv_heads, spec.head_dim).transpose(1, 2)
+            hidden_BSD = _memory(lowered).hidden_BSD
+            assert hidden_BSD is not None
+            kv_BKSH = self.kv(hidden_BSD).view(len(x_BTD), -1, 2 * spec.kv_heads, spec.head_dim).transpose(1, 2)
             k, v = kv_BKSH.split(spec.kv_heads, dim=1)
             past = (k, v)
             if cache is not None:
                 cache.remember(layer, *past)
-        dropout = spec.dropout if self.training else 0.0
-        mixed_BNTH = attend(q_BNTH, *past, memory.mask, None, dropout, spec.scale)
-        out: Tensor = self.out(mixed_BNTH.transpose(1, 2).reshape(B, T, -1))
-        return out
+        return q_BNTH, *past
 
     @torch.no_grad()
     def start_like_scaled(self) -> None:
         """As for self-attention."""
         if self.spec.scale is not None:
             self.q.weight *= self.spec.head_dim**-0.5 / self.spec.scale
+
+
+def _memory(lowered: Lowered) -> Memory:
+    assert lowered.memory is not None  # models with cross-attention always have one
+    return lowered.memory

@@ -14,7 +14,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from corestone.nn.attend import LoweredMask, attend
+from corestone.nn.attend import LoweredMask, attend, attention_weights
 from corestone.nn.drop_path import DropPath
 from corestone.nn.feedforward import FeedForwardLayer
 from corestone.nn.norm import at_least_float32, build_norm
@@ -39,12 +39,21 @@ class GridAttention(nn.Module):
         self.out = nn.Linear(width, width)
 
     def forward(self, x_BHWC: Tensor) -> Tensor:
+        q, k, v, mask = self._heads(x_BHWC)
+        mixed_BNTH = attend(q, k, v, mask)
+        out: Tensor = self.out(mixed_BNTH.transpose(1, 2).reshape(*x_BHWC.shape[:3], -1))
+        return out
+
+    def weights(self, x_BHWC: Tensor) -> Tensor:
+        """How much each head's places look at each other, (B, N, T, T)."""
+        q, k, _, mask = self._heads(x_BHWC)
+        return attention_weights(q, k, mask)
+
+    def _heads(self, x_BHWC: Tensor) -> tuple[Tensor, Tensor, Tensor, LoweredMask]:
+        """Queries, keys and values (B, N, T, head_dim) each, and what the offsets add to scores."""
         B, H, W, _ = x_BHWC.shape
         q, k, v = self.qkv(x_BHWC).view(B, H * W, 3, -1, self.head_dim).permute(2, 0, 3, 1, 4)
-        bias_NTS = grid_bias(self.position.weight, H, W)
-        mixed_BNTH = attend(q, k, v, LoweredMask(causal=False, bias_BTS=None, bias_NTS=bias_NTS))
-        out: Tensor = self.out(mixed_BNTH.transpose(1, 2).reshape(B, H, W, -1))
-        return out
+        return q, k, v, LoweredMask(causal=False, bias_BTS=None, bias_NTS=grid_bias(self.position.weight, H, W))
 
 
 class GridTransformerBlock(nn.Module):

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from corestone.core.mask import Mask
-from corestone.nn.attend import LoweredMask, attend
+from corestone.nn.attend import LoweredMask, attend, attention_weights
 from corestone.nn.attention import CrossAttentionLayer
 from corestone.nn.feedforward import FeedForwardLayer
 from corestone.nn.lowered import Lowered, Memory
@@ -101,6 +101,16 @@ class MapPoolLayer(nn.Module):
         self.kv = nn.Linear(width, 2 * width)
 
     def forward(self, map_BDHW: Tensor) -> Tensor:
+        found_BN1H = attend(*self._heads(map_BDHW), EVERYTHING)
+        return found_BN1H.transpose(1, 2).flatten(1)
+
+    def weights(self, map_BDHW: Tensor) -> Tensor:
+        """How much each head looks at the mean and at each place, (B, N, 1, 1 + S)."""
+        q, k, _ = self._heads(map_BDHW)
+        return attention_weights(q, k, EVERYTHING)
+
+    def _heads(self, map_BDHW: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The query (B, N, 1, H), keys and values (B, N, 1 + S, H) each."""
         places_BSD = at_least_float32(map_BDHW).flatten(2).transpose(1, 2)
         x_BSD = torch.cat((places_BSD.mean(dim=1, keepdim=True), places_BSD), dim=1) + self.position.weight
         x_BSD = x_BSD.to(self.q.weight.dtype)
@@ -108,8 +118,7 @@ class MapPoolLayer(nn.Module):
             x.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
             for x in (self.q(x_BSD[:, :1]), *self.kv(x_BSD).chunk(2, dim=-1))
         )
-        found_BN1H = attend(q, k, v, EVERYTHING)
-        return found_BN1H.transpose(1, 2).flatten(1)
+        return q, k, v
 
 
 def pool_text(spec: TextPool, hidden_BTD: Tensor, mask: Mask) -> Tensor:

@@ -137,7 +137,7 @@ def two_pass_gradients(
     share: Share,
     seeds: Sequence[int],
     ranks: Ranks | None = None,
-    again: Run = towers,
+    again: Run | None = None,
 ) -> Loss:
     """Add the gradient of one loss over all pairs to the parameters, with the activations of one micro-batch at a time
     (Gao et al. 2021, arXiv 2101.06983; Pham et al. 2021, arXiv 2111.10050).
@@ -151,7 +151,8 @@ def two_pass_gradients(
         micro_batches: this rank's pairs, moved to the model's device when their turn comes. All ranks have as many.
         seeds: of each micro-batch's dropout, the same in both passes.
         ranks: all who take part; None: this one alone.
-        again: what runs in the second pass, where there are scalars to add.
+        again: what runs in the second pass, where there are scalars to add. None: one tower after the other, each
+            with its backward, so that the activations of one tower exist at a time.
 
     Returns:
         This rank's part of the features' summed loss, without a graph, and its number of pairs.
@@ -160,7 +161,8 @@ def two_pass_gradients(
     seeded = list(zip(micro_batches, seeds, strict=True))
     one_pass = len(seeded) == 1  # nothing is saved by computing it again
     with torch.set_grad_enabled(one_pass):
-        ran = [_seeded(again if one_pass else towers, model, batch.to(device), seed) for batch, seed in seeded]
+        run = again if one_pass and again is not None else towers
+        ran = [_seeded(run, model, batch.to(device), seed) for batch, seed in seeded]
     images, texts = (at_least_float32(torch.cat([found[tower] for found in ran]).detach()) for tower in (0, 1))
     count, first = len(images), 0
     if ranks is not None:
@@ -169,18 +171,32 @@ def two_pass_gradients(
     if ranks is not None:
         ranks.sum_(gradients)
     for (batch, seed), rows in zip(seeded, _rows(micro_batches, first), strict=True):
-        image_BE, text_BE, *scalars = ran[0] if one_pass else _seeded(again, model, batch.to(device), seed)
-        ends = (image_BE, text_BE)
-        back = [gradient[rows].to(end.dtype) for gradient, end in zip(gradients, ends, strict=True)]
-        sent = [pair for pair in zip(ends, back, strict=True) if pair[0].requires_grad]  # a frozen tower's do not
-        sent += [(scalar, torch.ones_like(scalar)) for scalar in scalars]
-        torch.autograd.backward([end for end, _ in sent], [gradient for _, gradient in sent])
+        back = [gradient[rows] for gradient in gradients]
+        if one_pass:
+            _send_back(ran[0], back)
+        elif again is not None:
+            _send_back(_seeded(again, model, batch.to(device), seed), back)
+        else:
+            batch = batch.to(device)
+            torch.manual_seed(seed)
+            _send_back([model.image(batch.images)], back[:1])
+            _send_back([model.text(batch.texts)], back[1:])
     return Loss(total, torch.tensor(count, device=device))
 
 
 def _seeded(run: Run, model: PairModel, batch: ImageTextBatch, seed: int) -> Sequence[Tensor]:
     torch.manual_seed(seed)
     return run(model, batch)
+
+
+def _send_back(ran: Sequence[Tensor], gradients: Sequence[Tensor]) -> None:
+    """Backward from some towers' features with their gradients, and from the scalars behind them."""
+    ends, scalars = ran[: len(gradients)], ran[len(gradients) :]
+    sent = [(end, gradient.to(end.dtype)) for end, gradient in zip(ends, gradients, strict=True)]
+    sent = [pair for pair in sent if pair[0].requires_grad]  # a frozen tower's do not
+    sent += [(scalar, torch.ones_like(scalar)) for scalar in scalars]
+    if sent:
+        torch.autograd.backward([end for end, _ in sent], [gradient for _, gradient in sent])
 
 
 def _rows(micro_batches: Sequence[ImageTextBatch], first: int) -> Iterator[slice]:

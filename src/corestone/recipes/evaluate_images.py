@@ -1,11 +1,12 @@
 """Score a run on pictures on those it was not trained on, beside floors measured on the same ones in the same call.
 
 The report shows pictures that are left in the run's folder (`recipes/report_pictures.py`): training pictures, and as
-`misclassified` held-out ones of another class than the model says.
+`misclassified` held-out ones of another class than the model says, and with maps those that a model attends to.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import torch
 from rich.console import Console
 
 from corestone.core.metric import Metric
+from corestone.data.images.picture_set import PictureSet
 from corestone.data.images.sources import describe
 from corestone.data.images.spec import Images
 from corestone.evaluate.classification import (
@@ -33,7 +35,7 @@ from corestone.parallel.precision import Precision
 from corestone.recipes.images import IN_ORDER, ImageData, has_several, open_images
 from corestone.recipes.kept import about_checkpoint
 from corestone.recipes.picture_model import load_picture_model
-from corestone.recipes.report_pictures import keep_pictures
+from corestone.recipes.report_pictures import keep_attention, keep_pictures
 from corestone.recipes.results import plain_metric, show, write
 from corestone.recipes.spec import Run
 
@@ -63,6 +65,7 @@ def evaluate_images(
         "model": [plain_metric(metric) for metric in metrics],
         "floors": [plain_metric(metric) for metric in measured],
         **more,
+        "attention": keep_attention(path / "pictures", model, data, data.sides[side], _class_of(data.sides[side])),
     }
     write(path, [result])
     show(console, result, metrics, [], measured)
@@ -98,6 +101,16 @@ def _several_classes(model: Any, data: ImageData, side: str, run: Run, path: Pat
     measured = several_classes_floors(data.batches("train")(rows), data.batches(side)(rows), names)
     keep_pictures(path / "pictures", run, data, data.sides[side], {})
     return metrics, measured, {}
+
+
+def _class_of(side: PictureSet) -> Callable[[int], str]:
+    """The names of the classes that apply to a picture of a side."""
+
+    def named(place: int) -> str:
+        own = [label for label in np.atleast_1d(side.labels[place]).tolist() if label >= 0]
+        return ", ".join(side.classes[label] for label in own)
+
+    return named
 
 
 def mistakes(found: Answers, data: ImageData, side: str) -> list[tuple[str, int, int]]:

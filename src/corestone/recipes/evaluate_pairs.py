@@ -1,7 +1,8 @@
 """Score a run on pictures with captions by finding one by the other, beside floors on the same ones.
 
 The report shows pictures that are left in the run's folder (`recipes/report_pictures.py`): training pictures; as
-`shown` held-out ones, evenly spread; as `mistaken` those to which another's caption is nearest.
+`shown` held-out ones, evenly spread; as `mistaken` those to which another's caption is nearest; and with maps those
+that a model attends to.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from corestone.parallel.precision import Precision
 from corestone.recipes.kept import about_checkpoint
 from corestone.recipes.pairs import captioning, open_pairs, retrieval
 from corestone.recipes.picture_model import load_picture_model
-from corestone.recipes.report_pictures import keep_pictures
+from corestone.recipes.report_pictures import keep_attention, keep_pictures
 from corestone.recipes.results import plain_metric, show, write
 from corestone.recipes.spec import Run
 
@@ -68,7 +69,11 @@ def evaluate_pairs(
             "cosines": cosines(captions, images_IE, spread),
         },
     }
-    keep_pictures(path / "pictures", run, data, data.sides[side], {"shown": spread, "mistaken": mistaken[:SHOWN]})
+    kept = path / "pictures"
+    keep_pictures(kept, run, data, data.sides[side], {"shown": spread, "mistaken": mistaken[:SHOWN]})
+    result["attention"] = keep_attention(
+        kept, model, data, data.sides[side], lambda place: next(iter(data.sides[side].captions(place)), "")
+    )
     write(path, [result])
     show(console, result, metrics, [], measured)
     return [result]

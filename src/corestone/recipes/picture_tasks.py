@@ -18,6 +18,7 @@ from torch import Tensor
 from corestone.core.batch import ImageBatch
 from corestone.core.errors import CheckpointError, DataError, SpecError
 from corestone.core.metric import Metric
+from corestone.core.paths import expanded
 from corestone.data.cache import cache_dir
 from corestone.data.images.loader import evaluation_batches
 from corestone.data.images.named import parse_pictures
@@ -252,12 +253,10 @@ def _zero_shot(asked: Asked, task: ZeroShot) -> Found:
     classes, model = asked.sides.scored.classes, asked.model
     names = tuple(name.replace("_", " ") for name in classes)
     if task.class_names is not None:
-        names = class_names(
-            read_class_names(Path(task.class_names).expanduser(), task.dataset), classes, task.class_names
-        )
+        names = class_names(read_class_names(expanded(task.class_names), task.dataset), classes, task.class_names)
     prompts = [[PHOTO.replace("{c}", name)] for name in names]
     if task.templates is not None:
-        prompts = read_prompts(Path(task.templates).expanduser(), names, task.dataset)
+        prompts = read_prompts(expanded(task.templates), names, task.dataset)
     tokenizer, context = asked.pictured.tokenizer, asked.pictured.context_length
     assert tokenizer is not None  # evaluate_pictures sees to it
     ids = {text: tokenizer.encode(text) for texts in prompts for text in texts}

@@ -55,9 +55,12 @@ def pretrain(run: Run, folder: Path, resume: Resume = "auto", console: Console |
     world = join_world()
     console = (console or Console()) if world.is_main else Console(quiet=True)
     check_folder(run, folder, resume)
+    fresh = not has_begun(folder)
+    if fresh and differs(run, folder):
+        console.print(f"taken over {folder} held another recipe, of which no step was taken", highlight=False)
     with PrepareProgress(console) as progress:
         data = open_data(run, world, progress)
-    built = Built(run, data, world, compute_format(run, folder, world))
+    built = Built(run, data, world, compute_format(run, None if fresh else folder, world))
     meter = Meter(
         built.objective.training_flops(built.model, data.row_tokens()),
         peak := gemm_peak(built.dtype, world.device) * world.size,
@@ -83,10 +86,13 @@ def pretrain(run: Run, folder: Path, resume: Resume = "auto", console: Console |
 
 
 def check_folder(run: Run, folder: Path, resume: Resume) -> None:
-    """Refuse a folder that holds another run, or any run where resuming is not wanted."""
+    """Refuse a folder that holds another run, or any run where resuming is not wanted. A run that never took a step
+    stands in nobody's way."""
     if not (folder / "recipe.yaml").is_file():
         if folder.is_dir() and any(folder.iterdir()):
             raise CheckpointError(f"{folder}: is neither empty nor a run folder; name another folder")
+        return
+    if not has_begun(folder):
         return
     if resume == "never":
         raise CheckpointError(f"{folder}: already holds a run; name another folder with --run, or drop --resume never")
@@ -99,11 +105,27 @@ def check_folder(run: Run, folder: Path, resume: Resume) -> None:
         )
 
 
-def compute_format(run: Run, folder: Path, world: World) -> torch.dtype:
-    """The run's number format: what it began with, lest a second measurement choose otherwise; else this machine's."""
+def has_begun(folder: Path) -> bool:
+    """Whether a run left a checkpoint there, or a line of its log."""
+    events = read_events(folder)
+    return bool(checkpoints(folder) or events.rows or events.unreadable)
+
+
+def differs(run: Run, folder: Path) -> bool:
+    """Whether the folder has a recipe, and not this one."""
+    kept = folder / "recipe.yaml"
+    return kept.is_file() and kept.read_bytes() != to_yaml(run).encode()
+
+
+def compute_format(run: Run, folder: Path | None, world: World) -> torch.dtype:
+    """The run's number format: what it began with, lest a second measurement choose otherwise; else this machine's.
+
+    Args:
+        folder: of a run that has begun; None: this one begins.
+    """
     try:
-        begun = json.loads((folder / "environment.json").read_text(encoding="utf-8"))["precision"]
-        dtype = {"bfloat16": torch.bfloat16, "float32": torch.float32}[begun]
+        told = "{}" if folder is None else (folder / "environment.json").read_text(encoding="utf-8")
+        dtype = {"bfloat16": torch.bfloat16, "float32": torch.float32}[json.loads(told)["precision"]]
     except (OSError, ValueError, KeyError, TypeError):
         dtype = compute_dtype(run.training.precision, world.device)
     return torch.bfloat16 if world.any(dtype == torch.bfloat16) else torch.float32

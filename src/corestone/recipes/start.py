@@ -12,6 +12,7 @@ import yaml
 from torch import Tensor
 
 from corestone.core.errors import CheckpointError
+from corestone.core.paths import expanded
 from corestone.core.spec import Spec, parse
 from corestone.data.tokenizer import MANIFEST_FILE, TokenizerManifest, check_same, load_tokenizer
 from corestone.models.picture_spec import Captioner, CoAtNet, ConvNet, ImageEncoder, TwoTower
@@ -86,7 +87,7 @@ def begin(start: Start, model: Spec, parameters: Mapping[str, Tensor], files: Ma
         CheckpointError: no whole checkpoint, one for other data, or tensors that do not fit; all are named or counted.
         DataError: the start has another tokenizer.
     """
-    path = Path(start.path).expanduser()
+    path = expanded(start.path)
     if not path.exists():
         raise CheckpointError(
             f"start.path={start.path}: no such folder; first train the run that this one begins with, or name its "

@@ -20,7 +20,7 @@ EVALUATIONS = "evaluations.jsonl"
 CERTIFICATE = "check.json"
 """Which promises were tried on a run's recipe, and what came of it."""
 PICTURE_BYTES = 400_000
-"""How much a report takes in of pictures; a recipe writes half of it at most."""
+"""How much a report takes in of pictures; a recipe writes three quarters of it at most."""
 PNG_BEGIN, PNG_END = b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR", b"\x00\x00\x00\x00IEND\xaeB`\x82"
 
 

@@ -15,6 +15,7 @@ from corestone import __version__
 from corestone.core.errors import CheckpointError
 from corestone.core.runlog import spelled
 from corestone.report import figures, sections
+from corestone.report.attention import attention_page
 from corestone.report.captions import caption_page
 from corestone.report.checks import checks
 from corestone.report.compare import System, compare, held_out_curves, labels, summary
@@ -118,6 +119,7 @@ def _page(run: Run) -> dict[str, Any]:
         "checks": checks(run),
         "pictures": picture_page(run) if on_pictures else None,
         "captions": caption_page(run) if on_pictures else None,
+        "attention": attention_page(run) if on_pictures else None,
         "moments": shown,
         "between": between,
         "anomalies": sections.anomalies(run),

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from corestone.core.errors import DataError
+from corestone.core.paths import expanded
 from corestone.data.document import Problem
 from corestone.data.files import missing
 from corestone.data.images.picture import Picture, pixels_sha256, side_of_three
@@ -38,10 +39,10 @@ def own_side(source: Own, group: str) -> str:
 
 def read_idx(source: Idx) -> Iterator[Picture | Problem]:
     """One picture per place of the first axis; ids are `file:0` on, the group is the picture itself."""
-    path = Path(source.images).expanduser()
+    path = expanded(source.images)
     try:
         pixels = _idx(path)
-        labels = None if source.labels is None else _idx(Path(source.labels).expanduser())
+        labels = None if source.labels is None else _idx(expanded(source.labels))
         if pixels.ndim not in (3, 4) or (pixels.ndim == 4 and pixels.shape[3] not in (1, 3)):
             raise DataError(f"{path}: holds {pixels.shape}, where pictures (N, H, W) or (N, H, W, 1 or 3) belong")
         if labels is not None and labels.shape != pixels.shape[:1]:
@@ -84,7 +85,7 @@ def _whole(path: Path) -> bytes:
 
 def read_cifar10(source: Cifar10) -> Iterator[Picture | Problem]:
     """Each row is a class and 32 x 32 values of red, green and blue; ids are `file:0` on, the group is the picture."""
-    folder = Path(source.path).expanduser()
+    folder = expanded(source.path)
     if not folder.is_dir():
         raise DataError(missing(folder))
     names = _names(folder / "batches.meta.txt", CIFAR10_CLASSES)
@@ -113,7 +114,7 @@ def read_cifar10(source: Cifar10) -> Iterator[Picture | Problem]:
 
 def read_stl10(source: Stl10) -> Iterator[Picture | Problem]:
     """Pictures are columns: 96 x 96 values of red, green and blue, each column by column (Coates et al. 2011)."""
-    folder = Path(source.path).expanduser()
+    folder = expanded(source.path)
     if not folder.is_dir():
         raise DataError(missing(folder))
     names = _names(folder / "class_names.txt", STL10_CLASSES)

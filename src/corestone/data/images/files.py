@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from corestone.core.errors import DataError
+from corestone.core.paths import expanded
 from corestone.data.document import Problem
 from corestone.data.files import missing
 from corestone.data.images.arrays import own_side
@@ -53,7 +54,7 @@ def shown(path: Path) -> str:
 
 def read_folder(source: ImageFolder) -> Iterator[Picture | Problem]:
     """Pictures by name; ids are paths below the folder, the group is the id without the folder of a side."""
-    root = Path(source.path).expanduser()
+    root = expanded(source.path)
     tops = _folders(root)
     if tops and all(top in _SIDES for top in tops):
         for top in tops:
@@ -103,7 +104,7 @@ def _classes(source: ImageFolder, root: Path, folder: Path, fixed: str | None) -
 
 def read_coco(source: CocoCaptions) -> Iterator[Picture | Problem]:
     """One picture per entry of `images`, with all its captions; ids are file names, the group is the file name."""
-    path = Path(source.annotations).expanduser()
+    path = expanded(source.annotations)
     tree = _coco_tree(path)
     captions: dict[Any, list[str]] = defaultdict(list)
     for number, one in enumerate(tree["annotations"]):
@@ -118,7 +119,7 @@ def read_coco(source: CocoCaptions) -> Iterator[Picture | Problem]:
             yield Problem("no file name", f"{where}: has no file_name or no id; mend the entry")
             continue
         name = image["file_name"]
-        data = read_file(Path(source.images).expanduser() / name, where)
+        data = read_file(expanded(source.images) / name, where)
         if isinstance(data, Problem):
             yield data
             continue
@@ -168,7 +169,7 @@ def read_webdataset(source: WebDataset) -> Iterator[Picture | Problem]:
 
 def shard_paths(patterns: tuple[str, ...]) -> list[Path]:
     """The paths that brace patterns stand for: {000..127} counts with leading zeros, {a,b} chooses."""
-    return [Path(one).expanduser() for pattern in patterns for one in braces(pattern)]
+    return [expanded(one) for pattern in patterns for one in braces(pattern)]
 
 
 def braces(pattern: str) -> list[str]:

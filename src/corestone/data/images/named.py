@@ -10,6 +10,7 @@ from urllib.parse import parse_qsl
 import yaml
 
 from corestone.core.errors import DataError, SpecError, unknown
+from corestone.core.paths import expanded
 from corestone.core.spec import parse
 from corestone.data.catalogue import catalogue
 from corestone.data.files import missing
@@ -50,7 +51,7 @@ def parse_pictures(text: str) -> Plain:
     fields = {key: _value(key, value, text) for key, value in parse_qsl(query, keep_blank_values=True)}
     if name in catalogue():
         return parse(EmbeddedImages, {**fields, "name": image_entry(EmbeddedImages(name=name)).name}, text)
-    path = Path(name).expanduser()
+    path = expanded(name)
     if not path.exists() and not glob.has_magic(name) and "{" not in name:
         if "/" not in name and not path.suffix:
             sets = [item.name for item in catalogue().values() if item.content == "images"]

@@ -11,6 +11,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from corestone.core.paths import expanded
 from corestone.core.spec import fingerprint, plain
 from corestone.data.document import Counts, Problem, counted
 from corestone.data.images.arrays import read_cifar10, read_idx, read_stl10
@@ -79,13 +80,13 @@ def images_fingerprint(source: ImageSource) -> str:
 
 def _files(source: Any) -> Iterator[Path]:
     if isinstance(source, (ImageFolder, Cifar10, Stl10)):
-        yield from folder_files(Path(source.path).expanduser())
+        yield from folder_files(expanded(source.path))
     elif isinstance(source, Idx):
-        yield from (Path(name).expanduser() for name in (source.images, source.labels) if name)
+        yield from (expanded(name) for name in (source.images, source.labels) if name)
     elif isinstance(source, ImageTable):
         yield from (path for path in table_paths(source) if isinstance(path, Path))
     elif isinstance(source, CocoCaptions):
-        yield Path(source.annotations).expanduser()
+        yield expanded(source.annotations)
     else:
         yield from shard_paths(source.shards)
 

@@ -17,6 +17,7 @@ import pyarrow
 import pyarrow.parquet
 
 from corestone.core.errors import DataError, unknown
+from corestone.core.paths import expanded
 from corestone.data.document import Problem
 from corestone.data.files import MAX_LINE_BYTES, missing
 from corestone.data.images.arrays import own_side
@@ -43,7 +44,7 @@ def read_table(source: ImageTable) -> Iterator[Picture | Problem]:
 def table_paths(source: ImageTable) -> Iterator[Path | Problem]:
     """The files of a table source, in the order given and by name within globs."""
     for given in source.paths:
-        path = Path(given).expanduser()
+        path = expanded(given)
         found = sorted(map(Path, glob.glob(str(path), recursive=True))) if glob.has_magic(given) else [path]
         if not found:
             yield Problem("missing file", f"{given}: no file matches this pattern")
@@ -106,7 +107,7 @@ def _content(source: ImageTable, path: Path, value: Any, where: str) -> tuple[st
             return None, base64.b64decode(value, validate=True)
         except binascii.Error as error:
             return None, Problem("invalid base64", f"{where}: '{source.image_key}' is not base64 ({error})")
-    root = path.parent if source.root is None else Path(source.root).expanduser()
+    root = path.parent if source.root is None else expanded(source.root)
     if "\0" in value:
         return None, Problem("no picture", f"{where}: '{source.image_key}' holds a zero byte, which no path has")
     return value, read_file(root / value, where)
