@@ -23,6 +23,7 @@ from corestone.cli import (
     interop,
     leaderboard,
     ledger,
+    plan,
     prepare,
     pretrain,
     recipes,
@@ -44,6 +45,7 @@ app.add_typer(data.app, name="data")
 app.command("prepare")(prepare.prepare)
 app.command("recipes")(recipes.recipes)
 app.command("show")(recipes.show)
+app.add_typer(plan.app, name="plan")
 app.command("pretrain")(pretrain.pretrain)
 app.command("compare")(compare.compare)
 app.command("evaluate")(evaluate.evaluate)

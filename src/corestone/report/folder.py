@@ -50,6 +50,7 @@ class Run:
     checkpoints: tuple[Checkpoint, ...]
     kept: tuple[Tree, ...] = ()
     pictures: Mapping[str, bytes] = field(default_factory=dict)
+    plan: Tree | None = None
     notes: tuple[str, ...] = field(default=())
 
     @property
@@ -102,6 +103,7 @@ def read_run(folder: Path) -> Run:
         checkpoints=tuple(_checkpoints(folder / "checkpoints")),
         kept=tuple(_kept(folder / EVALUATIONS, notes)),
         pictures=dict(_pictures(folder / "pictures", notes)),
+        plan=_json(folder / "plan.json", dict, notes) if (folder / "plan.json").exists() else None,
         notes=tuple(notes),
     )
 
