@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import click
 import typer
 from typer.core import TyperGroup
 
@@ -17,7 +16,7 @@ DEFAULT = "recipe"
 class RecipeFirst(TyperGroup):
     """A group that takes a word it does not know as the recipe of its first command."""
 
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         if args and args[0] not in self.commands and args[0] not in {"--help", "-h"}:
             args = [DEFAULT, *args]
         return super().parse_args(ctx, args)

@@ -9,8 +9,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from corestone.plan.hardware import Hardware
 from corestone.plan.memory import Sharding
+from corestone.plan.spec import Hardware
 
 HIDDEN = 2 / 3
 """Share of the arithmetic behind which communication hides at best: backward, while it hands over gradients."""

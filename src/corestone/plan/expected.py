@@ -24,7 +24,8 @@ REPEATS = 15.387756
 
 def expected_loss(parameters: float, tokens: float) -> float:
     """Nats per token at the end of training."""
-    return E + A / parameters**ALPHA + B / tokens**BETA
+    loss: float = E + A / parameters**ALPHA + B / tokens**BETA
+    return loss
 
 
 def is_lawful(parameters: float, tokens: float) -> bool:
@@ -50,12 +51,14 @@ def effective_tokens(unique: float, tokens: float) -> float:
 def critical_batch(loss: float) -> float:
     """Tokens of a batch beyond which more of them save few steps: B* / L^(1/alpha_B) (Kaplan et al. 2020, equation
     1.4)."""
-    return 2.1e8 / loss ** (1 / 0.21)
+    tokens: float = 2.1e8 / loss ** (1 / 0.21)
+    return tokens
 
 
 def least_tokens(parameters: float) -> float:
     """Tokens that avoid over-fitting: 5,000 N^0.74 (Kaplan et al. 2020, equation 4.4)."""
-    return 5e3 * parameters**0.74
+    tokens: float = 5e3 * parameters**0.74
+    return tokens
 
 
 def learning_rate(parameters: float) -> float | None:

@@ -10,8 +10,8 @@ from typing import Any
 from corestone.core.format import si
 from corestone.core.spec import Spec
 from corestone.plan import cluster, expected, memory
-from corestone.plan.hardware import CPU, Hardware, Region
 from corestone.plan.shapes import Activations
+from corestone.plan.spec import CPU, Hardware, Region
 
 POWER_OVERHEAD = 1.2
 """What a data centre draws for each watt of its devices and hosts; assumed (power usage effectiveness)."""

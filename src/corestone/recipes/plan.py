@@ -34,10 +34,11 @@ from corestone.parallel.precision import compute_dtype
 from corestone.plan.calibration import factors
 from corestone.plan.cluster import CURVE
 from corestone.plan.expected import compute_optimal
-from corestone.plan.hardware import CPU, Hardware, devices, find_hardware, find_region, this_machine
+from corestone.plan.hardware import devices, find_hardware, find_region, this_machine
 from corestone.plan.memory import Sharding
 from corestone.plan.prediction import Scale, Subject, memory_of, predict
 from corestone.plan.shapes import Activations, largest_block, parameter_parts, shaped, trace
+from corestone.plan.spec import CPU, Hardware
 from corestone.recipes.registry import MODELS, OBJECTIVES
 from corestone.recipes.run_data import RunData
 from corestone.recipes.spec import Run
@@ -230,7 +231,7 @@ def plan_recipe(run: Run, wanted: Wanted) -> dict[str, Any]:
 
 def _fits_here(run: Run) -> bool:
     parameters = sum(p.numel() for p in model_of(run).parameters())
-    return 16.0 * parameters < this_machine(torch.float32, 1.0).memory_bytes
+    return bool(16.0 * parameters < this_machine(torch.float32, 1.0).memory_bytes)
 
 
 def _layout(subject: Subject, hardware: Hardware, wanted: Wanted) -> tuple[int, Sharding]:
