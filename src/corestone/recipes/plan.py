@@ -50,7 +50,8 @@ TRACED = (2, 4)
 """Rows of the two traced steps; an even number, which pairs of sentences need."""
 
 PROCESS_BYTES = 0.45e9
-"""What a process of Corestone holds on a CPU before it trains; measured (docs/LOG.md)."""
+"""What a process of Corestone holds on a CPU before it trains, where it is not this one that will; assumed, and put
+right by calibration. `pretrain` measures its own."""
 
 USUAL = "h100"
 """What a run that does not fit this machine is planned for unless it is said."""
