@@ -53,7 +53,7 @@ def test_traced_memory_is_what_autograd_really_keeps(family):
     batch = objective.corrupt(made_up(run, known, model, 2), Draws(run.seed, range(2)))
     traced = shapes.trace(model, objective.loss, batch, dtype)
     real = MODELS.build(run.model, seed=0, device=torch.device("cpu")).to(dtype)
-    saved = shapes._Saved()
+    saved = shapes._Saved({})
     saved.own = {parameter.untyped_storage()._cdata for parameter in real.parameters()}
     with torch.autograd.graph.saved_tensors_hooks(saved.keep, lambda tensor: tensor):
         objective.loss(real, batch)
@@ -179,12 +179,14 @@ def large():
 
 def test_175b_costs_what_was_published(large):
     """3.14e23 FLOPs by 6ND (Brown et al. 2020, table D.1, without attention); 4.30e23 with what is recomputed, and 34
-    days on 992 A100 at 147 TFLOP/s (Zhang et al. 2022): the plan says so within 10 %."""
+    days on 992 A100 at 147 TFLOP/s (Zhang et al. 2022): the plan's arithmetic takes as long within 10 %. That run split
+    matrices within nodes too; full sharding alone, which is what is planned, waits for its links most of the time."""
     assert large["parameters"]["total"] == 174_604_468_224
     assert large["flops"]["total"] == pytest.approx(3.14e23, rel=0.03)
     assert large["flops"]["done"] == pytest.approx(4.30e23, rel=0.03)
     published = 4.30e23 / (992 * 147e12)
-    assert large["time"]["training_seconds"] == pytest.approx(published, rel=0.10)
+    assert large["time"]["training_seconds"] * large["time"]["efficiency"] == pytest.approx(published, rel=0.10)
+    assert large["time"]["efficiency"] < 0.5
     assert large["memory"]["fits"]
 
 
@@ -225,6 +227,8 @@ def test_tables_have_sources():
 
 class _NoData:
     """Data that cannot be opened any more."""
+
+    loader = None
 
     def batch(self, run):
         raise RuntimeError("gone")

@@ -10,7 +10,7 @@ Shape letters: B batch, N heads, T queries, S keys, H head dim, D width.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -122,6 +122,8 @@ class _Mixed(TorchDispatchMode):
     def __init__(self, within: AbstractContextManager[Any]) -> None:
         super().__init__()
         self.within = within
+        self.stand_ins: dict[tuple[int, torch.dtype], tuple[Any, Tensor]] = {}
+        self.stands_for: dict[int, int] = {}
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -139,8 +141,21 @@ class _Mixed(TorchDispatchMode):
             return _layer_norm(args[0], len(args[1]))
         device = empty[0].device
         with self.within:
-            args, kwargs = tree_map_only(Tensor, lambda tensor: _emptied(tensor, device), (args, kwargs))
+            args, kwargs = tree_map_only(Tensor, lambda tensor: self._emptied(tensor, device), (args, kwargs))
             return func(*args, **kwargs)
+
+    def _emptied(self, tensor: Tensor, device: torch.device) -> Tensor:
+        """The tensor's stand-in; those of one memory have one memory, so that it counts once."""
+        if _is_empty(tensor):
+            return tensor
+        storage, dtype = tensor.untyped_storage(), tensor.dtype
+        if (storage._cdata, dtype) not in self.stand_ins:
+            made = torch.empty(storage.nbytes() // tensor.element_size(), dtype=dtype, device=device)
+            self.stand_ins[storage._cdata, dtype] = storage, made  # both are held, so that no id comes twice
+            self.stands_for[made.untyped_storage()._cdata] = storage._cdata
+        return self.stand_ins[storage._cdata, dtype][1].as_strided(
+            tensor.shape, tensor.stride(), tensor.storage_offset()
+        )
 
 
 def _layer_norm(x: Tensor, axes: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -160,12 +175,6 @@ def _places(indices: Any) -> list[Any]:
         known_mask = index is not None and index.dtype == torch.bool and not _is_empty(index)
         out += index.nonzero(as_tuple=True) if known_mask else [index]
     return out
-
-
-def _emptied(tensor: Tensor, device: torch.device) -> Tensor:
-    if _is_empty(tensor):
-        return tensor
-    return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device=device)
 
 
 class _FusedKernels(TorchFunctionMode):
@@ -197,9 +206,15 @@ class _Seen(nn.Module):
 
 
 class _Saved:
-    """What autograd keeps, each piece of memory once, with the block that made it."""
+    """What autograd keeps, each piece of memory once, with the block that made it; what follows from the batch alone is
+    of no block, since all share it.
 
-    def __init__(self) -> None:
+    Args:
+        stands_for: of memory without values, the batch's memory that it stands for.
+    """
+
+    def __init__(self, stands_for: Mapping[int, int]) -> None:
+        self.stands_for = stands_for
         self.block: int | None = None
         self.times: dict[int | None, int] = {None: 1}
         self.inputs = 0.0
@@ -208,8 +223,10 @@ class _Saved:
 
     def keep(self, tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
-        if storage._cdata not in self.own and storage._cdata not in self.pieces:
-            self.pieces[storage._cdata] = (storage, self.block)  # held, so that no id comes twice
+        place = self.stands_for.get(storage._cdata, storage._cdata)
+        if place not in self.own and place not in self.pieces:
+            shared = place != storage._cdata or not _is_empty(tensor)
+            self.pieces[place] = (storage, None if shared else self.block)  # held, so that no id comes twice
         return tensor
 
     def enter(self, block: nn.Module, args: Any) -> None:
@@ -261,11 +278,12 @@ def trace(model: nn.Module, loss: Callable[[Any, Any], Any], batch: Any, dtype: 
     if cpu:
         with within:
             materialise(model, "cpu")
-    saved = _Saved()
+    mixed = _Mixed(within)
+    saved = _Saved(mixed.stands_for)
     _once_each(model, saved)
     saved.own = {parameter.untyped_storage()._cdata for parameter in model.parameters()}
     fused = nullcontext() if cpu else _FusedKernels()
-    with torch.autograd.graph.saved_tensors_hooks(saved.keep, _same), fused, _Mixed(within):
+    with torch.autograd.graph.saved_tensors_hooks(saved.keep, _same), fused, mixed:
         loss(model, batch)
     return saved.kept(len(batch))
 
