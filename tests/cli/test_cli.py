@@ -11,7 +11,7 @@ import pytest
 
 VERBS = [
     "data", "prepare", "recipes", "show", "pretrain", "compare", "evaluate", "vote", "generate", "caption", "embed",
-    "report", "ledger", "leaderboard", "zoo", "import", "convert", "export",
+    "report", "ledger", "leaderboard", "plan", "zoo", "import", "convert", "export",
 ]  # fmt: skip
 
 

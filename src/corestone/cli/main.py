@@ -24,7 +24,7 @@ from corestone.cli import (
     interop,
     leaderboard,
     ledger,
-    plan_fit,
+    plan,
     prepare,
     pretrain,
     recipes,
@@ -43,11 +43,11 @@ app = typer.Typer(
     help="Pretrain your own foundation models: from raw data to a trained, evaluated, documented model.",
 )
 app.add_typer(data.app, name="data")
-app.add_typer(plan_fit.app, name="plan")
 app.command("prepare")(prepare.prepare)
 app.command("recipes")(recipes.recipes)
 app.command("show")(recipes.show)
 app.command("check")(check.check)
+app.add_typer(plan.app, name="plan")
 app.command("pretrain")(pretrain.pretrain)
 app.command("compare")(compare.compare)
 app.command("evaluate")(evaluate.evaluate)

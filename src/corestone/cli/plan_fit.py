@@ -12,15 +12,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Plan a run before paying for it.")
 
-
-@app.callback()
-def plan() -> None:
-    """Plan a run before paying for it."""
-
-
-@app.command("fit")
 def fit(
     paths: Annotated[
         list[Path],

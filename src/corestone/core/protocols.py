@@ -83,6 +83,13 @@ class CorrectsItself(Protocol):
     def after_update(self, masters: Mapping[str, Tensor] | None = None) -> None: ...
 
 
+@runtime_checkable
+class Recomputes(Protocol):
+    """A module that drops its activations and computes them again in backward where `recompute` is set."""
+
+    recompute: bool
+
+
 @dataclass(frozen=True)
 class Loss:
     """A *summed* loss, what it is to be divided by, and further sums to report.

@@ -13,13 +13,11 @@ import torch
 import yaml
 
 from corestone.core.errors import CheckpointError, SpecError
-from corestone.core.protocols import CorrectsItself
+from corestone.core.protocols import CorrectsItself, Recomputes
 from corestone.core.spec import Spec, parse, to_yaml
 from corestone.core.units import Duration
 from corestone.nn.batch_norm import recompute_statistics
 from corestone.nn.modes import freeze
-from corestone.nn.recurrent import RecurrentStack
-from corestone.nn.stack import StackLayer
 from corestone.optim.build import build_optimiser, frozen_names, load_optimiser_tensors, optimiser_tensors
 from corestone.optim.ema import ExponentialAverage
 from corestone.optim.schedule import build_schedule
@@ -68,7 +66,7 @@ class Built:
         self.factor = build_schedule(run.schedule, self.total_steps, self.steps)
         if run.training.recompute:
             for module in self.model.modules():
-                if isinstance(module, StackLayer | RecurrentStack):
+                if isinstance(module, Recomputes):
                     module.recompute = True
 
     def steps(self, length: Duration) -> int:

@@ -23,6 +23,7 @@ from corestone.recipes.build import Built
 from corestone.recipes.evaluate import evaluate
 from corestone.recipes.hooks import SHORT, Watch
 from corestone.recipes.load import open_data, open_run
+from corestone.recipes.plan import store_plan
 from corestone.recipes.show_progress import PrepareProgress
 from corestone.recipes.spec import Run
 from corestone.report.write import write_report
@@ -69,6 +70,10 @@ def pretrain(run: Run, folder: Path, resume: Resume = "auto", console: Console |
     if world.is_main:
         describe_folder(run, folder, built, peak)
         introduce(console, built, folder, peak)
+        precision = str(built.dtype).removeprefix("torch.")
+        told = store_plan(run, data, folder, precision, peak / world.size, world.size)
+        if told:
+            console.print(f"plan       {told}", highlight=False, soft_wrap=True)
     state = resume_state(built, folder, console)
     log = open_log(run, folder, state) if world.is_main else None
     watch = Watch(built, folder, log, meter, console, data.held_out(run, built.objective))

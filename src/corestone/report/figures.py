@@ -216,6 +216,21 @@ def memory(run: Run) -> float | None:
     return max(finite(run.events.of("train"), "memory_bytes"), default=None)
 
 
+def measured(run: Run) -> dict[str, float]:
+    """What a plan is held to, of what was measured, by the plan's names: parameters, flops, peak_bytes,
+    training_seconds, loss (nats per token of held-out text)."""
+    rate, per_second, units = speed(run), arithmetic(run), units_seen(run)
+    held = held_out(run)
+    found = {
+        "parameters": parameters(run),
+        "flops": per_second / rate * units if rate and per_second and units else None,
+        "peak_bytes": memory(run),
+        "training_seconds": training_time(run),
+        "loss": held.value if held is not None and held.unit == "nats/token" else None,
+    }
+    return {name: float(value) for name, value in found.items() if value}
+
+
 def _median(values: Sequence[float]) -> float | None:
     return statistics.median(values) if values else None
 

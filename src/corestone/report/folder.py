@@ -54,6 +54,7 @@ class Run:
     kept: tuple[Tree, ...] = ()
     pictures: Mapping[str, bytes] = field(default_factory=dict)
     certificate: Tree | None = None
+    plan: Tree | None = None
     notes: tuple[str, ...] = field(default=())
 
     @property
@@ -107,6 +108,7 @@ def read_run(folder: Path) -> Run:
         kept=tuple(_kept(folder / EVALUATIONS, notes)),
         pictures=dict(_pictures(folder / "pictures", notes)),
         certificate=_json(folder / CERTIFICATE, dict, notes) if (folder / CERTIFICATE).exists() else None,
+        plan=_json(folder / "plan.json", dict, notes) if (folder / "plan.json").exists() else None,
         notes=tuple(notes),
     )
 

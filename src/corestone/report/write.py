@@ -23,6 +23,7 @@ from corestone.report.data_sets import data_sets
 from corestone.report.evaluations import kept
 from corestone.report.folder import Run, read_run
 from corestone.report.pictures import picture_page
+from corestone.report.planned import held_to_account
 from corestone.report.plots import picture
 from corestone.report.units import PICTURES, unit_of
 
@@ -114,6 +115,7 @@ def _page(run: Run) -> dict[str, Any]:
         "curves": sections.curves(run),
         "throughput": figures.throughput(run),
         "speed_charts": sections.speed_charts(run),
+        "held": held_to_account(run.plan, figures.measured(run)),
         "evaluations": sections.evaluations(run),
         "kept": kept(run),
         "checks": checks(run),

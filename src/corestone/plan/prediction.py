@@ -1,0 +1,326 @@
+"""A plan: what a run will need, reach and cost, as one record that can be printed, kept and held to account."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from math import prod
+from typing import Any
+
+from corestone.core.format import si
+from corestone.core.spec import Spec
+from corestone.plan import cluster, expected, memory
+from corestone.plan.shapes import Activations
+from corestone.plan.spec import CPU, Hardware, Region
+
+POWER_OVERHEAD = 1.2
+"""What a data centre draws for each watt of its devices and hosts; assumed (power usage effectiveness)."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What a plan is of: the run's model and step, as numbers.
+
+    Attributes:
+        parts: parameters by part.
+        shapes: of the trained parameters.
+        body: parameters without tables of tokens and positions, as laws of loss count them.
+        unit, units_per_step: tokens or pictures.
+        flops_per_unit: forward and backward, without what is recomputed.
+        micro_rows: rows of a forward pass; rows: of a step.
+        available: units of the training side; None: not known.
+        text: whether the run predicts next tokens, which laws of loss are about.
+        checkpoints, evaluations: how many the run makes, and how many units one evaluation sees.
+    """
+
+    name: str
+    parts: Mapping[str, int]
+    shapes: Sequence[tuple[int, ...]]
+    body: int
+    frozen: int
+    largest_block: int
+    unit: str
+    units_per_step: int
+    rows: int
+    micro_rows: int
+    steps: int
+    flops_per_unit: float
+    recompute: bool
+    activations: Activations
+    logits_width: int
+    optimiser: Spec
+    averages: bool
+    precision: str
+    available: float | None
+    text: bool
+    checkpoints: int
+    evaluations: int
+    evaluated_units: int
+
+    @property
+    def parameters(self) -> int:
+        """All of them."""
+        return sum(self.parts.values())
+
+    @property
+    def trained(self) -> int:
+        """Those that are not frozen."""
+        return sum(prod(shape) for shape in self.shapes)
+
+    @property
+    def units(self) -> int:
+        """Of the whole run."""
+        return self.steps * self.units_per_step
+
+
+@dataclass(frozen=True)
+class Scale:
+    """On what a run is to run.
+
+    Attributes:
+        base_bytes: what a process holds before it trains.
+        calibration: factors of measured over predicted, and where they are from; empty where there are none.
+    """
+
+    hardware: Hardware
+    devices: int
+    sharding: memory.Sharding
+    utilisation: float
+    price: float | None
+    region: Region
+    base_bytes: float = 0.0
+    factors: Mapping[str, float] = field(default_factory=dict)
+    calibrated_by: str = ""
+
+
+def predict(subject: Subject, scale: Scale) -> dict[str, Any]:
+    """The plan, as a JSON tree: `what` is of each section what it is about; numbers carry their unit in their name."""
+    held = memory_of(subject, scale, scale.devices, scale.sharding)
+    time, steps = _time(subject, scale)
+    plan: dict[str, Any] = {
+        "recipe": subject.name,
+        "hardware": {
+            "name": scale.hardware.name,
+            "title": scale.hardware.title,
+            "devices": scale.devices,
+            "sharding": scale.sharding,
+            "precision": subject.precision,
+            "peak_flops": scale.hardware.peak(subject.precision),
+            "utilisation": scale.utilisation,
+            "unverified": list(scale.hardware.unverified),
+        },
+        "parameters": {"total": subject.parameters, "trained": subject.trained, "parts": dict(subject.parts)},
+        "flops": _flops(subject),
+        "memory": held,
+        "time": time,
+        "cost": _cost(scale, time["total_seconds"]),
+        "data": _data(subject, scale),
+        "loss": _loss(subject),
+        "curve": _curve(subject, scale, steps),
+        "calibrated_by": scale.calibrated_by,
+        "factors": dict(scale.factors),
+    }
+    plan["warnings"] = warnings(subject, scale, plan)
+    return plan
+
+
+def _flops(subject: Subject) -> dict[str, float]:
+    """Per unit, step and run. Backward is twice forward; recomputing is one more forward, heads included, at most."""
+    forward = subject.flops_per_unit / 3
+    again = forward if subject.recompute else 0.0
+    return {
+        "forward_per_unit": forward,
+        "backward_per_unit": 2 * forward,
+        "recomputed_per_unit": again,
+        "per_step": subject.flops_per_unit * subject.units_per_step,
+        "total": subject.flops_per_unit * subject.units,
+        "done": (subject.flops_per_unit + again) * subject.units,
+    }
+
+
+def memory_of(subject: Subject, scale: Scale, devices: int, sharding: memory.Sharding) -> dict[str, Any]:
+    """Bytes per device by what they are for, and whether they fit."""
+    low = subject.precision != "float32"
+    rows = max(1, min(subject.micro_rows, subject.rows // devices))
+    activations, largest = subject.activations.at(rows, subject.recompute)
+    parts = {
+        "process": scale.base_bytes,
+        **memory.held(
+            subject.trained,
+            subject.frozen,
+            low,
+            memory.optimiser_state(subject.optimiser, subject.shapes),
+            subject.averages,
+            sharding,
+            devices,
+        ),
+        **memory.passing(
+            activations,
+            largest,
+            subject.logits_width,
+            rows * max(1, subject.units_per_step // subject.rows),
+            low,
+        ),
+        "buffers": memory.buffers(max(map(prod, subject.shapes)), subject.largest_block, low, sharding, devices),
+    }
+    total = memory.totalled(parts) * scale.factors.get("memory", 1.0)
+    return {
+        "parts_bytes": {name: size for name, size in parts.items() if size},
+        "peak_bytes": total,
+        "capacity_bytes": scale.hardware.memory_bytes,
+        "fits": total <= scale.hardware.memory_bytes,
+        "rows_at_a_time": rows,
+    }
+
+
+def _work(subject: Subject) -> cluster.Work:
+    return cluster.Work(
+        flops=_flops(subject)["done"] / max(1, subject.steps),
+        parameters=subject.trained,
+        rows=subject.rows,
+        passes=1,
+        weight_bytes=4.0 if subject.precision == "float32" else 2.0,
+    )
+
+
+def _time(subject: Subject, scale: Scale) -> tuple[dict[str, Any], list[cluster.Step]]:
+    """Seconds of the run and what they are for."""
+    work, peak = _work(subject), scale.hardware.peak(subject.precision)
+    step = cluster.step_on(work, scale.hardware, peak, scale.utilisation, scale.sharding, scale.devices)
+    training = step.seconds * subject.steps
+    state = memory.optimiser_state(subject.optimiser, subject.shapes) + 4.0 * subject.parameters
+    nodes = -(-scale.devices // scale.hardware.devices_per_node)
+    writing = state / nodes / cluster.DISK_BYTES_PER_SECOND
+    evaluating = (
+        subject.evaluations
+        * subject.evaluated_units
+        * _flops(subject)["forward_per_unit"]
+        / (scale.devices * peak * scale.utilisation)
+    )
+    lost = cluster.failures(scale.devices, training, writing)
+    unlucky = 0.0 if scale.hardware.name == CPU else training * lost.lost
+    return {
+        "steps": subject.steps,
+        "step_seconds": step.seconds,
+        "communication_seconds_per_step": step.communication_seconds,
+        "efficiency": step.efficiency,
+        "units_per_second": subject.units_per_step / step.seconds,
+        "mfu": subject.flops_per_unit * subject.units_per_step / step.seconds / (scale.devices * peak),
+        "training_seconds": training,
+        "checkpoint_seconds": writing * subject.checkpoints,
+        "evaluation_seconds": evaluating,
+        "failures": lost.expected,
+        "checkpoint_interval_seconds": lost.interval_seconds,
+        "failure_seconds": unlucky,
+        "total_seconds": training + writing * subject.checkpoints + evaluating + unlucky,
+    }, cluster.curve(work, scale.hardware, peak, scale.utilisation, scale.sharding)
+
+
+def _curve(subject: Subject, scale: Scale, steps: Sequence[cluster.Step]) -> dict[str, Any]:
+    rates = [
+        {
+            "devices": step.devices,
+            "units_per_second": subject.units_per_step / step.seconds,
+            "efficiency": step.efficiency,
+            "days": step.seconds * subject.steps / 86_400,
+        }
+        for step in steps
+    ]
+    return {"points": rates, "pays_up_to": cluster.stops_paying(steps), "rows": subject.rows}
+
+
+def _cost(scale: Scale, seconds: float) -> dict[str, Any]:
+    """Money, energy and CO2; None where the table does not know."""
+    hours = scale.devices * seconds / 3600
+    power = scale.hardware.power_w
+    energy = None if power is None else hours * power / 1000 * POWER_OVERHEAD
+    return {
+        "device_hours": hours,
+        "price_usd_hour": scale.price,
+        "usd": None if scale.price is None else hours * scale.price,
+        "power_overhead": POWER_OVERHEAD,
+        "kwh": energy,
+        "region": scale.region.name,
+        "co2_kg": None if energy is None else energy * scale.region.grams_per_kwh / 1000,
+        "region_unverified": scale.region.unverified,
+    }
+
+
+def _data(subject: Subject, scale: Scale) -> dict[str, Any]:
+    """Units needed and there, what repeated ones are worth (of tokens), and disk."""
+    known = subject.available
+    tokens = subject.unit == "tokens"
+    state = memory.optimiser_state(subject.optimiser, subject.shapes) + 4.0 * subject.parameters
+    return {
+        "unit": subject.unit,
+        "needed": subject.units,
+        "available": known,
+        "epochs": None if not known else subject.units / known,
+        "worth_in_new_tokens": expected.effective_tokens(known, subject.units) if known and tokens else None,
+        "shards_bytes": None if known is None or not tokens else known * (2 if subject.logits_width < 65_536 else 4),
+        "checkpoint_bytes": state + (4.0 * subject.parameters if subject.averages else 0.0),
+    }
+
+
+def _loss(subject: Subject) -> dict[str, Any] | None:
+    """By the published law, of runs that predict next tokens and are of a size it was fitted on; None of others."""
+    if not subject.text or not expected.is_lawful(subject.body, subject.units):
+        return None
+    known = subject.available
+    worth = expected.effective_tokens(known, subject.units) if known else float(subject.units)
+    return {
+        "nats_per_token": expected.expected_loss(subject.body, worth),
+        "caveat": expected.CAVEAT,
+        "alternatives": [asdict(one) for one in expected.alternatives(subject.body, subject.units)],
+    }
+
+
+def warnings(subject: Subject, scale: Scale, plan: Mapping[str, Any]) -> list[str]:
+    """What is likely to go wrong, in plain words."""
+    found = []
+    held = plan["memory"]
+    if not held["fits"]:
+        found.append(
+            f"does not fit: {si(held['peak_bytes'], 'B')} per device of {si(held['capacity_bytes'], 'B')}; take more "
+            "devices with --sharding zero3, a smaller training.micro_batch, or training.recompute=true"
+        )
+    if scale.devices > subject.rows:
+        found.append(
+            f"{scale.devices:,} devices for {subject.rows:,} rows of a step: data parallelism needs a row for each"
+        )
+    epochs = plan["data"]["epochs"]
+    if epochs is None:
+        found.append("how much data there is was not said (--available N): epochs and over-fitting are not predicted")
+    elif epochs > 4 and subject.unit == "tokens":
+        worth = plan["data"]["worth_in_new_tokens"] / subject.units
+        found.append(
+            f"each token is seen {epochs:.1f} times: {si(subject.units)} tokens are worth {worth:.0%} as many new "
+            "ones (Muennighoff et al. 2023), and the loss on training text will fall below that on new text"
+        )
+    return found + _rules(subject, plan)
+
+
+def _rules(subject: Subject, plan: Mapping[str, Any]) -> list[str]:
+    """By rules that are about language models."""
+    if plan["loss"] is None:
+        return []
+    found = []
+    least = expected.least_tokens(subject.body)
+    if subject.available is not None and subject.available < least:
+        found.append(
+            f"data is small for the model: {si(subject.available)} tokens where {si(least)} avoid over-fitting "
+            "(Kaplan et al. 2020, equation 4.4)"
+        )
+    critical = expected.critical_batch(plan["loss"]["nats_per_token"])
+    if subject.units_per_step > critical:
+        found.append(
+            f"batch above critical: {si(subject.units_per_step)} tokens where about {si(critical)} save steps at the "
+            "expected loss (Kaplan et al. 2020, equation 1.4)"
+        )
+    rule, chosen = expected.learning_rate(subject.body), float(vars(subject.optimiser)["learning_rate"])
+    adam = vars(subject.optimiser)["kind"] == "adamw"
+    if rule is not None and adam and not rule / 3 <= chosen <= rule * 3:
+        found.append(
+            f"learning rate {chosen:.2g} is off the rule by more than 3x: {rule:.2g} (Kaplan et al. 2020, D.6)"
+        )
+    return found

@@ -1,0 +1,69 @@
+"""Records of what a run may compute on, and of the electricity it runs on.
+
+Units: FLOP/s, bytes, bytes/s, W, USD per device and hour, g CO2 per kWh.
+"""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from corestone.core.spec import Spec
+
+CPU = "cpu"
+"""The name of this machine's processor."""
+
+UTILISATION = 0.45
+"""Share of its peak that an accelerator reaches on operations that are done, recomputed ones among them, where nothing
+better is known: OPT-175B reached 147 of an A100's 312 TFLOP/s (0.47; Zhang et al. 2022), PaLM 540B 0.46 of a TPU v4's
+(Chowdhery et al. 2022, section 4.1)."""
+
+CPU_UTILISATION = 0.5
+"""The same of a processor, against the measured peak of its own matrix products; a guess that calibration replaces."""
+
+
+class Hardware(Spec):
+    """One kind of device.
+
+    Attributes:
+        peak_bf16, peak_fp8: dense peaks; None: there is none.
+        within_bytes, between_bytes: a device's links to others of its node (or pod), and beyond, one direction.
+        devices_per_node: that the faster links join.
+        power_w, price_usd_hour: of one device; None: not known.
+        unverified: fields that were not seen at their source.
+    """
+
+    name: str
+    title: str
+    year: int | None = None
+    peak_bf16: float = Field(gt=0)
+    peak_fp8: float | None = None
+    memory_bytes: float = Field(gt=0)
+    memory_bandwidth: float | None = None
+    within_bytes: float = Field(default=1e10, gt=0)
+    between_bytes: float = Field(default=1e9, gt=0)
+    devices_per_node: int = Field(default=1, ge=1)
+    power_w: float | None = None
+    price_usd_hour: float | None = None
+    source: str
+    price_source: str = ""
+    unverified: tuple[str, ...] = ()
+
+    def peak(self, precision: str) -> float:
+        """FLOP/s in a number format. Of float32 it is half of bfloat16's, as TF32's is on NVIDIA's devices; this
+        machine's is measured in the format asked for."""
+        return self.peak_bf16 / 2 if precision == "float32" and self.name != CPU else self.peak_bf16
+
+    @property
+    def utilisation(self) -> float:
+        """The share of the peak that a plan counts with where nothing else is said."""
+        return CPU_UTILISATION if self.name == CPU else UTILISATION
+
+
+class Region(Spec):
+    """An electricity grid: grams of CO2 equivalents per kWh, mean of a year."""
+
+    name: str
+    grams_per_kwh: float = Field(gt=0)
+    year: int
+    source: str
+    unverified: bool = False

@@ -1,0 +1,369 @@
+"""Where a recipe meets the plan: its model without values, a step of made-up data, and the numbers of its settings."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from corestone.core.batch import ImageBatch, ImageTextBatch
+from corestone.core.environment import environment
+from corestone.core.errors import SpecError
+from corestone.core.format import clock, si
+from corestone.core.protocols import Objective
+from corestone.core.rng import Draws
+from corestone.core.spec import plain
+from corestone.core.units import Duration
+from corestone.core.vocabulary import Vocabulary
+from corestone.data.images.pairs import caption_batch, caption_rows
+from corestone.data.images.spec import Images, Pairs
+from corestone.data.packing import pack
+from corestone.data.spec import Data
+from corestone.nn.modes import freeze
+from corestone.objectives.spec import NextToken
+from corestone.optim.build import frozen_names
+from corestone.parallel.collectives import World
+from corestone.parallel.precision import compute_dtype
+from corestone.plan.calibration import factors
+from corestone.plan.cluster import CURVE
+from corestone.plan.expected import compute_optimal
+from corestone.plan.hardware import devices, find_hardware, find_region, this_machine
+from corestone.plan.memory import Sharding
+from corestone.plan.prediction import Scale, Subject, memory_of, predict
+from corestone.plan.shapes import Activations, largest_block, parameter_parts, shaped, trace
+from corestone.plan.spec import CPU, Hardware
+from corestone.recipes.registry import MODELS, OBJECTIVES
+from corestone.recipes.run_data import RunData
+from corestone.recipes.spec import Run
+
+PLAN = "plan.json"
+"""In a run's folder: what was predicted before its first step."""
+
+TRACED = (2, 4)
+"""Rows of the two traced steps; an even number, which pairs of sentences need."""
+
+PROCESS_BYTES = 0.45e9
+"""What a process of Corestone holds on a CPU before it trains, where it is not this one that will; assumed, and put
+right by calibration. `pretrain` measures its own."""
+
+USUAL = "h100"
+"""What a run that does not fit this machine is planned for unless it is said."""
+
+
+@dataclass(frozen=True)
+class Known:
+    """What is known of a run's data: of all where it is prepared, of less where it is planned alone.
+
+    Attributes:
+        available: units of the training side; None: not known.
+        row_tokens: tokens of a row.
+    """
+
+    vocabulary: Vocabulary | None
+    available: float | None
+    row_tokens: int
+
+
+def guessed(run: Run, available: float | None) -> Known:
+    """Of data that is not opened: an ordinary vocabulary of the recipe's size, rows as long as they may be."""
+    if isinstance(run.data, Images):
+        return Known(None, available, 1)
+    size = int(getattr(run.data.tokenizer, "vocab_size", 0) or model_of(run).vocab_size)
+    marks = tuple(range(size - min(100, size // 4), size))
+    starts = np.ones(size, dtype=np.bool_)
+    made = Vocabulary(size, 0, 1, 2, 3, None, marks, (0, 1, 2, 3), starts)
+    return Known(made, available, run.data.context_length)
+
+
+def model_of(run: Run) -> Any:
+    """The run's model on the meta device, with what it freezes frozen."""
+    model = shaped(partial(MODELS.build, run.model, seed=run.seed, device=torch.device("meta")))
+    freeze(model, frozen_names(run.optimiser, dict(model.named_parameters())))
+    return model
+
+
+def made_up(run: Run, known: Known, model: Any, rows: int) -> Any:
+    """A batch of the loader's form: ordinary tokens in two documents a row, where documents are kept apart."""
+    data = run.data
+    if isinstance(data, Data):
+        T = data.context_length
+        inner = np.arange(rows) * T + T // 2 if data.keep_documents_apart else None
+        return pack(_ids(known, rows, T + 1), inner)
+    images = torch.zeros(rows, data.augmentation.channels, *data.augmentation.size)
+    if isinstance(data, Pairs):
+        assert known.vocabulary is not None  # captions are of tokens
+        ids = _ids(known, rows, max(1, known.row_tokens - 2)).tolist()
+        texts = caption_batch(ids, caption_rows(data.rows, known.vocabulary), data.context_length)
+        return ImageTextBatch(ImageBatch(images), texts)
+    targets = torch.zeros(rows, model.classes)
+    targets[:, 0] = 1.0
+    return ImageBatch(images, targets)
+
+
+def _ids(known: Known, rows: int, columns: int) -> Any:
+    assert known.vocabulary is not None
+    half = max(1, known.vocabulary.size // 2)
+    return (known.vocabulary.size // 4 + np.arange(rows * columns) % half).reshape(rows, columns)
+
+
+def activations(run: Run, known: Known, objective: Objective, dtype: torch.dtype, cpu: bool) -> Activations:
+    """What two small steps keep for backward."""
+    kept = []
+    for rows in TRACED:
+        model = model_of(run)
+        batch = objective.corrupt(made_up(run, known, model, rows), Draws(run.seed, range(rows)))
+        kept.append(trace(model, objective.loss, batch, dtype, cpu))
+    return Activations(*kept)
+
+
+def subject_of(run: Run, known: Known, precision: str, cpu: bool) -> Subject:
+    """The run in numbers; SpecError where its length is in epochs of unknown length."""
+    model, objective = model_of(run), OBJECTIVES.build(run.objective, known.vocabulary)
+    trained = [tuple(p.shape) for p in model.parameters() if p.requires_grad]
+    parts = parameter_parts(model)
+    rows, units = step_size(run)
+    steps = partial(in_steps, rows=rows, units=units, epoch=known.available)
+    total, rhythm = steps(run.training.length), run.rhythm
+    text = isinstance(run.data, Data)
+    return Subject(
+        name=run.name,
+        parts=parts,
+        shapes=trained,
+        body=sum(size for part, size in parts.items() if "embedding" not in part and not part.startswith("head")),
+        frozen=sum(p.numel() for p in model.parameters() if not p.requires_grad),
+        largest_block=largest_block(model),
+        unit="tokens" if text else "pictures",
+        units_per_step=units,
+        rows=rows,
+        micro_rows=run.training.micro_batch or rows,
+        steps=total,
+        flops_per_unit=objective.training_flops(model, known.row_tokens),
+        recompute=run.training.recompute,
+        activations=activations(run, known, objective, getattr(torch, precision), cpu),
+        logits_width=0 if isinstance(run.data, Images) else model.vocab_size,
+        optimiser=run.optimiser,
+        averages=run.training.average is not None,
+        precision=precision,
+        available=known.available,
+        text=isinstance(run.objective, NextToken),
+        checkpoints=_times(total, rhythm.checkpoint, steps),
+        evaluations=_times(total, rhythm.evaluate, steps),
+        evaluated_units=run.evaluation.tokens_while_training if text else run.evaluation.pictures_while_training,
+    )
+
+
+def step_size(run: Run) -> tuple[int, int]:
+    """Rows and units of a step over all ranks."""
+    if isinstance(run.data, Data):
+        tokens = run.training.batch_tokens or 0
+        return max(1, tokens // run.data.context_length), tokens
+    return run.training.batch_examples or 1, run.training.batch_examples or 1
+
+
+def in_steps(length: Duration, rows: int, units: int, epoch: float | None) -> int:
+    """A duration in steps."""
+    if length.unit == "epochs" and epoch is None:
+        raise SpecError(f"plan: {length} of data whose size is not known; say how much there is by --available N")
+    return length.steps(batch_tokens=units, batch_examples=rows, epoch_tokens=int(epoch or 0))
+
+
+def _times(total: int, every: Duration | None, steps: Callable[[Duration], int]) -> int:
+    return 1 if every is None else max(1, total // max(1, steps(every)))
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What the user says about a plan; None: as the house thinks best.
+
+    Attributes:
+        hardware: a name of the table, or cpu; devices: how many.
+        mfu: the share of the peak that a device reaches on what it computes.
+        price: USD per device and hour.
+        budget: as `parse_budget` reads it.
+        available: tokens or pictures of the training side.
+    """
+
+    hardware: str | None = None
+    devices: int | None = None
+    sharding: Sharding | None = None
+    mfu: float | None = None
+    price: float | None = None
+    region: str = "world"
+    budget: str | None = None
+    available: float | None = None
+
+
+def plan_recipe(run: Run, wanted: Wanted) -> dict[str, Any]:
+    """The plan of a run that was not prepared."""
+    name = wanted.hardware or (CPU if _fits_here(run) else USUAL)
+    cpu = name == CPU
+    precision = run.training.precision
+    if precision == "auto":
+        precision = _format(compute_dtype("auto", torch.device("cpu"))) if cpu else "bfloat16"  # type: ignore[assignment]
+    subject = subject_of(run, guessed(run, wanted.available), precision, cpu)
+    hardware = find_hardware(name, precision)
+    count, sharding = _layout(subject, hardware, wanted)
+    learnt, told = factors(_machine(), _kind(run)) if cpu else ({}, "")
+    scale = Scale(
+        hardware=hardware,
+        devices=count,
+        sharding=sharding,
+        utilisation=wanted.mfu or hardware.utilisation * learnt.get("utilisation", 1.0),
+        price=hardware.price_usd_hour if wanted.price is None else wanted.price,
+        region=find_region(wanted.region),
+        base_bytes=PROCESS_BYTES if cpu else 0.0,
+        factors=learnt,
+        calibrated_by=told,
+    )
+    plan = predict(subject, scale)
+    plan["utilisation_from"] = "--mfu" if wanted.mfu else told or "the house's default for this kind of device"
+    plan["others"] = [] if cpu else _others(subject, scale)
+    if wanted.budget is not None:
+        plan["budget"] = within(plan, *parse_budget(wanted.budget))
+    return plan
+
+
+def _fits_here(run: Run) -> bool:
+    parameters = sum(p.numel() for p in model_of(run).parameters())
+    return bool(16.0 * parameters < this_machine(torch.float32, 1.0).memory_bytes)
+
+
+def _layout(subject: Subject, hardware: Hardware, wanted: Wanted) -> tuple[int, Sharding]:
+    """What was asked; else nothing sharded where that fits, and full sharding on the fewest devices that hold it."""
+    scale = Scale(hardware, 1, "none", 1.0, None, find_region("world"))
+    if hardware.name == CPU:
+        return wanted.devices or 1, wanted.sharding or "none"
+    counts = [wanted.devices] if wanted.devices else [n for n in CURVE if n <= max(1, subject.rows)]
+    levels: list[Sharding] = [wanted.sharding] if wanted.sharding else ["none", "zero3"]
+    for count in counts:
+        for level in levels:
+            if memory_of(subject, scale, count, level)["fits"]:
+                return count, level
+    return counts[-1], levels[-1]
+
+
+def _others(subject: Subject, scale: Scale) -> list[dict[str, Any]]:
+    """The same run on as many devices of each other kind."""
+    rows = []
+    for hardware in devices().values():
+        other = replace(scale, hardware=hardware, price=hardware.price_usd_hour, utilisation=hardware.utilisation)
+        found = predict(subject, other)
+        rows.append(
+            {
+                "name": hardware.name,
+                "fits": found["memory"]["fits"],
+                "days": found["time"]["total_seconds"] / 86_400,
+                "usd": found["cost"]["usd"],
+                "co2_kg": found["cost"]["co2_kg"],
+                "unverified": list(hardware.unverified),
+            }
+        )
+    return rows
+
+
+def parse_budget(text: str) -> tuple[float, str]:
+    """`100USD`, `10hours` or `1e21FLOPs` as an amount and a unit: usd, hours, flops."""
+    found = re.fullmatch(r"([0-9.]+(?:e[+-]?[0-9]+)?)\s*(usd|hours?|flops?)", text.strip(), re.IGNORECASE)
+    if found is None:
+        raise SpecError(f"--budget {text}: expected an amount and a unit, such as 100USD, 10hours or 1e21FLOPs")
+    unit = found[2].lower()
+    return float(found[1]), unit if unit == "usd" else unit.rstrip("s") + "s"
+
+
+def within(plan: dict[str, Any], amount: float, unit: str) -> dict[str, Any]:
+    """What a budget buys: its share of this run, and the parameters and tokens of least loss for its compute."""
+    spent = {"usd": plan["cost"]["usd"], "hours": plan["time"]["total_seconds"] / 3600, "flops": plan["flops"]["total"]}
+    if spent[unit] is None:
+        raise SpecError("--budget in USD: no price is known of this hardware; say one by --price")
+    share = amount / spent[unit]
+    parameters, tokens = compute_optimal(share * plan["flops"]["total"])
+    return {
+        "amount": amount,
+        "unit": unit,
+        "share_of_this_run": share,
+        "units": share * plan["data"]["needed"],
+        "least_loss_parameters": parameters if plan["loss"] else None,
+        "least_loss_tokens": tokens if plan["loss"] else None,
+    }
+
+
+def plan_built(run: Run, known: Known, precision: str, peak: float, ranks: int, held: float) -> dict[str, Any]:
+    """The plan of a run that is about to begin on this machine.
+
+    Args:
+        peak: FLOP/s of a rank, as measured.
+        held: bytes that this process holds already, the model's among them.
+    """
+    subject = subject_of(run, known, precision, cpu=True)
+    hardware = this_machine(getattr(torch, precision), peak)
+    learnt, told = factors(_machine(), _kind(run))
+    own = (4.0 if precision == "float32" else 6.0) * subject.parameters * (1 if not subject.averages else 2)
+    scale = Scale(
+        hardware=hardware,
+        devices=ranks,
+        sharding="none",
+        utilisation=hardware.utilisation * learnt.get("utilisation", 1.0),
+        price=None,
+        region=find_region("world"),
+        base_bytes=max(0.0, held - own),
+        factors=learnt,
+        calibrated_by=told,
+    )
+    return predict(subject, scale)
+
+
+def resident_bytes() -> float:
+    """What this process holds in memory now; 0 where the system does not say."""
+    status = Path("/proc/self/status")
+    lines = status.read_text().splitlines() if status.is_file() else []
+    return sum(int(line.split()[1]) * 1024.0 for line in lines if line.startswith("VmRSS"))
+
+
+def _format(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _kind(run: Run) -> str:
+    return str(plain(run.model)["kind"])
+
+
+def _machine() -> str:
+    return machine_name(environment())
+
+
+def machine_name(told: Mapping[str, Any]) -> str:
+    """A machine's name in the calibration, of what `environment` tells: processor and usable cores."""
+    return f"{told['machine']['cpu']}, {told['machine']['cores']} cores"
+
+
+def store_plan(run: Run, data: RunData, folder: Path, precision: str, peak: float, ranks: int) -> str:
+    """Keep the plan of a run that is about to begin as `plan.json` in its folder, where there is none yet.
+
+    A plan must not stop a run, nor change it: whatever goes wrong is told, and random state is put back.
+
+    Returns:
+        One line for the user; "" where there is nothing to say.
+    """
+    path = folder / PLAN
+    if path.exists():
+        return ""
+    try:
+        with torch.random.fork_rng(devices=[]):
+            loader = data.loader(run, data.batch(run)[0], World(rank=0, size=1, device=torch.device("cpu")))
+            known = Known(data.vocabulary, loader.epoch_units, data.row_tokens())
+            loader.close()
+            plan = plan_built(run, known, precision, peak, ranks, resident_bytes())
+        path.write_text(json.dumps(plan, indent=1) + "\n", encoding="utf-8")
+    except Exception as error:
+        return f"no plan was kept ({type(error).__name__}: {error})".splitlines()[0]
+    memory, seconds = plan["memory"]["peak_bytes"], plan["time"]["training_seconds"]
+    return f"{si(memory, 'B')} at most, {clock(seconds)} of training" + (
+        f", calibrated by {plan['calibrated_by']}" if plan["calibrated_by"] else ""
+    )

@@ -1,0 +1,202 @@
+"""A plan in words: for the terminal, for a page of its own, and beside what was measured in a run's report.
+
+Draws nothing, so that the command line answers at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from corestone.core.format import clock, si
+
+Tree = Mapping[str, Any]
+DAY = 86_400
+MARK = "*"
+"""Behind what rests on a figure that was not seen at its source."""
+
+
+def rows(plan: Tree) -> list[tuple[str, str]]:
+    """The plan's figures, label and value, in the order of a reader's questions."""
+    return [*_what(plan), *_where(plan), *_price(plan), *_result(plan)]
+
+
+def _what(plan: Tree) -> list[tuple[str, str]]:
+    parameters, flops, unit = plan["parameters"], plan["flops"], plan["data"]["unit"].rstrip("s")
+    parts = sorted(parameters["parts"].items(), key=lambda pair: -pair[1])[:4]
+    again = f", {si(flops['recomputed_per_unit'])} again" if flops["recomputed_per_unit"] else ""
+    return [
+        ("parameters", f"{parameters['total']:,}: " + ", ".join(f"{name} {si(size)}" for name, size in parts)),
+        (
+            "operations",
+            f"{si(flops['forward_per_unit'])} forward and {si(flops['backward_per_unit'])} backward{again} FLOPs a "
+            f"{unit}; {flops['total']:.3g} in all",
+        ),
+    ]
+
+
+def _where(plan: Tree) -> list[tuple[str, str]]:
+    machine, memory, time = plan["hardware"], plan["memory"], plan["time"]
+    parts = sorted(memory["parts_bytes"].items(), key=lambda pair: -pair[1])[:5]
+    fits = "" if memory["fits"] else ", DOES NOT FIT"
+    told = plan.get("utilisation_from", "the house's default")
+    return [
+        (
+            "hardware",
+            f"{machine['devices']:,} x {machine['title']}, sharding {machine['sharding']}, {machine['precision']}, "
+            f"peak {si(machine['peak_flops'], 'FLOP/s')}{_mark(plan, 'peak_bf16')}",
+        ),
+        (
+            "memory",
+            f"{si(memory['peak_bytes'], 'B')} of {si(memory['capacity_bytes'], 'B')} a device{fits}: "
+            + ", ".join(f"{name} {si(size, 'B')}" for name, size in parts),
+        ),
+        ("utilisation", f"{machine['utilisation']:.0%} of the peak ({told}); {time['mfu']:.0%} with what waits"),
+        (
+            "time",
+            f"{span(time['total_seconds'])}: {time['steps']:,} steps of {time['step_seconds']:.3g} s, "
+            f"{si(time['units_per_second'], plan['data']['unit'])}/s, {1 - time['efficiency']:.0%} waiting for others; "
+            f"checkpoints {span(time['checkpoint_seconds'])}, evaluation {span(time['evaluation_seconds'])}",
+        ),
+        *_failures(plan),
+        *_curve(plan),
+    ]
+
+
+def _failures(plan: Tree) -> list[tuple[str, str]]:
+    time = plan["time"]
+    if time["failures"] < 0.01:
+        return []
+    return [
+        (
+            "failures",
+            f"about {time['failures']:.1f}; a checkpoint every {span(time['checkpoint_interval_seconds'])} loses least "
+            f"(Daly 2006); {span(time['failure_seconds'])} go to them",
+        )
+    ]
+
+
+def _curve(plan: Tree) -> list[tuple[str, str]]:
+    curve = plan["curve"]
+    if plan["hardware"]["name"] == "cpu":
+        return []
+    return [
+        (
+            "more devices",
+            f"pay up to {curve['pays_up_to']:,} (each doubling 1.5 times as fast); rows for {curve['rows']:,}",
+        )
+    ]
+
+
+def _price(plan: Tree) -> list[tuple[str, str]]:
+    cost = plan["cost"]
+    found = []
+    if cost["usd"] is not None:
+        mark = _mark(plan, "price_usd_hour")
+        found.append(
+            (
+                "money",
+                f"{cost['usd']:,.0f} USD{mark} at {cost['price_usd_hour']:.2f} a device-hour (list price)",
+            )
+        )
+    if cost["kwh"] is not None:
+        mark = _mark(plan, "power_w") or (MARK if cost["region_unverified"] else "")
+        found.append(
+            (
+                "energy",
+                f"{cost['kwh']:,.0f} kWh, {cost['co2_kg'] / 1000:,.2f} t CO2{mark} on the grid of {cost['region']}, "
+                f"{cost['power_overhead']:g} W drawn for each of a device's (assumed)",
+            )
+        )
+    return found
+
+
+def _result(plan: Tree) -> list[tuple[str, str]]:
+    data, loss = plan["data"], plan["loss"]
+    seen = "how many there are is not known" if data["epochs"] is None else f"{data['epochs']:.2f} epochs"
+    found = [
+        ("data", f"{si(data['needed'], data['unit'])}, {seen}; a checkpoint takes {si(data['checkpoint_bytes'], 'B')}")
+    ]
+    if loss is not None:
+        best = loss["alternatives"][-1]
+        found += [
+            ("loss", f"about {loss['nats_per_token']:.2f} nats a token ({loss['caveat']})"),
+            (
+                "least loss",
+                f"the same operations with {si(best['parameters'])} parameters and {si(best['tokens'])} tokens: "
+                f"{best['loss']:.2f}",
+            ),
+        ]
+    budget = plan.get("budget")
+    if budget is not None:
+        best = budget["least_loss_parameters"]
+        least = f"; of least loss: {si(best)} parameters, {si(budget['least_loss_tokens'])} tokens" if best else ""
+        found.append(
+            (
+                "budget",
+                f"{budget['amount']:g} {budget['unit']} buy {budget['share_of_this_run']:.2%} of this run, "
+                f"{si(budget['units'], data['unit'])}{least}",
+            )
+        )
+    if plan["calibrated_by"]:
+        found.append(("calibrated", f"by {plan['calibrated_by']}"))
+    return found
+
+
+def _mark(plan: Tree, field: str) -> str:
+    return MARK if field in plan["hardware"]["unverified"] else ""
+
+
+def others(plan: Tree) -> list[tuple[str, str, str, str, str]]:
+    """The run elsewhere: name, days, USD, t CO2, whether it fits."""
+    return [
+        (
+            row["name"],
+            f"{row['days']:,.1f}",
+            "" if row["usd"] is None else f"{row['usd']:,.0f}{MARK if 'price_usd_hour' in row['unverified'] else ''}",
+            "" if row["co2_kg"] is None else f"{row['co2_kg'] / 1000:,.2f}",
+            "yes" if row["fits"] else "no",
+        )
+        for row in plan.get("others", [])
+    ]
+
+
+def span(seconds: float) -> str:
+    """A time in the unit that suits it."""
+    if seconds >= 2 * DAY:
+        return f"{seconds / DAY:,.1f} days"
+    return clock(seconds) if seconds >= 60 else f"{seconds:.2g} s"
+
+
+@dataclass(frozen=True)
+class Held:
+    """A figure of a plan beside the measured one."""
+
+    name: str
+    predicted: str
+    measured: str
+    difference: str
+
+
+def held_to_account(plan: Tree | None, measured: Mapping[str, float]) -> list[Held]:
+    """Predicted beside measured, of what was both; empty without a plan."""
+    if plan is None or not isinstance(plan.get("memory"), Mapping):
+        return []
+    named: Sequence[tuple[str, str, float | None, str]] = [
+        ("Parameters", "parameters", plan["parameters"]["total"], ""),
+        ("Operations", "flops", plan["flops"]["total"], "FLOPs"),
+        ("Peak memory", "peak_bytes", plan["memory"]["peak_bytes"], "B"),
+        ("Training time", "training_seconds", plan["time"]["training_seconds"], "s"),
+        ("Loss at the end", "loss", plan["loss"]["nats_per_token"] if plan["loss"] else None, "nats/token"),
+    ]
+    return [
+        Held(name, told(value, unit), told(measured[key], unit), f"{measured[key] / value - 1:+.1%}")
+        for name, key, value, unit in named
+        if value and key in measured
+    ]
+
+
+def told(value: float, unit: str) -> str:
+    """A number with its unit; exact where it has none."""
+    return f"{value:,.0f}" if not unit else span(value) if unit == "s" else si(value, unit, 4)
