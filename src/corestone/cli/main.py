@@ -27,6 +27,7 @@ from corestone.cli import (
     pretrain,
     recipes,
     report,
+    sweep,
     vote,
     zoo,
 )
@@ -46,6 +47,7 @@ app.command("recipes")(recipes.recipes)
 app.command("show")(recipes.show)
 app.command("pretrain")(pretrain.pretrain)
 app.command("compare")(compare.compare)
+app.command("sweep")(sweep.sweep)
 app.command("evaluate")(evaluate.evaluate)
 app.command("vote")(vote.vote)
 app.command("generate")(generate.generate)
@@ -59,7 +61,7 @@ app.command("import")(interop.import_)
 app.command("convert")(interop.convert)
 app.command("export")(interop.export)
 
-TRAINING_VERBS = {"pretrain", "compare"}
+TRAINING_VERBS = {"pretrain", "compare", "sweep"}
 """Verbs whose memory is worth a restart of the process, before torch is loaded (docs/LOG.md)."""
 
 

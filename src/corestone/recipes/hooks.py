@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from corestone.core.format import clock, si
+from corestone.core.metric import Metric
 from corestone.core.protocols import Evaluator
 from corestone.core.runlog import RunLog
 from corestone.recipes.build import Built
@@ -17,6 +18,9 @@ from corestone.train.checkpoint import checkpoint_folder, forget_old
 from corestone.train.loop import Hook, StepResult
 from corestone.train.meter import Meter
 from corestone.train.state import State
+
+Scored = Callable[[State, Sequence[Metric]], None]
+"""Told the held-out figures of a run while it trains, on the main rank."""
 
 
 @dataclass
@@ -29,6 +33,7 @@ class Watch:
     meter: Meter
     console: Console
     held_out: Evaluator
+    scored: Scored | None = None
 
     def hooks(self) -> list[Hook]:
         """In the order in which they act at one step: a checkpoint knows the loss measured just before it."""
@@ -86,6 +91,8 @@ class Watch:
                 f"(n = {first.n:,})",
                 highlight=False,
             )
+            if self.scored is not None:
+                self.scored(state, metrics)
         self.built.world.barrier()
 
     def sample(self, state: State, result: StepResult | None) -> None:
