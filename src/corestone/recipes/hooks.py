@@ -17,6 +17,7 @@ from corestone.recipes.build import Built
 from corestone.train.checkpoint import checkpoint_folder, forget_old
 from corestone.train.loop import Hook, StepResult
 from corestone.train.meter import Meter
+from corestone.train.noise import SCALE
 from corestone.train.state import State
 
 Scored = Callable[[State, Sequence[Metric]], None]
@@ -65,13 +66,15 @@ class Watch:
         numbers = {"loss": result.loss, "learning_rate": result.learning_rate, "grad_norm": result.grad_norm}
         self.write("train", state, **numbers, **measured, **result.metrics)
         total = self.built.total_steps
+        scale = result.metrics.get(SCALE)
+        critical = "" if scale is None else f"critical batch {si(scale, short)}  "
         left = (total - state.step) * reading.seconds / reading.steps
         self.console.print(
             f"step [bold]{state.step:>{len(str(total))}}[/]/{total}  {si(self.seen(state), short)}  "
             f"loss [bold]{result.loss:.4f}[/]  lr {result.learning_rate:.2e}  grad {result.grad_norm:.2f}  "
             f"{si(reading.units_per_second, f'{short}/s')}  {si(reading.flops_per_second, 'FLOP/s')} "
             f"({reading.utilisation:.0%} of peak)  data wait {reading.data_wait_share:.1%}  "
-            f"{si(reading.memory_bytes, 'B')}  ETA {clock(left)}",
+            f"{si(reading.memory_bytes, 'B')}  {critical}ETA {clock(left)}",
             highlight=False,
             soft_wrap=True,
         )
