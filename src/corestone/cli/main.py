@@ -29,6 +29,7 @@ from corestone.cli import (
     pretrain,
     recipes,
     report,
+    sweep,
     vote,
     zoo,
 )
@@ -50,6 +51,7 @@ app.command("check")(check.check)
 app.add_typer(plan.app, name="plan")
 app.command("pretrain")(pretrain.pretrain)
 app.command("compare")(compare.compare)
+app.command("sweep")(sweep.sweep)
 app.command("evaluate")(evaluate.evaluate)
 app.command("vote")(vote.vote)
 app.command("generate")(generate.generate)
@@ -63,7 +65,7 @@ app.command("import")(interop.import_)
 app.command("convert")(interop.convert)
 app.command("export")(interop.export)
 
-TRAINING_VERBS = {"pretrain", "compare"}
+TRAINING_VERBS = {"pretrain", "compare", "sweep"}
 """Verbs whose memory is worth a restart of the process, before torch is loaded (docs/LOG.md)."""
 
 

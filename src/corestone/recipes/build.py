@@ -29,6 +29,7 @@ from corestone.recipes.spec import ModelFile, Run
 from corestone.recipes.start import START, begin, check_start
 from corestone.train.archive import AVERAGE
 from corestone.train.checkpoint import read_tensors, write_checkpoint
+from corestone.train.noise import check_measurable
 from corestone.train.state import State
 
 _log = logging.getLogger(__name__)
@@ -59,6 +60,9 @@ class Built:
         self.optimiser = build_optimiser(run.optimiser, self.weights.masters)
         self.objective = OBJECTIVES.build(run.objective, data.vocabulary)
         self.examples, self.step_units = data.batch(run)
+        if run.training.noise_scale is not None:
+            rank_rows = self.examples // world.size
+            check_measurable(self.objective.reduction, rank_rows, run.training.micro_batch, world.size)
         self.loader = data.loader(run, self.examples, world)
         self.total_steps = self.steps(run.training.length)
         average = run.training.average

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import multiprocessing
 import os
 import signal
@@ -20,6 +19,7 @@ from corestone.core.spec import override
 from corestone.recipes.budget import Contender
 from corestone.recipes.catalogue import find_recipe
 from corestone.recipes.pretrain import check_folder, pretrain
+from corestone.recipes.processes import end_with_parent, hold
 from corestone.recipes.spec import Run
 from corestone.report.folder import read_run
 from corestone.report.write import write_comparison
@@ -137,10 +137,10 @@ def _in_own_process(job: Job, lock: Path, stop: StopFlag) -> str | None:
 
 def _train(recipe: str, assignments: Sequence[str], folder: Path, lock: Path, answer: Connection) -> None:
     """The whole life of the process of one run."""
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    threading.Thread(target=end_with_parent, daemon=True).start()
     try:
         with lock.open("w") as file:
-            _hold(file.fileno(), lock)
+            hold(file.fileno(), lock)
             pretrain(find_recipe(recipe, [*assignments]), folder)
     except Interrupted as asked:
         sys.exit(128 + asked.signum)
@@ -149,20 +149,3 @@ def _train(recipe: str, assignments: Sequence[str], folder: Path, lock: Path, an
     except (CorestoneError, OSError) as error:
         answer.send(str(error))
         sys.exit(2)
-
-
-def _end_with_parent() -> None:
-    """Save and stop when the comparison was killed: nobody else would stop this run."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os.kill(os.getpid(), signal.SIGTERM)
-
-
-def _hold(descriptor: int, lock: Path) -> None:
-    """Wait until no other process trains in this folder, such as one whose comparison was killed a moment ago."""
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        print(f"{lock.parent}: waiting for another process that trains here", flush=True)
-        fcntl.flock(descriptor, fcntl.LOCK_EX)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,13 +10,18 @@ from rich.console import Console
 from rich.markup import escape
 
 from corestone.core.format import clock, si
+from corestone.core.metric import Metric
 from corestone.core.protocols import Evaluator
 from corestone.core.runlog import RunLog
 from corestone.recipes.build import Built
 from corestone.train.checkpoint import checkpoint_folder, forget_old
 from corestone.train.loop import Hook, StepResult
 from corestone.train.meter import Meter
+from corestone.train.noise import SCALE
 from corestone.train.state import State
+
+Scored = Callable[[State, Sequence[Metric]], None]
+"""Told the held-out figures of a run while it trains, on the main rank."""
 
 
 @dataclass
@@ -29,6 +34,7 @@ class Watch:
     meter: Meter
     console: Console
     held_out: Evaluator
+    scored: Scored | None = None
 
     def hooks(self) -> list[Hook]:
         """In the order in which they act at one step: a checkpoint knows the loss measured just before it."""
@@ -60,13 +66,15 @@ class Watch:
         numbers = {"loss": result.loss, "learning_rate": result.learning_rate, "grad_norm": result.grad_norm}
         self.write("train", state, **numbers, **measured, **result.metrics)
         total = self.built.total_steps
+        scale = result.metrics.get(SCALE)
+        critical = "" if scale is None else f"critical batch {si(scale, short)}  "
         left = (total - state.step) * reading.seconds / reading.steps
         self.console.print(
             f"step [bold]{state.step:>{len(str(total))}}[/]/{total}  {si(self.seen(state), short)}  "
             f"loss [bold]{result.loss:.4f}[/]  lr {result.learning_rate:.2e}  grad {result.grad_norm:.2f}  "
             f"{si(reading.units_per_second, f'{short}/s')}  {si(reading.flops_per_second, 'FLOP/s')} "
             f"({reading.utilisation:.0%} of peak)  data wait {reading.data_wait_share:.1%}  "
-            f"{si(reading.memory_bytes, 'B')}  ETA {clock(left)}",
+            f"{si(reading.memory_bytes, 'B')}  {critical}ETA {clock(left)}",
             highlight=False,
             soft_wrap=True,
         )
@@ -86,6 +94,8 @@ class Watch:
                 f"(n = {first.n:,})",
                 highlight=False,
             )
+            if self.scored is not None:
+                self.scored(state, metrics)
         self.built.world.barrier()
 
     def sample(self, state: State, result: StepResult | None) -> None:

@@ -21,7 +21,7 @@ from corestone.parallel.peak import gemm_peak
 from corestone.parallel.precision import compute_dtype
 from corestone.recipes.build import Built
 from corestone.recipes.evaluate import evaluate
-from corestone.recipes.hooks import SHORT, Watch
+from corestone.recipes.hooks import SHORT, Scored, Watch
 from corestone.recipes.load import open_data, open_run
 from corestone.recipes.plan import store_plan
 from corestone.recipes.show_progress import PrepareProgress
@@ -52,6 +52,29 @@ def pretrain(run: Run, folder: Path, resume: Resume = "auto", console: Console |
     Raises:
         CorestoneError: a mistake the user can mend. Interrupted: a signal asked for it and everything is saved.
     """
+    main = train_run(run, folder, resume, console)
+    if main is None:
+        return folder / "report.html"
+    main.print("evaluating on all held-out data, beside the floors ...")
+    evaluate(folder, console=main)
+    return write_report([folder])
+
+
+def train_run(
+    run: Run,
+    folder: Path,
+    resume: Resume = "auto",
+    console: Console | None = None,
+    scored: Scored | None = None,
+) -> Console | None:
+    """Prepare the data and train, without the evaluation and the report at the end; arguments as `pretrain`'s.
+
+    Args:
+        scored: is told the held-out figures each time they are taken, and may end the run by raising an error.
+
+    Returns:
+        The console of the main rank; None on others.
+    """
     keep_freed_memory()
     world = join_world()
     console = (console or Console()) if world.is_main else Console(quiet=True)
@@ -76,18 +99,14 @@ def pretrain(run: Run, folder: Path, resume: Resume = "auto", console: Console |
             console.print(f"plan       {told}", highlight=False, soft_wrap=True)
     state = resume_state(built, folder, console)
     log = open_log(run, folder, state) if world.is_main else None
-    watch = Watch(built, folder, log, meter, console, data.held_out(run, built.objective))
+    watch = Watch(built, folder, log, meter, console, data.held_out(run, built.objective), scored)
     try:
         train(built, watch, state)
     finally:
         built.loader.close()
         if log is not None:
             log.close()
-    if not world.is_main:
-        return folder / "report.html"
-    console.print("evaluating on all held-out data, beside the floors ...")
-    evaluate(folder, console=console)
-    return write_report([folder])
+    return console if world.is_main else None
 
 
 def check_folder(run: Run, folder: Path, resume: Resume) -> None:

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from corestone.core.format import clock, si
 
@@ -46,8 +46,8 @@ class Series:
         band: lowest and highest values at the same x, shaded behind the line.
         style: `line`, `faint` (raw values behind a smoothed line), `points` (a line with a mark at each value), `steps`
             (each value holds until the next, with a mark at each change), `dots` (marks alone,
-            faint), `own` (marks alone, large) or `level` (a dashed horizontal line at
-            the one value of y).
+            faint), `marks` (marks alone), `own` (marks alone, large) or `level` (a dashed horizontal
+            line at the one value of y).
     """
 
     x: Sequence[float]
@@ -69,6 +69,9 @@ class Look:
         years: x is a date in years, which does not begin at zero.
         shares: x is a fraction too.
         over: what x is, where it is none of these.
+        free: x need not begin at zero.
+        log: x is drawn in its logarithm; it is positive.
+        names: x is a place among these, from 0.
     """
 
     percent: bool = False
@@ -77,6 +80,9 @@ class Look:
     years: bool = False
     shares: bool = False
     over: str = "training tokens"
+    free: bool = False
+    log: bool = False
+    names: tuple[str, ...] = ()
 
     @property
     def axis(self) -> str:
@@ -285,6 +291,8 @@ def _draw(axes: matplotlib.axes.Axes, item: Series, colour: str) -> None:
         axes.plot(x, y, color=colour, linewidth=0.8, alpha=0.35)
     elif item.style == "dots":
         axes.plot(x, y, color=colour, linewidth=0, marker="o", markersize=4, alpha=0.35, markeredgewidth=0)
+    elif item.style == "marks":
+        axes.plot(x, y, color=colour, linewidth=0, marker="o", markersize=5)
     elif item.style == "own":
         axes.plot(x, y, color=colour, linewidth=0, marker="D", markersize=8)
     elif item.style == "steps":
@@ -306,21 +314,41 @@ def _dress(axes: matplotlib.axes.Axes, look: Look, palette: Mapping[str, str]) -
     axes.set_axisbelow(True)
     axes.tick_params(colors=palette["muted"], length=0, pad=6)
     axes.margins(x=0.02, y=0.08)
+    axes.yaxis.set_major_locator(MaxNLocator(5))
+    shown = _percent if look.percent else _tick
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: shown(value)))
+    _dress_x(axes, look)
+
+
+def _dress_x(axes: matplotlib.axes.Axes, look: Look) -> None:
+    if look.names:
+        axes.set_xlim(-0.5, len(look.names) - 0.5)
+        axes.set_xticks(range(len(look.names)), look.names, parse_math=False)
+        return
+    if look.log:
+        axes.set_xscale("log")
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 3.0) if _decades(axes) < 3 else (1.0,)))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        return
     if look.years:
         low, high = axes.dataLim.intervalx
         axes.set_xlim(math.floor(low), max(math.ceil(high), math.floor(low) + 1))
-    else:
+    elif not look.free:
         axes.set_xlim(0, 1.02 if look.shares else None)
     # Ticks of a clock stand at 1, 1.5, 3 and 6 times ten: whole minutes and quarters of one.
     steps = [1, 1.5, 3, 6, 10] if look.seconds else None
     axes.xaxis.set_major_locator(MaxNLocator(5, steps=steps, integer=look.years))
-    axes.yaxis.set_major_locator(MaxNLocator(5))
     along: Callable[[float], str] = _year if look.years else _percent if look.shares else si
     if look.seconds:
         along = clock if axes.get_xlim()[1] >= 60 else _seconds
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: along(value)))
-    shown = _percent if look.percent else _tick
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: shown(value)))
+
+
+def _decades(axes: matplotlib.axes.Axes) -> float:
+    """Powers of ten that the values span."""
+    low, high = axes.dataLim.intervalx
+    return math.log10(high / low)
 
 
 def _seconds(value: float) -> str:

@@ -16,6 +16,7 @@ from corestone.report.figures import column
 from corestone.report.folder import Run, Tree, find, metrics
 from corestone.report.plots import PLAIN, Look, Series, plot, smooth
 from corestone.report.units import BITS, TEXT, UNITS, Quality, interval, judges, quality, quality_of, told, unit_of
+from corestone.train.noise import SCALE
 
 OPEN_SAMPLES = 4
 """Moments of sampling shown at once (the first and the newest); the others can be opened."""
@@ -78,7 +79,21 @@ def curves(run: Run) -> list[Chart]:
         chart("validation", unit.held_out.capitalize(), shown, validation, replace(look, percent=by.share)),
         chart("rate", "Learning rate", "", rate, look),
         chart("norm", "Gradient norm", "before clipping", raw_and_smooth(train, "grad_norm", "c5"), look),
+        *_noise_scale(run),
     ]
+
+
+def _noise_scale(run: Run) -> list[Chart]:
+    """The gradient's noise scale beside the run's own batch; nothing where it was not measured."""
+    unit = unit_of(run)
+    x, y = column(run.events.of("train"), SCALE)
+    batch = find(run.recipe, unit.batch.rsplit(".", 1)[-1])
+    if not y:
+        return []
+    series = [Series(x, y, "noise scale, about the critical batch size", "c6")]
+    if isinstance(batch, int):
+        series.append(Series((), (float(batch),), "this run's batch", "c3", "level"))
+    return [chart("noise", "Critical batch size", unit.key, series, Look(zero=True, over=unit.axis))]
 
 
 def _held_out_parts(run: Run) -> tuple[str, str]:

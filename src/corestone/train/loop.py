@@ -21,6 +21,7 @@ from corestone.parallel.collectives import World
 from corestone.parallel.precision import MasterWeights
 from corestone.train.anomaly import verdict
 from corestone.train.meter import Meter
+from corestone.train.noise import averaged, part_sums, take_estimates
 from corestone.train.signals import stop_flag
 from corestone.train.spec import Training
 from corestone.train.state import State
@@ -91,6 +92,9 @@ class Trainer:
                     state = self._anomaly(state, problem)
                     continue
                 self._update(result.learning_rate)
+                if self.spec.noise_scale is not None:
+                    per_target = self.step_units / result.targets
+                    state.noise = averaged(state.noise, result.metrics, self.spec.noise_scale.decay, per_target)
                 state.recent_losses = [*state.recent_losses, result.loss][-self.spec.anomaly.window :]
                 state.step += 1
                 self.meter.step_done(self.step_units)
@@ -119,7 +123,8 @@ class Trainer:
         clip = self.spec.clip_norm
         shrink = min(1.0, clip / norm) if clip is not None and norm > 0 else 1.0
         torch._foreach_mul_(gradients, shrink / weight)
-        means = {name: float(value) / weight for name, value in sums.items()}
+        estimates = take_estimates(sums, norm, weight)
+        means = {name: float(value) / weight for name, value in sums.items()} | estimates
         return StepResult(means.pop("loss"), norm, self.learning_rate(step), int(weight), means)
 
     def _corrupted(self, batch: Any, step: int) -> Any:
@@ -141,6 +146,8 @@ class Trainer:
             torch.manual_seed(seed)
             loss = self.objective.loss(self.model, part.to(self.world.device))
             loss.total.backward()
+            if not sums and self.spec.noise_scale is not None:
+                sums.update(part_sums(self.weights.gradients(), loss.weight))
             self._add(sums, loss)
         return sums
 

@@ -41,6 +41,16 @@ class Average(Spec):
     ramp: bool = False
 
 
+class NoiseScale(Spec):
+    """Measure the gradient's noise scale, which predicts the critical batch size (McCandlish et al. 2018).
+
+    Attributes:
+        decay: of the running means of signal and noise, per step; 0.99 averages over about a hundred.
+    """
+
+    decay: float = Field(default=0.99, ge=0, lt=1)
+
+
 class Training(Spec):
     """The loop's own settings.
 
@@ -57,6 +67,8 @@ class Training(Spec):
         clip_norm: largest global gradient norm; None does not clip.
         anomaly: what to do about losses that are not finite or leap.
         average: of the weights; None: the run gives the last ones.
+        noise_scale: measured from the gradients of one micro-batch and of the whole step, so a step needs several
+            micro-batches or ranks; None: it is not.
     """
 
     length: Duration
@@ -69,6 +81,7 @@ class Training(Spec):
     clip_norm: float | None = Field(default=1.0, gt=0)
     anomaly: Anomaly = Anomaly()
     average: Average | None = None
+    noise_scale: NoiseScale | None = None
 
     @model_validator(mode="after")
     def _one_size(self) -> Training:

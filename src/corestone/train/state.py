@@ -20,6 +20,7 @@ class State:
         anomalies: how many were met.
         best: lowest held-out loss so far and the step it was measured at.
         held_out: newest held-out loss and its step.
+        noise: running means of the gradient's signal and noise, where they are measured.
     """
 
     step: int = 0
@@ -30,6 +31,7 @@ class State:
     best_step: int | None = None
     held_out: float | None = None
     held_out_step: int | None = None
+    noise: list[float] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
