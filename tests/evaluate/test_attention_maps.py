@@ -86,7 +86,7 @@ def sums_to_one(weights: torch.Tensor) -> None:
 @pytest.mark.parametrize("mask", MASKS)
 @pytest.mark.parametrize("kind", KINDS)
 def test_weights_times_values_are_what_the_layer_gives(kind, mask):
-    """Measured worst case 1.9e-6 at outputs up to 6."""
+    """Measured worst case 3.3e-6 at outputs up to 11.4."""
     spec, positions = KINDS[kind], torch.arange(9).expand(2, 9)
     layer, x = random(AttentionLayer(spec, 10)), torch.randn(2, 9, 10)
     lowered = lower_all([spec], MASKS[mask], positions, torch.float32, None, torch.randn(8, 4))

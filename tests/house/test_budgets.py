@@ -45,7 +45,7 @@ def test_functions_are_short_and_take_few_arguments(path):
 
 
 # Optional extras may be imported where they are used; verbs import torch late so that --help is quick.
-EXTRAS = {"transformers", "open_clip", "datasets", "huggingface_hub", "mlflow", "wandb"}
+EXTRAS = {"optuna", "transformers", "open_clip", "datasets", "huggingface_hub", "mlflow", "wandb"}
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=place)

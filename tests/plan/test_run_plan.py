@@ -42,9 +42,9 @@ FAMILIES = {
 }
 
 
-TOO_MUCH = {"encoder-decoder": 0.02, "H3": 0.001, "pictures": 0.001, "two towers": 0.001}
+TOO_MUCH = {"encoder-decoder": 0.02, "H3": 0.001, "pictures": 0.001, "two towers": 0.001, "captioner": 0.001}
 """What layers share and make of a table (biases by buckets) is counted once for each of them: 1.93 % with T5's. Worst
-seen of H3 0.03 %, of two towers 0.014 %. The others agree to the byte."""
+seen of H3 0.03 %, of two towers 0.014 %, of captioners 0.0135 %. The others agree to the byte."""
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -120,13 +120,17 @@ def check_folder(run: Run, folder: Path, resume: Resume) -> None:
         return
     if resume == "never":
         raise CheckpointError(f"{folder}: already holds a run; name another folder with --run, or drop --resume never")
-    old, new = plain(open_run(folder)), plain(run)
-    changed = [key for key in new if key not in MAY_CHANGE and old[key] != new[key]]
+    changed = changed_paths(run, folder)
     if changed:
-        paths = [path for key in changed for path in differing(old[key], new[key], key)]
         raise CheckpointError(
-            f"{folder}: holds a run of another recipe (it differs in {', '.join(paths[:5])}); name another folder"
+            f"{folder}: holds a run of another recipe (it differs in {', '.join(changed[:5])}); name another folder"
         )
+
+
+def changed_paths(run: Run, folder: Path) -> list[str]:
+    """Where the recipe of a run folder differs from this one in what is learnt."""
+    old, new = plain(open_run(folder)), plain(run)
+    return [path for key in new if key not in MAY_CHANGE for path in differing(old[key], new[key], key)]
 
 
 def has_begun(folder: Path) -> bool:

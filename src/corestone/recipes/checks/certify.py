@@ -25,7 +25,7 @@ from corestone.recipes.checks.context import Context, open_context
 from corestone.recipes.checks.finding import Finding, failed
 from corestone.recipes.checks.registry import CHECKS
 from corestone.recipes.load import is_run
-from corestone.recipes.pretrain import check_folder
+from corestone.recipes.pretrain import changed_paths
 from corestone.recipes.spec import Run
 from corestone.report.folder import CERTIFICATE
 from corestone.report.write import write
@@ -111,11 +111,7 @@ def keep(certificate: dict[str, Any], run: Run, recipe: str, out: Path | None, c
     """Write the certificate where it was asked for, or into the folder of a run of this recipe."""
     folder = Path(recipe) if is_run(Path(recipe)) else Path("runs") / run.name
     if out is None:
-        if not is_run(folder):
-            return
-        try:
-            check_folder(run, folder, "auto")
-        except CorestoneError:  # a run of another recipe, which this says nothing of
+        if not is_run(folder) or changed_paths(run, folder):  # of another recipe this says nothing
             return
         out = folder / CERTIFICATE
     write(out, json.dumps(certificate, indent=1, allow_nan=False).encode())
