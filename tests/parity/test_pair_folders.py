@@ -34,7 +34,7 @@ from corestone.core.errors import CheckpointError
 from corestone.core.spec import differing, plain, to_yaml
 from corestone.data.images.augment import evaluation_picture, normalise
 from corestone.data.images.augment_spec import Augmentation, CenterCrop, Resize
-from corestone.data.images.pairs import caption_batch
+from corestone.data.images.caption_rows import caption_batch
 from corestone.data.images.spec import CaptionRows
 from corestone.data.spec import BytePair, WordPiece
 from corestone.data.tokenizer import build_tokenizer, load_tokenizer

@@ -21,9 +21,9 @@ from corestone.core.runlog import read_events
 from corestone.core.spec import override, plain
 from corestone.core.units import duration
 from corestone.data.images.augment_spec import Augmentation, Resize
+from corestone.data.images.caption_rows import caption_batch, caption_rows
 from corestone.data.images.embedded import read_embedded_images
 from corestone.data.images.loader import evaluation_batches
-from corestone.data.images.pairs import caption_batch, caption_rows
 from corestone.data.images.spec import EmbeddedImages, Images, ImageTable, Pairs, PrepareImages, Together
 from corestone.data.spec import BytePair
 from corestone.evaluate.spec import Captions, LinearProbe, Neighbours, Retrieval, ZeroShot

@@ -103,7 +103,8 @@ def _show(plan: dict[str, Any]) -> None:
     table = Table(show_header=False, title=f"plan of {plan['recipe']}", title_justify="left", title_style="bold")
     table.add_column(style="bold")
     table.add_column()
-    for label, value in rows(plan):
+    shown = rows(plan)
+    for label, value in shown:
         table.add_row(label, value)
     console.print(table)
     elsewhere = others(plan)
@@ -114,4 +115,5 @@ def _show(plan: dict[str, Any]) -> None:
         console.print(beside)
     for warning in plan["warnings"]:
         console.print(f"[yellow]warning[/]  {warning}", highlight=False)
-    console.print("* rests on a figure that was not seen at its source; replace it by --price, --mfu or your own table")
+    if any("*" in cell for row in [*shown, *elsewhere] for cell in row):
+        console.print("* rests on a figure that was not seen at its source; replace it by --price or --mfu")

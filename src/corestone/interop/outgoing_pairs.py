@@ -13,7 +13,7 @@ from torch import Tensor
 from corestone.core.errors import CheckpointError, CorestoneError, Disagreement
 from corestone.core.spec import differing, from_yaml, parse, plain
 from corestone.data.images.augment_spec import Augmentation
-from corestone.data.images.pairs import caption_rows
+from corestone.data.images.caption_rows import caption_rows
 from corestone.data.images.spec import CaptionRows
 from corestone.data.tokenizer import Tokenizer, load_tokenizer
 from corestone.interop.files import read_json

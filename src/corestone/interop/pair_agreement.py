@@ -15,7 +15,7 @@ from torch import Tensor
 
 from corestone.core.batch import ImageBatch
 from corestone.data.images.augment import evaluation_picture, normalise
-from corestone.data.images.pairs import caption_batch
+from corestone.data.images.caption_rows import caption_batch
 from corestone.data.tokenizer import Tokenizer
 from corestone.interop.agreement import cannot_load, check_loading, quiet
 from corestone.interop.paired import PairFormat, PairTold

@@ -16,7 +16,8 @@ from corestone.core.spec import plain
 from corestone.core.vocabulary import Vocabulary
 from corestone.data.cache import cache_dir
 from corestone.data.images.augment import evaluation_picture, normalise
-from corestone.data.images.pairs import HeldOutPairs, PairLoader, caption_rows, caption_tokenizer
+from corestone.data.images.caption_rows import caption_rows
+from corestone.data.images.pairs import HeldOutPairs, PairLoader, caption_tokenizer
 from corestone.data.images.picture_set import PictureSet
 from corestone.data.images.sources import card
 from corestone.data.images.spec import Pairs

@@ -16,8 +16,8 @@ from corestone.core.spec import Spec, parse
 from corestone.data.files import missing
 from corestone.data.images.augment import evaluation_picture, normalise
 from corestone.data.images.augment_spec import Augmentation, Resize
+from corestone.data.images.caption_rows import caption_batch, caption_rows, longest_of
 from corestone.data.images.decode import Rules, decode
-from corestone.data.images.pairs import caption_batch, caption_rows, longest_of
 from corestone.data.images.spec import CaptionRows, PrepareImages
 from corestone.data.tokenizer import Tokenizer, load_tokenizer
 from corestone.models.captioner import CaptionerModel

@@ -22,7 +22,7 @@ from corestone.core.rng import Draws
 from corestone.core.spec import plain
 from corestone.core.units import Duration
 from corestone.core.vocabulary import Vocabulary
-from corestone.data.images.pairs import caption_batch, caption_rows
+from corestone.data.images.caption_rows import caption_batch, caption_rows
 from corestone.data.images.spec import Images, Pairs
 from corestone.data.packing import pack
 from corestone.data.spec import Data

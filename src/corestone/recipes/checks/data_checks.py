@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from corestone.core.batch import IGNORE, ImageBatch, ImageTextBatch, TextBatch
-from corestone.data.images.pairs import caption_rows, longest_of
+from corestone.data.images.caption_rows import caption_rows, longest_of
 from corestone.data.packing import sample_count
 from corestone.data.spec import Data
 from corestone.data.tokenizer import Tokenizer
