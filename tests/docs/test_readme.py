@@ -46,7 +46,7 @@ def run_short(mark: str, cwd: Path) -> None:
 
 def test_every_command_is_run_here():
     marked = re.findall(r"<!-- ([a-z ]+) -->\n```\n", README)
-    assert set(marked) == {"tour", "objectives", "more", "evaluation", "pictures", "pairs", "own text"}
+    assert set(marked) == {"tour", "objectives", "more", "evaluation", "plan", "pictures", "pairs", "own text"}
     assert len(re.findall(r"^```\ncorestone", README, re.MULTILINE)) == len(marked)
 
 
@@ -69,6 +69,13 @@ def test_the_tour_runs(tmp_path):
 def test_objectives_are_shown(tmp_path):
     for words in commands("objectives"):
         run(words, tmp_path)
+
+
+def test_a_run_is_planned_checked_and_searched(tmp_path):
+    for words in commands("plan"):
+        run(words, tmp_path)
+    assert (tmp_path / "plan.html").is_file()
+    assert (tmp_path / "runs/sweep/sweep.html").is_file()
 
 
 def test_pictures_are_learnt_and_scored(tmp_path):

@@ -109,7 +109,7 @@ def _show(plan: dict[str, Any]) -> None:
     console.print(table)
     elsewhere = others(plan)
     if elsewhere:
-        beside = Table("elsewhere", "days", "USD", "t CO2", "fits", title_justify="left")
+        beside = Table("elsewhere", "time", "USD", "CO2", "fits", title_justify="left")
         for row in elsewhere:
             beside.add_row(*row)
         console.print(beside)

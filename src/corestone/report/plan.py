@@ -38,7 +38,7 @@ def charts(plan: Tree) -> list[Chart]:
     x = tuple(float(point["devices"]) for point in points)
     rate = tuple(point["units_per_second"] for point in points)
     alone = tuple(rate[0] * devices for devices in x)
-    look = Look(over="devices")
+    look = Look(over="devices", log=True)
     unit = plan["data"]["unit"]
     return [
         chart(

@@ -105,7 +105,7 @@ def _price(plan: Tree) -> list[tuple[str, str]]:
         found.append(
             (
                 "energy",
-                f"{cost['kwh']:,.0f} kWh, {cost['co2_kg'] / 1000:,.2f} t CO2{mark} on the grid of {cost['region']}, "
+                f"{cost['kwh']:,.0f} kWh, {mass(cost['co2_kg'])} CO2{mark} on the grid of {cost['region']}, "
                 f"{cost['power_overhead']:g} W drawn for each of a device's (assumed)",
             )
         )
@@ -149,13 +149,13 @@ def _mark(plan: Tree, field: str) -> str:
 
 
 def others(plan: Tree) -> list[tuple[str, str, str, str, str]]:
-    """The run elsewhere: name, days, USD, t CO2, whether it fits."""
+    """The run elsewhere: name, time, USD, CO2, whether it fits."""
     return [
         (
             row["name"],
-            f"{row['days']:,.1f}",
+            span(row["days"] * DAY),
             "" if row["usd"] is None else f"{row['usd']:,.0f}{MARK if 'price_usd_hour' in row['unverified'] else ''}",
-            "" if row["co2_kg"] is None else f"{row['co2_kg'] / 1000:,.2f}",
+            "" if row["co2_kg"] is None else mass(row["co2_kg"]),
             "yes" if row["fits"] else "no",
         )
         for row in plan.get("others", [])
@@ -167,6 +167,11 @@ def span(seconds: float) -> str:
     if seconds >= 2 * DAY:
         return f"{seconds / DAY:,.1f} days"
     return clock(seconds) if seconds >= 60 else f"{seconds:.2g} s"
+
+
+def mass(kilograms: float) -> str:
+    """A mass in the unit that suits it."""
+    return f"{kilograms / 1000:,.1f} t" if kilograms >= 1000 else f"{kilograms:.2g} kg"
 
 
 @dataclass(frozen=True)

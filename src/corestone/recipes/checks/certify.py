@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -95,15 +96,17 @@ def tried(name: str, ctx: Context, console: Console) -> tuple[Finding, float]:
 
 
 def table(title: str, found: Sequence[tuple[str, Finding, float]]) -> Table:
-    """What was compared, the worst difference, the tolerance, the verdict, the seconds."""
-    shown = Table(title=title, title_justify="left", title_style="bold")
-    for column in ("check", "compared", "worst", "tolerance", "verdict", "seconds"):
+    """What was compared, the worst difference, the tolerance, the verdict, the seconds; of what did not pass, why. The
+    certificate and the report have the notes of all."""
+    shown = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for column in ("check", "verdict", "worst", "tolerance", "seconds", "compared"):
         shown.add_column(column, justify="right" if column in ("worst", "tolerance", "seconds") else "left")
     colours = {"pass": "green", "fail": "red", "skipped": "yellow"}
     for name, one, took in found:
-        told = "\n".join(filter(None, [one.compared, f"({one.note})" if one.note else ""]))
-        figures = ["" if figure is None else f"{figure:.3g}" for figure in (one.worst, one.tolerance)]
-        shown.add_row(name, Text(told), *figures, f"[{colours[one.verdict]}]{one.verdict}[/]", f"{took:.1f}")
+        why = one.note if one.verdict != "pass" else ""
+        told = "\n".join(filter(None, [one.compared, why]))
+        figures = ["" if figure is None else f"{figure:.2g}" for figure in (one.worst, one.tolerance)]
+        shown.add_row(name, f"[{colours[one.verdict]}]{one.verdict}[/]", *figures, f"{took:.1f}", Text(told))
     return shown
 
 
