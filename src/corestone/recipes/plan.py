@@ -72,10 +72,10 @@ class Known:
 
 
 def guessed(run: Run, available: float | None) -> Known:
-    """Of data that is not opened: an ordinary vocabulary of the recipe's size, rows as long as they may be."""
+    """Of data that is not opened: an ordinary vocabulary of the model's size, rows as long as they may be."""
     if isinstance(run.data, Images):
         return Known(None, available, 1)
-    size = int(getattr(run.data.tokenizer, "vocab_size", 0) or model_of(run).vocab_size)
+    size = int(model_of(run).vocab_size)
     marks = tuple(range(size - min(100, size // 4), size))
     starts = np.ones(size, dtype=np.bool_)
     made = Vocabulary(size, 0, 1, 2, 3, None, marks, (0, 1, 2, 3), starts)
@@ -184,7 +184,7 @@ class Wanted:
 
     Attributes:
         hardware: a name of the table, or cpu; devices: how many.
-        mfu: the share of the peak that a device reaches on what it computes.
+        mfu: the share of the peak that a device reaches on what it computes, recomputed operations among them.
         price: USD per device and hour.
         budget: as `parse_budget` reads it.
         available: tokens or pictures of the training side.
@@ -202,7 +202,7 @@ class Wanted:
 
 def plan_recipe(run: Run, wanted: Wanted) -> dict[str, Any]:
     """The plan of a run that was not prepared."""
-    name = wanted.hardware or (CPU if _fits_here(run) else USUAL)
+    name = (wanted.hardware or (CPU if _fits_here(run) else USUAL)).lower()
     cpu = name == CPU
     precision = run.training.precision
     if precision == "auto":
@@ -253,6 +253,8 @@ def _others(subject: Subject, scale: Scale) -> list[dict[str, Any]]:
     """The same run on as many devices of each other kind."""
     rows = []
     for hardware in devices().values():
+        if hardware.name == scale.hardware.name:
+            continue
         other = replace(scale, hardware=hardware, price=hardware.price_usd_hour, utilisation=hardware.utilisation)
         found = predict(subject, other)
         rows.append(
@@ -262,7 +264,7 @@ def _others(subject: Subject, scale: Scale) -> list[dict[str, Any]]:
                 "days": found["time"]["total_seconds"] / 86_400,
                 "usd": found["cost"]["usd"],
                 "co2_kg": found["cost"]["co2_kg"],
-                "unverified": list(hardware.unverified),
+                "unverified": found["hardware"]["unverified"],
             }
         )
     return rows
@@ -270,7 +272,7 @@ def _others(subject: Subject, scale: Scale) -> list[dict[str, Any]]:
 
 def parse_budget(text: str) -> tuple[float, str]:
     """`100USD`, `10hours` or `1e21FLOPs` as an amount and a unit: usd, hours, flops."""
-    found = re.fullmatch(r"([0-9.]+(?:e[+-]?[0-9]+)?)\s*(usd|hours?|flops?)", text.strip(), re.IGNORECASE)
+    found = re.fullmatch(r"([0-9]+(?:\.[0-9]*)?(?:e[+-]?[0-9]+)?)\s*(usd|hours?|flops?)", text.strip(), re.IGNORECASE)
     if found is None:
         raise SpecError(f"--budget {text}: expected an amount and a unit, such as 100USD, 10hours or 1e21FLOPs")
     unit = found[2].lower()
@@ -280,7 +282,7 @@ def parse_budget(text: str) -> tuple[float, str]:
 def within(plan: dict[str, Any], amount: float, unit: str) -> dict[str, Any]:
     """What a budget buys: its share of this run, and the parameters and tokens of least loss for its compute."""
     spent = {"usd": plan["cost"]["usd"], "hours": plan["time"]["total_seconds"] / 3600, "flops": plan["flops"]["total"]}
-    if spent[unit] is None:
+    if not spent[unit]:
         raise SpecError("--budget in USD: no price is known of this hardware; say one by --price")
     share = amount / spent[unit]
     parameters, tokens = compute_optimal(share * plan["flops"]["total"])
@@ -343,8 +345,12 @@ def machine_name(told: Mapping[str, Any]) -> str:
     return f"{told['machine']['cpu']}, {told['machine']['cores']} cores"
 
 
-def store_plan(run: Run, data: RunData, folder: Path, precision: str, peak: float, ranks: int) -> str:
-    """Keep the plan of a run that is about to begin as `plan.json` in its folder, where there is none yet.
+def store_plan(
+    run: Run, data: RunData, folder: Path, precision: str, peak: float, ranks: int, fresh: bool = True
+) -> str:
+    """Keep the plan of a run that is about to begin as `plan.json` in its folder.
+
+    Of one that is `fresh` no step was taken, and what stands there is of an earlier attempt; another keeps what it has.
 
     A plan must not stop a run, nor change it: whatever goes wrong is told, and random state is put back.
 
@@ -352,8 +358,9 @@ def store_plan(run: Run, data: RunData, folder: Path, precision: str, peak: floa
         One line for the user; "" where there is nothing to say.
     """
     path = folder / PLAN
-    if path.exists():
+    if path.exists() and not fresh:
         return ""
+    path.unlink(missing_ok=True)
     try:
         with torch.random.fork_rng(devices=[]):
             loader = data.loader(run, data.batch(run)[0], World(rank=0, size=1, device=torch.device("cpu")))
