@@ -6,7 +6,6 @@ Units: FLOP/s, bytes, bytes/s, W, USD per device and hour, g CO2 per kWh.
 from __future__ import annotations
 
 import os
-import re
 from functools import cache
 from importlib import resources
 
@@ -68,9 +67,3 @@ def this_machine(dtype: torch.dtype, peak: float | None = None) -> Hardware:
         memory_bytes=float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")),
         source="measured",
     )
-
-
-def device_count(word: str) -> int | None:
-    """The number in `x64`; None where a word is no such number."""
-    found = re.fullmatch(r"[x×](\d[\d_]*)", word)
-    return max(1, int(found[1])) if found else None
