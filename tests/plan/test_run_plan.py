@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -21,7 +22,7 @@ from corestone.plan.calibration import Measured, calibrate, factors
 from corestone.plan.hardware import devices, find_hardware, find_region, regions
 from corestone.plan.spec import device_count
 from corestone.recipes.catalogue import find_recipe
-from corestone.recipes.plan import Wanted, guessed, made_up, model_of, parse_budget, plan_recipe, store_plan
+from corestone.recipes.plan import Wanted, guessed, made_up, model_of, parse_budget, plan_built, plan_recipe, store_plan
 from corestone.recipes.registry import MODELS, OBJECTIVES
 from corestone.report.planned import held_to_account, others, rows
 from corestone.zoo.catalogue import find
@@ -265,17 +266,33 @@ class _Opened:
         pass
 
 
+ALONE = World(rank=0, size=1, device=torch.device("cpu"))
+
+
+def test_a_run_on_an_accelerator_is_planned_for_it(monkeypatch):
+    """Its memory, not the machine's; a peak measured in float32 is that of float32; nothing that processors taught."""
+    found = SimpleNamespace(name="NVIDIA H200", total_memory=141 * 10**9)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: found)
+    run = find_recipe("shakespeare", [])
+    world = World(rank=0, size=1, device=torch.device("cuda", 0))
+    plan = plan_built(run, guessed(run, 1e6), "float32", 5e13, world)
+    assert plan["hardware"]["peak_flops"] == 5e13
+    assert plan["memory"]["capacity_bytes"] == 141e9
+    assert "process" not in plan["memory"]["parts_bytes"]
+    assert not any("float32" in text for text in plan["warnings"])
+
+
 def test_a_kept_plan_changes_no_random_state_and_never_stops_a_run(tmp_path):
     run = find_recipe("shakespeare", [])
     before = torch.get_rng_state()
-    told = store_plan(run, _Opened(guessed(run, None)), tmp_path, "float32", 1e11, 1)
+    told = store_plan(run, _Opened(guessed(run, None)), tmp_path, "float32", 1e11, ALONE)
     assert torch.equal(before, torch.get_rng_state())
     assert "of training" in told
     plan = json.loads((tmp_path / "plan.json").read_text())
     assert plan["data"]["available"] == 200_000
-    assert store_plan(run, _NoData(), tmp_path, "float32", 1e11, 1, fresh=False) == ""
+    assert store_plan(run, _NoData(), tmp_path, "float32", 1e11, ALONE, fresh=False) == ""
     assert (tmp_path / "plan.json").is_file()
-    assert store_plan(run, _NoData(), tmp_path, "float32", 1e11, 1) == "no plan was kept (RuntimeError: gone)"
+    assert store_plan(run, _NoData(), tmp_path, "float32", 1e11, ALONE) == "no plan was kept (RuntimeError: gone)"
     assert not (tmp_path / "plan.json").exists()  # that was of an earlier attempt
     measured = {"parameters": plan["parameters"]["total"], "peak_bytes": 2 * plan["memory"]["peak_bytes"]}
     held = {row.name: row.difference for row in held_to_account(plan, measured)}

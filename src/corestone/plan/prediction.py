@@ -305,7 +305,7 @@ def warnings(subject: Subject, scale: Scale, plan: Mapping[str, Any]) -> list[st
         found.append(
             f"{scale.devices:,} devices for {subject.rows:,} rows of a step: data parallelism needs a row for each"
         )
-    if subject.precision == "float32" and scale.hardware.name != CPU:
+    if subject.precision == "float32" and not scale.hardware.measured:
         found.append(f"float32 is counted at {FLOAT32_SHARE:.0%} of bfloat16's peak; take training.precision=bfloat16")
     epochs = plan["data"]["epochs"]
     if epochs is None:

@@ -36,6 +36,7 @@ class Hardware(Spec):
         within_bytes, between_bytes: a device's links to others of its node (or pod), and beyond, one direction.
         devices_per_node: that the faster links join.
         power_w, price_usd_hour: of one device; None: not known.
+        measured: whether the peak was measured on this machine, in the format asked for.
         unverified: fields that were not seen at their source.
     """
 
@@ -52,12 +53,13 @@ class Hardware(Spec):
     power_w: float | None = None
     price_usd_hour: float | None = None
     source: str
+    measured: bool = False
     price_source: str = ""
     unverified: tuple[str, ...] = ()
 
     def peak(self, precision: str) -> float:
-        """FLOP/s in a number format; this machine's is measured in the format asked for."""
-        return self.peak_bf16 * FLOAT32_SHARE if precision == "float32" and self.name != CPU else self.peak_bf16
+        """FLOP/s in a number format."""
+        return self.peak_bf16 * FLOAT32_SHARE if precision == "float32" and not self.measured else self.peak_bf16
 
     @property
     def utilisation(self) -> float:

@@ -21,7 +21,7 @@ def calibrate(runs: Sequence[Path]) -> tuple[Path, list[str]]:
         The calibration file, and a line about each run.
 
     Raises:
-        CheckpointError: a folder is no run, was not measured, has no plan, or is of another machine.
+        CheckpointError: a folder is no run, was not measured, has no plan, or is of another machine or an accelerator.
     """
     here, found = machine_name(environment()), [_measured(folder) for folder in runs]
     lines = [
@@ -39,6 +39,8 @@ def _measured(folder: Path) -> Measured:
         raise CheckpointError(f"{folder}: has no plan.json or no measured steps; calibrate by runs that have both")
     if "machine" not in run.environment or machine_name(run.environment) != machine_name(environment()):
         raise CheckpointError(f"{folder}: was not trained on this machine; calibrate by runs of this one")
+    if (device := str(run.environment.get("device", "cpu"))) != "cpu":
+        raise CheckpointError(f"{folder}: was trained on {device}; calibrate by runs on this machine's processor")
     earlier = run.plan["factors"]
     return Measured(
         run=run.name,

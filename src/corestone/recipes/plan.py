@@ -34,7 +34,7 @@ from corestone.parallel.precision import compute_dtype
 from corestone.plan.calibration import factors
 from corestone.plan.cluster import CURVE
 from corestone.plan.expected import compute_optimal
-from corestone.plan.hardware import devices, find_hardware, find_region, this_machine
+from corestone.plan.hardware import devices, find_hardware, find_region, this_device, this_machine
 from corestone.plan.memory import Sharding
 from corestone.plan.prediction import Scale, Subject, memory_of, predict
 from corestone.plan.shapes import Activations, largest_block, parameter_parts, shaped, trace
@@ -223,7 +223,7 @@ def plan_recipe(run: Run, wanted: Wanted) -> dict[str, Any]:
         calibrated_by=told,
     )
     plan = predict(subject, scale)
-    plan["utilisation_from"] = "--mfu" if wanted.mfu else told or "the house's default for this kind of device"
+    plan["utilisation_from"] = "--mfu" if wanted.mfu else told or "the default for this kind of device"
     plan["others"] = [] if cpu else _others(subject, scale)
     if wanted.budget is not None:
         plan["budget"] = within(plan, *parse_budget(wanted.budget))
@@ -296,25 +296,28 @@ def within(plan: dict[str, Any], amount: float, unit: str) -> dict[str, Any]:
     }
 
 
-def plan_built(run: Run, known: Known, precision: str, peak: float, ranks: int, held: float) -> dict[str, Any]:
+def plan_built(run: Run, known: Known, precision: str, peak: float, world: World) -> dict[str, Any]:
     """The plan of a run that is about to begin on this machine.
+
+    What a process holds beside the model, and what runs taught, count on a processor: of an accelerator's memory only
+    what the run allocates is measured.
 
     Args:
         peak: FLOP/s of a rank, as measured.
-        held: bytes that this process holds already, the model's among them.
     """
-    subject = subject_of(run, known, precision, cpu=True)
-    hardware = this_machine(getattr(torch, precision), peak)
-    learnt, told = factors(_machine(), _kind(run))
+    cpu = world.device.type == "cpu"
+    subject = subject_of(run, known, precision, cpu)
+    hardware = this_device(world.device, getattr(torch, precision), peak)
+    learnt, told = factors(_machine(), _kind(run)) if cpu else ({}, "")
     own = (4.0 if precision == "float32" else 6.0) * subject.parameters * (1 if not subject.averages else 2)
     scale = Scale(
         hardware=hardware,
-        devices=ranks,
+        devices=world.size,
         sharding="none",
         utilisation=hardware.utilisation * learnt.get("utilisation", 1.0),
         price=None,
         region=find_region("world"),
-        base_bytes=max(0.0, held - own),
+        base_bytes=max(0.0, resident_bytes() - own) if cpu else 0.0,
         factors=learnt,
         calibrated_by=told,
     )
@@ -346,7 +349,7 @@ def machine_name(told: Mapping[str, Any]) -> str:
 
 
 def store_plan(
-    run: Run, data: RunData, folder: Path, precision: str, peak: float, ranks: int, fresh: bool = True
+    run: Run, data: RunData, folder: Path, precision: str, peak: float, world: World, fresh: bool = True
 ) -> str:
     """Keep the plan of a run that is about to begin as `plan.json` in its folder.
 
@@ -366,7 +369,7 @@ def store_plan(
             loader = data.loader(run, data.batch(run)[0], World(rank=0, size=1, device=torch.device("cpu")))
             known = Known(data.vocabulary, loader.epoch_units, data.row_tokens())
             loader.close()
-            plan = plan_built(run, known, precision, peak, ranks, resident_bytes())
+            plan = plan_built(run, known, precision, peak, world)
         path.write_text(json.dumps(plan, indent=1) + "\n", encoding="utf-8")
     except Exception as error:
         return f"no plan was kept ({type(error).__name__}: {error})".splitlines()[0]

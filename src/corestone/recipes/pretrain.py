@@ -98,7 +98,7 @@ def train_run(
         describe_folder(run, folder, built, peak)
         introduce(console, built, folder, peak)
         precision = str(built.dtype).removeprefix("torch.")
-        told = store_plan(run, data, folder, precision, peak / world.size, world.size, fresh)
+        told = store_plan(run, data, folder, precision, peak / world.size, world, fresh)
         if told:
             console.print(f"plan       {told}", highlight=False, soft_wrap=True)
     state = resume_state(built, folder, console)

@@ -42,7 +42,7 @@ def _where(plan: Tree) -> list[tuple[str, str]]:
     machine, memory, time = plan["hardware"], plan["memory"], plan["time"]
     parts = sorted(memory["parts_bytes"].items(), key=lambda pair: -pair[1])[:5]
     fits = "" if memory["fits"] else ", DOES NOT FIT"
-    told = plan.get("utilisation_from", "the house's default")
+    told = plan.get("utilisation_from", "the default for this kind of device")
     return [
         (
             "hardware",
@@ -54,7 +54,11 @@ def _where(plan: Tree) -> list[tuple[str, str]]:
             f"{si(memory['peak_bytes'], 'B')} of {si(memory['capacity_bytes'], 'B')} a device{fits}: "
             + ", ".join(f"{name} {si(size, 'B')}" for name, size in parts),
         ),
-        ("utilisation", f"{machine['utilisation']:.0%} of the peak ({told}); {time['mfu']:.0%} with what waits"),
+        (
+            "utilisation",
+            f"{machine['utilisation']:.0%} of the peak while it computes ({told}); of the whole time, and without what "
+            f"is recomputed, {time['mfu']:.0%} (MFU)",
+        ),
         (
             "time",
             f"{span(time['total_seconds'])}{_mark(plan, *TIME)}: "
