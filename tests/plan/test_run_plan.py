@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 from corestone.cli.main import app
 from corestone.core.errors import CheckpointError, SpecError
 from corestone.core.rng import Draws
+from corestone.core.spec import to_yaml
 from corestone.optim.build import build_optimiser, optimiser_tensors
 from corestone.optim.spec import LAMB, SGD, Adafactor, AdamW, Lion
 from corestone.parallel.collectives import World
@@ -21,9 +22,12 @@ from corestone.plan import cluster, expected, memory, shapes
 from corestone.plan.calibration import Measured, calibrate, factors
 from corestone.plan.hardware import devices, find_hardware, find_region, regions
 from corestone.plan.spec import device_count
+from corestone.recipes.calibrate import calibrate as calibrate_by_runs
 from corestone.recipes.catalogue import find_recipe
 from corestone.recipes.plan import Wanted, guessed, made_up, model_of, parse_budget, plan_built, plan_recipe, store_plan
 from corestone.recipes.registry import MODELS, OBJECTIVES
+from corestone.report import figures
+from corestone.report.folder import read_run
 from corestone.report.planned import held_to_account, others, rows
 from corestone.zoo.catalogue import find
 
@@ -297,6 +301,23 @@ def test_a_kept_plan_changes_no_random_state_and_never_stops_a_run(tmp_path):
     measured = {"parameters": plan["parameters"]["total"], "peak_bytes": 2 * plan["memory"]["peak_bytes"]}
     held = {row.name: row.difference for row in held_to_account(plan, measured)}
     assert held == {"Parameters": "+0.0%", "Peak memory": "+100.0%"}
+
+
+def test_a_run_is_held_to_its_time_only_where_it_took_the_planned_steps(tmp_path):
+    run = find_recipe("shakespeare", [])
+    store_plan(run, _Opened(guessed(run, None)), tmp_path, "float32", 1e11, ALONE)
+    planned = json.loads((tmp_path / "plan.json").read_text())["time"]["steps"]
+    (tmp_path / "recipe.yaml").write_text(to_yaml(run))
+    line = {"event": "train", "time": 1.0, "tokens_per_second": 2048.0, "flops_per_second": 1e9, "memory_bytes": 1e9}
+    for step, named in ((planned, True), (planned - 1, False), (planned + 1, False)):
+        told = line | {"step": step, "tokens": 2048 * step}
+        (tmp_path / "metrics.jsonl").write_text(json.dumps(told) + "\n")
+        found = figures.measured(read_run(tmp_path))
+        assert "peak_bytes" in found
+        assert ("training_seconds" in found, "flops" in found) == (named, named)
+        if not named:
+            with pytest.raises(CheckpointError, match="fewer or more steps"):
+                calibrate_by_runs([tmp_path])
 
 
 def test_calibration_is_used_and_told(tmp_path, monkeypatch):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -175,7 +176,8 @@ def in_steps(length: Duration, rows: int, units: int, epoch: float | None) -> in
 
 
 def _times(total: int, every: Duration | None, steps: Callable[[Duration], int]) -> int:
-    return 1 if every is None else max(1, total // max(1, steps(every)))
+    """How often something is done, the last step included, by its rhythm."""
+    return 1 if every is None else math.ceil(total / max(1, steps(every)))
 
 
 @dataclass(frozen=True)
@@ -309,7 +311,7 @@ def plan_built(run: Run, known: Known, precision: str, peak: float, world: World
     subject = subject_of(run, known, precision, cpu)
     hardware = this_device(world.device, getattr(torch, precision), peak)
     learnt, told = factors(_machine(), _kind(run)) if cpu else ({}, "")
-    own = (4.0 if precision == "float32" else 6.0) * subject.parameters * (1 if not subject.averages else 2)
+    own = (4.0 if precision == "float32" else 6.0) * subject.parameters + 4.0 * subject.parameters * subject.averages
     scale = Scale(
         hardware=hardware,
         devices=world.size,
