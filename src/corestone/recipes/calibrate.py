@@ -21,8 +21,8 @@ def calibrate(runs: Sequence[Path]) -> tuple[Path, list[str]]:
         The calibration file, and a line about each run.
 
     Raises:
-        CheckpointError: a folder is no run, was not measured, has no plan, took more or fewer steps than planned, or is of
-            another machine or an accelerator.
+        CheckpointError: a folder is no run, was not measured, has no plan, took more or fewer steps than planned, or
+            is of another machine or an accelerator.
     """
     here, found = machine_name(environment()), [_measured(folder) for folder in runs]
     lines = [
