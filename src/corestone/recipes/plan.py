@@ -6,6 +6,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -368,9 +369,9 @@ def store_plan(
     path.unlink(missing_ok=True)
     try:
         with torch.random.fork_rng(devices=[]):
-            loader = data.loader(run, data.batch(run)[0], World(rank=0, size=1, device=torch.device("cpu")))
-            known = Known(data.vocabulary, loader.epoch_units, data.row_tokens())
-            loader.close()
+            alone = World(rank=0, size=1, device=torch.device("cpu"))
+            with closing(data.loader(run, data.batch(run)[0], alone)) as loader:
+                known = Known(data.vocabulary, loader.epoch_units, data.row_tokens())
             plan = plan_built(run, known, precision, peak, world)
         path.write_text(json.dumps(plan, indent=1) + "\n", encoding="utf-8")
     except Exception as error:

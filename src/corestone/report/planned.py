@@ -27,13 +27,14 @@ def rows(plan: Tree) -> list[tuple[str, str]]:
 def _what(plan: Tree) -> list[tuple[str, str]]:
     parameters, flops, unit = plan["parameters"], plan["flops"], plan["data"]["unit"].rstrip("s")
     parts = sorted(parameters["parts"].items(), key=lambda pair: -pair[1])[:4]
-    again = f", {si(flops['recomputed_per_unit'])} again" if flops["recomputed_per_unit"] else ""
+    again = f", {si(flops['recomputed_per_unit'])} recomputed" if flops["recomputed_per_unit"] else ""
+    counted = ", what is recomputed not counted" if again else ""
     return [
         ("parameters", f"{parameters['total']:,}: " + ", ".join(f"{name} {si(size)}" for name, size in parts)),
         (
             "operations",
-            f"{si(flops['forward_per_unit'])} forward and {si(flops['backward_per_unit'])} backward{again} FLOPs a "
-            f"{unit}; {flops['total']:.3g} in all",
+            f"FLOPs a {unit}: {si(flops['forward_per_unit'])} forward, {si(flops['backward_per_unit'])} backward"
+            f"{again}; {flops['total']:.3g} in all{counted}",
         ),
     ]
 
@@ -183,7 +184,9 @@ def span(seconds: float) -> str:
 
 def mass(kilograms: float) -> str:
     """A mass in the unit that suits it."""
-    return f"{kilograms / 1000:,.1f} t" if kilograms >= 1000 else f"{kilograms:.2g} kg"
+    if kilograms >= 1000:
+        return f"{kilograms / 1000:,.1f} t"
+    return f"{kilograms:.0f} kg" if kilograms >= 10 else f"{kilograms:.2g} kg"
 
 
 @dataclass(frozen=True)
