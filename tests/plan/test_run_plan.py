@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,15 +14,20 @@ from typer.testing import CliRunner
 from corestone.cli.main import app
 from corestone.core.errors import CheckpointError, SpecError
 from corestone.core.rng import Draws
+from corestone.core.spec import to_yaml
 from corestone.optim.build import build_optimiser, optimiser_tensors
 from corestone.optim.spec import LAMB, SGD, Adafactor, AdamW, Lion
 from corestone.parallel.collectives import World
 from corestone.plan import cluster, expected, memory, shapes
 from corestone.plan.calibration import Measured, calibrate, factors
-from corestone.plan.hardware import device_count, devices, find_hardware, find_region, regions
+from corestone.plan.hardware import devices, find_hardware, find_region, regions
+from corestone.plan.spec import device_count
+from corestone.recipes.calibrate import calibrate as calibrate_by_runs
 from corestone.recipes.catalogue import find_recipe
-from corestone.recipes.plan import Wanted, guessed, made_up, model_of, parse_budget, plan_recipe, store_plan
+from corestone.recipes.plan import Wanted, guessed, made_up, model_of, parse_budget, plan_built, plan_recipe, store_plan
 from corestone.recipes.registry import MODELS, OBJECTIVES
+from corestone.report import figures
+from corestone.report.folder import read_run
 from corestone.report.planned import held_to_account, others, rows
 from corestone.zoo.catalogue import find
 
@@ -123,19 +129,20 @@ def test_levels_of_sharding_by_hand():
 
 
 def test_bytes_sent_by_hand():
-    work = cluster.Work(flops=1.0, parameters=1000, rows=64, passes=2, weight_bytes=2.0)
+    work = cluster.Work(flops=1.0, parameters=1000, rows=64, micro_rows=8, weight_bytes=2.0)
     assert cluster.sent_bytes(work, "none", 4) == 2 * 0.75 * 4000
     assert cluster.sent_bytes(work, "zero1", 4) == 0.75 * 6000
     assert cluster.sent_bytes(work, "zero3", 4) == 2 * 0.75 * 8000
 
 
 def test_daly_is_near_young_where_checkpoints_are_quick():
-    found = cluster.failures(1000, 86_400.0, 10.0)
+    found = cluster.failures(1000, 86_400.0, 10.0, 24)
     between = cluster.HOURS_BETWEEN_FAILURES * 3600 / 1000
     assert found.interval_seconds == pytest.approx(math.sqrt(2 * 10 * between), rel=0.01)
     assert found.expected == pytest.approx(86_400 / between)
     losses = [10 / t + t / 2 / between for t in (found.interval_seconds * f for f in (0.5, 1.0, 2.0))]
     assert min(losses) == losses[1]
+    assert found.lost == pytest.approx((1800 + cluster.RESTART_SECONDS) / between)  # an hour between checkpoints
 
 
 def test_besiroglu_and_repeated_data():
@@ -198,8 +205,9 @@ def test_175b_costs_what_was_published(large):
 def test_a_plan_is_told_and_marked(large):
     told = dict(rows(large))
     assert "174,604,468,224" in told["parameters"]
-    assert "USD*" in told["money"]
-    assert {row[0] for row in others(large)} == set(devices())
+    assert "USD* at 2.00 a device-hour (assumed)" in told["money"]
+    assert "*: " in told["time"]  # it waits for links that were not seen at their source
+    assert {row[0] for row in others(large)} == set(devices()) - {"a100-80"}
     assert any("seen 1.7" in text or "epochs" in text for text in [told["data"], *large["warnings"]])
     json.dumps(large, allow_nan=False)
 
@@ -210,7 +218,7 @@ def test_what_does_not_fit_is_said():
     assert plan["budget"]["share_of_this_run"] < 0.01
 
 
-@pytest.mark.parametrize("text", ["100", "100EUR", "USD"])
+@pytest.mark.parametrize("text", ["100", "100EUR", "USD", "1.2.3USD"])
 def test_budgets_that_cannot_be_read(text):
     with pytest.raises(SpecError, match="100USD"):
         parse_budget(text)
@@ -227,7 +235,9 @@ def test_tables_have_sources():
         find_hardware("h10", "bfloat16")
     with pytest.raises(SpecError, match="france"):
         find_region("frnce")
-    assert (device_count("x64"), device_count("64")) == (64, None)
+    assert (device_count("x64"), device_count("64"), device_count("x1_024")) == (64, None, 1024)
+    with pytest.raises(SpecError, match="x0: a run needs a device"):
+        device_count("x0")
 
 
 class _NoData:
@@ -260,20 +270,54 @@ class _Opened:
         pass
 
 
+ALONE = World(rank=0, size=1, device=torch.device("cpu"))
+
+
+def test_a_run_on_an_accelerator_is_planned_for_it(monkeypatch):
+    """Its memory, not the machine's; a peak measured in float32 is that of float32; nothing that processors taught."""
+    found = SimpleNamespace(name="NVIDIA H200", total_memory=141 * 10**9)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: found)
+    run = find_recipe("shakespeare", [])
+    world = World(rank=0, size=1, device=torch.device("cuda", 0))
+    plan = plan_built(run, guessed(run, 1e6), "float32", 5e13, world)
+    assert plan["hardware"]["peak_flops"] == 5e13
+    assert plan["memory"]["capacity_bytes"] == 141e9
+    assert "process" not in plan["memory"]["parts_bytes"]
+    assert not any("float32" in text for text in plan["warnings"])
+
+
 def test_a_kept_plan_changes_no_random_state_and_never_stops_a_run(tmp_path):
     run = find_recipe("shakespeare", [])
     before = torch.get_rng_state()
-    told = store_plan(run, _Opened(guessed(run, None)), tmp_path, "float32", 1e11, 1)
+    told = store_plan(run, _Opened(guessed(run, None)), tmp_path, "float32", 1e11, ALONE)
     assert torch.equal(before, torch.get_rng_state())
     assert "of training" in told
     plan = json.loads((tmp_path / "plan.json").read_text())
     assert plan["data"]["available"] == 200_000
-    assert store_plan(run, _NoData(), tmp_path, "float32", 1e11, 1) == ""
-    (tmp_path / "plan.json").unlink()
-    assert store_plan(run, _NoData(), tmp_path, "float32", 1e11, 1) == "no plan was kept (RuntimeError: gone)"
+    assert store_plan(run, _NoData(), tmp_path, "float32", 1e11, ALONE, fresh=False) == ""
+    assert (tmp_path / "plan.json").is_file()
+    assert store_plan(run, _NoData(), tmp_path, "float32", 1e11, ALONE) == "no plan was kept (RuntimeError: gone)"
+    assert not (tmp_path / "plan.json").exists()  # that was of an earlier attempt
     measured = {"parameters": plan["parameters"]["total"], "peak_bytes": 2 * plan["memory"]["peak_bytes"]}
     held = {row.name: row.difference for row in held_to_account(plan, measured)}
     assert held == {"Parameters": "+0.0%", "Peak memory": "+100.0%"}
+
+
+def test_a_run_is_held_to_its_time_only_where_it_took_the_planned_steps(tmp_path):
+    run = find_recipe("shakespeare", [])
+    store_plan(run, _Opened(guessed(run, None)), tmp_path, "float32", 1e11, ALONE)
+    planned = json.loads((tmp_path / "plan.json").read_text())["time"]["steps"]
+    (tmp_path / "recipe.yaml").write_text(to_yaml(run))
+    line = {"event": "train", "time": 1.0, "tokens_per_second": 2048.0, "flops_per_second": 1e9, "memory_bytes": 1e9}
+    for step, named in ((planned, True), (planned - 1, False), (planned + 1, False)):
+        told = line | {"step": step, "tokens": 2048 * step}
+        (tmp_path / "metrics.jsonl").write_text(json.dumps(told) + "\n")
+        found = figures.measured(read_run(tmp_path))
+        assert "peak_bytes" in found
+        assert ("training_seconds" in found, "flops" in found) == (named, named)
+        if not named:
+            with pytest.raises(CheckpointError, match="fewer or more steps"):
+                calibrate_by_runs([tmp_path])
 
 
 def test_calibration_is_used_and_told(tmp_path, monkeypatch):

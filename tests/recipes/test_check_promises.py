@@ -78,6 +78,13 @@ def test_an_unknown_check_names_the_nearest(contexts):
         check(contexts["decoder"].recipe, ["casuality"], [], None, QUIET)
 
 
+def test_a_recipe_that_measures_its_noise_can_be_scaled_down():
+    """A scaled step is one micro-batch, which has no noise scale."""
+    run = find_recipe("shakespeare", ["training.noise_scale={}", "training.micro_batch=4"])
+    assert run.training.noise_scale is not None
+    assert scaled(run)[0].training.noise_scale is None
+
+
 def test_every_recipe_can_be_scaled_down():
     """Some are so built that nothing makes them narrower; a layer of each kind is what is left of them."""
     large = []

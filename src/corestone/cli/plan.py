@@ -49,7 +49,14 @@ def recipe(
         Literal["none", "zero1", "zero2", "zero3"] | None,
         typer.Option(help="What is split over devices. Default: as little as fits, or all."),
     ] = None,
-    mfu: Annotated[float | None, typer.Option(min=0.001, max=1, help="Share of the peak that is reached.")] = None,
+    mfu: Annotated[
+        float | None,
+        typer.Option(
+            min=0.001,
+            max=1,
+            help="Share of the peak that a device reaches on what it computes, recomputed operations too.",
+        ),
+    ] = None,
     price: Annotated[float | None, typer.Option(min=0, help="USD per device and hour, not the table's.")] = None,
     region: Annotated[str, typer.Option(help="Electricity grid, such as france.")] = "world",
     budget: Annotated[str | None, typer.Option(help="100USD, 10hours or 1e21FLOPs: what it buys.")] = None,
@@ -58,13 +65,14 @@ def recipe(
     html: Annotated[Path | None, typer.Option(help="Write a page with plots to this file.")] = None,
 ) -> None:
     """Plan a run: parameters, operations, memory, time, money, energy, data, expected loss. Nothing is trained."""
+    from corestone.plan.spec import device_count
     from corestone.recipes.catalogue import find_recipe
 
-    counts = [word for word in words or [] if word[:1] in "x×" and word[1:].replace("_", "").isdigit()]
-    run = find_recipe(recipe, [word for word in words or [] if word not in counts])  # refused before torch is loaded
+    counts = [count for word in words or [] if (count := device_count(word)) is not None]
+    run = find_recipe(recipe, [word for word in words or [] if device_count(word) is None])  # refused before torch
     from corestone.recipes.plan import Wanted, plan_recipe
 
-    devices = int(counts[-1][1:]) if counts else None
+    devices = counts[-1] if counts else None
     plan = plan_recipe(run, Wanted(hardware, devices, sharding, mfu, price, region, budget, available))
     if html is not None:
         from corestone.report.plan import write_plan

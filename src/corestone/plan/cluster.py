@@ -43,15 +43,19 @@ class Work:
         flops: operations that are done, over all devices, recomputed ones among them.
         parameters: trained ones.
         rows: of the batch; a device needs one at least.
-        passes: micro-batches of one device.
+        micro_rows: of one forward pass of a device, at most.
         weight_bytes: of a weight in the compute format.
     """
 
     flops: float
     parameters: int
     rows: int
-    passes: int
+    micro_rows: int
     weight_bytes: float
+
+    def passes(self, devices: int) -> int:
+        """Micro-batches of one of so many devices."""
+        return max(1, math.ceil(self.rows / devices / self.micro_rows))
 
 
 @dataclass(frozen=True)
@@ -80,7 +84,7 @@ def sent_bytes(work: Work, sharding: Sharding, devices: int) -> float:
     if sharding == "none":
         return 2 * share * 4.0 * P
     if sharding == "zero3":
-        return work.passes * share * P * (2 * work.weight_bytes + 4.0)
+        return work.passes(devices) * share * P * (2 * work.weight_bytes + 4.0)
     return share * P * (4.0 + work.weight_bytes)
 
 
@@ -122,7 +126,7 @@ class Failures:
     Attributes:
         expected: failures in the run.
         interval_seconds: between checkpoints that loses least.
-        lost: share of the time that goes into writing checkpoints at that interval, repeating work and restarting.
+        lost: share of the time that goes into repeating work and restarting, with the run's own checkpoints.
     """
 
     expected: float
@@ -130,8 +134,11 @@ class Failures:
     lost: float
 
 
-def failures(devices: int, seconds: float, checkpoint_seconds: float) -> Failures:
-    """Expected failures, and the checkpoint interval that loses least work.
+def failures(devices: int, seconds: float, checkpoint_seconds: float, checkpoints: int) -> Failures:
+    """Expected failures, what they cost, and the checkpoint interval that loses least work.
+
+    Args:
+        seconds: of the run, in which it writes so many checkpoints, each in `checkpoint_seconds`.
 
     The interval is Daly's (2006, equation 37) refinement of Young's (1974) sqrt(2 C M), with C to write a checkpoint
     and M between failures: sqrt(2 C M) (1 + sqrt(C / 2M) / 3 + C / 18 M) - C for C < 2M, else M.
@@ -140,5 +147,5 @@ def failures(devices: int, seconds: float, checkpoint_seconds: float) -> Failure
     C = max(checkpoint_seconds, 1e-3)
     ratio = C / (2 * between)
     interval = math.sqrt(2 * C * between) * (1 + math.sqrt(ratio) / 3 + ratio / 9) - C if ratio < 1 else between
-    lost = C / interval + (interval / 2 + RESTART_SECONDS) / between
+    lost = (seconds / checkpoints / 2 + RESTART_SECONDS) / between
     return Failures(seconds / between, interval, lost)

@@ -1,7 +1,8 @@
 """What a plan says of a language model's loss, and what data that is seen again is worth.
 
-Units: parameters without embeddings and tokens; loss in nats per token. Plans reach beyond what the laws' runs
-measured; a plan says so once (`CAVEAT`), so their own warnings are kept back here.
+Units: parameters, all of them for the law of loss and without embeddings for the rules of Kaplan et al.; tokens; loss
+in nats per token. Plans reach beyond what the laws' runs measured; a plan says so once (`CAVEAT`), so their own
+warnings are kept back here.
 """
 
 from __future__ import annotations
@@ -14,13 +15,13 @@ from dataclasses import dataclass
 
 from corestone.core.errors import SpecError
 from corestone.plan import kaplan, law
-from corestone.plan.chinchilla import BESIROGLU
+from corestone.plan.chinchilla import BESIROGLU, PARAMETERS
 from corestone.plan.law import FLOPS_PER_PARAMETER_AND_TOKEN, OutsideRange
 
 CAVEAT = "a law of another corpus and tokenizer, and of at most 16 B parameters: compare plans by it, not models"
 
-LEAST_PARAMETERS, LEAST_TOKENS = 4e7, 1e9
-"""Below which the law says nothing: its runs had 70 M parameters and more (Hoffmann et al. 2022, section 3)."""
+LEAST_TOKENS = 1e9
+"""Tokens below which a plan tells no loss: a fifth of the fewest of the law's runs."""
 
 REPEATS = 15.387756
 """R*_D: repetitions after which repeated data is worth 1 - 1/e of new data on average (Muennighoff et al. 2023, arXiv
@@ -42,7 +43,7 @@ def expected_loss(parameters: float, tokens: float) -> float:
 
 def is_lawful(parameters: float, tokens: float) -> bool:
     """Whether a run is large enough for the law."""
-    return parameters >= LEAST_PARAMETERS and tokens >= LEAST_TOKENS
+    return parameters >= PARAMETERS.low and tokens >= LEAST_TOKENS
 
 
 def compute_optimal(flops: float) -> tuple[float, float]:

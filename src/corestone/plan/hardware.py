@@ -6,7 +6,6 @@ Units: FLOP/s, bytes, bytes/s, W, USD per device and hour, g CO2 per kWh.
 from __future__ import annotations
 
 import os
-import re
 from functools import cache
 from importlib import resources
 
@@ -59,18 +58,22 @@ def find_hardware(name: str, precision: str) -> Hardware:
     return devices()[name.lower()]
 
 
+def this_device(device: torch.device, dtype: torch.dtype, peak: float) -> Hardware:
+    """The device that a process of this machine computes on, whose peak was measured in that format."""
+    if device.type == "cpu":
+        return this_machine(dtype, peak)
+    found = torch.cuda.get_device_properties(device)
+    name, size = str(found.name), float(found.total_memory)
+    return Hardware(name=name, title=name, peak_bf16=peak, memory_bytes=size, source="measured", measured=True)
+
+
 def this_machine(dtype: torch.dtype, peak: float | None = None) -> Hardware:
-    """This machine as one device, its peak measured unless it is given."""
+    """This machine's processor as one device, its peak measured unless it is given."""
     return Hardware(
         name=CPU,
         title=f"this machine, {torch.get_num_threads()} threads",
         peak_bf16=peak or gemm_peak(dtype, torch.device("cpu"), PROBE_SECONDS),
         memory_bytes=float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")),
         source="measured",
+        measured=True,
     )
-
-
-def device_count(word: str) -> int | None:
-    """The number in `x64`; None where a word is no such number."""
-    found = re.fullmatch(r"[x×](\d[\d_]*)", word)
-    return max(1, int(found[1])) if found else None

@@ -131,18 +131,18 @@ def optimum(law: SaturatingLaw, flops: float, per: float = FLOPS_PER_PARAMETER_A
     Warns OutsideRange; raises SpecError where the compute is not positive.
     """
     work = Range("FLOPs").check(flops, law.source) / per
-    parameters = _balance(law) * work ** compute_exponents(law)[0]
+    parameters = balance(law) * work ** compute_exponents(law)[0]
     return Optimum(parameters, work / parameters, law.loss(parameters, work / parameters))
 
 
 def optimal_flops(law: SaturatingLaw, parameters: float, per: float = FLOPS_PER_PARAMETER_AND_TOKEN) -> float:
     """Compute in FLOPs at which a size is the best one: the inverse of `optimum`."""
     size = law.terms[0].over.check(parameters, law.source)
-    return per * float((size / _balance(law)) ** (1 / compute_exponents(law)[0]))
+    return per * float((size / balance(law)) ** (1 / compute_exponents(law)[0]))
 
 
-def _balance(law: SaturatingLaw) -> float:
-    """G of the closed form."""
+def balance(law: SaturatingLaw) -> float:
+    """G of the closed form: `N_opt = G (C / 6)^a` (Hoffmann et al. 2022, eq. 4)."""
     size, data = law.terms
     ratio = size.exponent * size.scale / (data.exponent * data.scale)
     return float(ratio ** (1 / (size.exponent + data.exponent)))

@@ -9,9 +9,10 @@ from typing import Any
 
 from corestone.core.format import si
 from corestone.core.spec import Spec
+from corestone.optim.spec import AdamW
 from corestone.plan import cluster, expected, memory
 from corestone.plan.shapes import Activations
-from corestone.plan.spec import CPU, Hardware, Region
+from corestone.plan.spec import CPU, FLOAT32_SHARE, Hardware, Region
 
 POWER_OVERHEAD = 1.2
 """What a data centre draws for each watt of its devices and hosts; assumed (power usage effectiveness)."""
@@ -24,7 +25,8 @@ class Subject:
     Attributes:
         parts: parameters by part.
         shapes: of the trained parameters.
-        body: parameters without tables of tokens and positions, as laws of loss count them.
+        body: parameters without tables of tokens and positions, as the rules of Kaplan et al. count them; the law of
+            loss counts all (Pearce and Song 2024, arXiv 2406.12907).
         unit, units_per_step: tokens or pictures.
         flops_per_unit: forward and backward, without what is recomputed.
         micro_rows: rows of a forward pass; rows: of a step.
@@ -78,8 +80,9 @@ class Scale:
     """On what a run is to run.
 
     Attributes:
+        utilisation: share of the peak that a device reaches on what it computes, recomputed operations among them.
         base_bytes: what a process holds before it trains.
-        calibration: factors of measured over predicted, and where they are from; empty where there are none.
+        factors, calibrated_by: measured over predicted, and where they are from; empty where there are none.
     """
 
     hardware: Hardware
@@ -107,7 +110,7 @@ def predict(subject: Subject, scale: Scale) -> dict[str, Any]:
             "precision": subject.precision,
             "peak_flops": scale.hardware.peak(subject.precision),
             "utilisation": scale.utilisation,
-            "unverified": list(scale.hardware.unverified),
+            "unverified": rests_on(scale),
         },
         "parameters": {"total": subject.parameters, "trained": subject.trained, "parts": dict(subject.parts)},
         "flops": _flops(subject),
@@ -122,6 +125,15 @@ def predict(subject: Subject, scale: Scale) -> dict[str, Any]:
     }
     plan["warnings"] = warnings(subject, scale, plan)
     return plan
+
+
+def rests_on(scale: Scale) -> list[str]:
+    """Figures that were not seen at their source and that this plan rests on."""
+    node = scale.hardware.devices_per_node
+    used = {"peak_bf16", "memory_bytes", "power_w", "within_bytes" if scale.devices <= node else "between_bytes"}
+    if scale.price == scale.hardware.price_usd_hour:
+        used.add("price_usd_hour")
+    return [name for name in scale.hardware.unverified if name in used]
 
 
 def _flops(subject: Subject) -> dict[str, float]:
@@ -178,7 +190,7 @@ def _work(subject: Subject) -> cluster.Work:
         flops=_flops(subject)["done"] / max(1, subject.steps),
         parameters=subject.trained,
         rows=subject.rows,
-        passes=1,
+        micro_rows=subject.micro_rows,
         weight_bytes=4.0 if subject.precision == "float32" else 2.0,
     )
 
@@ -188,16 +200,15 @@ def _time(subject: Subject, scale: Scale) -> tuple[dict[str, Any], list[cluster.
     work, peak = _work(subject), scale.hardware.peak(subject.precision)
     step = cluster.step_on(work, scale.hardware, peak, scale.utilisation, scale.sharding, scale.devices)
     training = step.seconds * subject.steps
-    state = memory.optimiser_state(subject.optimiser, subject.shapes) + 4.0 * subject.parameters
     nodes = -(-scale.devices // scale.hardware.devices_per_node)
-    writing = state / nodes / cluster.DISK_BYTES_PER_SECOND
+    writing = _checkpoint_bytes(subject) / nodes / cluster.DISK_BYTES_PER_SECOND
     evaluating = (
         subject.evaluations
         * subject.evaluated_units
         * _flops(subject)["forward_per_unit"]
         / (scale.devices * peak * scale.utilisation)
     )
-    lost = cluster.failures(scale.devices, training, writing)
+    lost = cluster.failures(scale.devices, training, writing, subject.checkpoints)
     unlucky = 0.0 if scale.hardware.name == CPU else training * lost.lost
     return {
         "steps": subject.steps,
@@ -226,7 +237,7 @@ def _curve(subject: Subject, scale: Scale, steps: Sequence[cluster.Step]) -> dic
         }
         for step in steps
     ]
-    return {"points": rates, "pays_up_to": cluster.stops_paying(steps), "rows": subject.rows}
+    return {"points": rates, "pays_up_to": cluster.stops_paying(steps), "doubling": cluster.PAYS, "rows": subject.rows}
 
 
 def _cost(scale: Scale, seconds: float) -> dict[str, Any]:
@@ -237,6 +248,7 @@ def _cost(scale: Scale, seconds: float) -> dict[str, Any]:
     return {
         "device_hours": hours,
         "price_usd_hour": scale.price,
+        "price_source": scale.hardware.price_source if scale.price == scale.hardware.price_usd_hour else "--price",
         "usd": None if scale.price is None else hours * scale.price,
         "power_overhead": POWER_OVERHEAD,
         "kwh": energy,
@@ -250,7 +262,6 @@ def _data(subject: Subject, scale: Scale) -> dict[str, Any]:
     """Units needed and there, what repeated ones are worth (of tokens), and disk."""
     known = subject.available
     tokens = subject.unit == "tokens"
-    state = memory.optimiser_state(subject.optimiser, subject.shapes) + 4.0 * subject.parameters
     return {
         "unit": subject.unit,
         "needed": subject.units,
@@ -258,20 +269,26 @@ def _data(subject: Subject, scale: Scale) -> dict[str, Any]:
         "epochs": None if not known else subject.units / known,
         "worth_in_new_tokens": expected.effective_tokens(known, subject.units) if known and tokens else None,
         "shards_bytes": None if known is None or not tokens else known * (2 if subject.logits_width < 65_536 else 4),
-        "checkpoint_bytes": state + (4.0 * subject.parameters if subject.averages else 0.0),
+        "checkpoint_bytes": _checkpoint_bytes(subject),
     }
+
+
+def _checkpoint_bytes(subject: Subject) -> float:
+    """Float32 weights, their averages where there are any, and the optimiser's state."""
+    copies = 2 if subject.averages else 1
+    return memory.optimiser_state(subject.optimiser, subject.shapes) + 4.0 * copies * subject.parameters
 
 
 def _loss(subject: Subject) -> dict[str, Any] | None:
     """By the published law, of runs that predict next tokens and are of a size it was fitted on; None of others."""
-    if not subject.text or not expected.is_lawful(subject.body, subject.units):
+    if not subject.text or not expected.is_lawful(subject.parameters, subject.units):
         return None
     known = subject.available
     worth = expected.effective_tokens(known, subject.units) if known else float(subject.units)
     return {
-        "nats_per_token": expected.expected_loss(subject.body, worth),
+        "nats_per_token": expected.expected_loss(subject.parameters, worth),
         "caveat": expected.CAVEAT,
-        "alternatives": [asdict(one) for one in expected.alternatives(subject.body, subject.units)],
+        "alternatives": [asdict(one) for one in expected.alternatives(subject.parameters, subject.units)],
     }
 
 
@@ -288,6 +305,8 @@ def warnings(subject: Subject, scale: Scale, plan: Mapping[str, Any]) -> list[st
         found.append(
             f"{scale.devices:,} devices for {subject.rows:,} rows of a step: data parallelism needs a row for each"
         )
+    if subject.precision == "float32" and not scale.hardware.measured:
+        found.append(f"float32 is counted at {FLOAT32_SHARE:.0%} of bfloat16's peak; take training.precision=bfloat16")
     epochs = plan["data"]["epochs"]
     if epochs is None:
         found.append("how much data there is was not said (--available N): epochs and over-fitting are not predicted")
@@ -317,10 +336,10 @@ def _rules(subject: Subject, plan: Mapping[str, Any]) -> list[str]:
             f"batch above critical: {si(subject.units_per_step)} tokens where about {si(critical)} save steps at the "
             "expected loss (Kaplan et al. 2020, equation 1.4)"
         )
-    rule, chosen = expected.learning_rate(subject.body), float(vars(subject.optimiser)["learning_rate"])
-    adam = vars(subject.optimiser)["kind"] == "adamw"
-    if rule is not None and adam and not rule / 3 <= chosen <= rule * 3:
+    rule, optimiser = expected.learning_rate(subject.body), subject.optimiser
+    if rule is not None and isinstance(optimiser, AdamW) and not rule / 3 <= optimiser.learning_rate <= rule * 3:
         found.append(
-            f"learning rate {chosen:.2g} is off the rule by more than 3x: {rule:.2g} (Kaplan et al. 2020, D.6)"
+            f"learning rate {optimiser.learning_rate:.2g} is off the rule by more than 3x: {rule:.2g} (Kaplan et al. "
+            "2020, D.6)"
         )
     return found

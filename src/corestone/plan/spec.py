@@ -5,8 +5,11 @@ Units: FLOP/s, bytes, bytes/s, W, USD per device and hour, g CO2 per kWh.
 
 from __future__ import annotations
 
+import re
+
 from pydantic import Field
 
+from corestone.core.errors import SpecError
 from corestone.core.spec import Spec
 
 CPU = "cpu"
@@ -14,8 +17,12 @@ CPU = "cpu"
 
 UTILISATION = 0.45
 """Share of its peak that an accelerator reaches on operations that are done, recomputed ones among them, where nothing
-better is known: OPT-175B reached 147 of an A100's 312 TFLOP/s (0.47; Zhang et al. 2022), PaLM 540B 0.46 of a TPU v4's
-(Chowdhery et al. 2022, section 4.1)."""
+better is known: OPT-175B reached 147 of an A100's 312 TFLOP/s (0.47; Zhang et al. 2022), PaLM 540B 0.58 of a TPU v4's
+peak, 0.46 without what it recomputed (Chowdhery et al. 2022, section 4.1)."""
+
+FLOAT32_SHARE = 1 / 16
+"""An accelerator's float32 peak over its bfloat16 one, as an A100's is (19.5 of 312 TFLOP/s; an H100's 67 of 989 are
+1/15). TF32, which is faster, is off in training."""
 
 CPU_UTILISATION = 0.5
 """The same of a processor, against the measured peak of its own matrix products; a guess that calibration replaces."""
@@ -29,6 +36,7 @@ class Hardware(Spec):
         within_bytes, between_bytes: a device's links to others of its node (or pod), and beyond, one direction.
         devices_per_node: that the faster links join.
         power_w, price_usd_hour: of one device; None: not known.
+        measured: whether the peak was measured on this machine, in the format asked for.
         unverified: fields that were not seen at their source.
     """
 
@@ -45,13 +53,13 @@ class Hardware(Spec):
     power_w: float | None = None
     price_usd_hour: float | None = None
     source: str
+    measured: bool = False
     price_source: str = ""
     unverified: tuple[str, ...] = ()
 
     def peak(self, precision: str) -> float:
-        """FLOP/s in a number format. Of float32 it is half of bfloat16's, as TF32's is on NVIDIA's devices; this
-        machine's is measured in the format asked for."""
-        return self.peak_bf16 / 2 if precision == "float32" and self.name != CPU else self.peak_bf16
+        """FLOP/s in a number format."""
+        return self.peak_bf16 * FLOAT32_SHARE if precision == "float32" and not self.measured else self.peak_bf16
 
     @property
     def utilisation(self) -> float:
@@ -67,3 +75,13 @@ class Region(Spec):
     year: int
     source: str
     unverified: bool = False
+
+
+def device_count(word: str) -> int | None:
+    """The number in `x64`; None where a word is no such number. Raises SpecError for none at all."""
+    found = re.fullmatch(r"[x×]([0-9][0-9_]*)", word)
+    if found is None:
+        return None
+    if not int(found[1].replace("_", "")):
+        raise SpecError(f"{word}: a run needs a device; give x1 or more")
+    return int(found[1].replace("_", ""))

@@ -10,7 +10,7 @@ from corestone.core.errors import CheckpointError
 from corestone.plan.calibration import Measured
 from corestone.plan.calibration import calibrate as write_calibration
 from corestone.recipes.plan import machine_name
-from corestone.report.figures import memory, training_time
+from corestone.report.figures import as_planned, memory, training_time
 from corestone.report.folder import find, read_run
 
 
@@ -21,7 +21,8 @@ def calibrate(runs: Sequence[Path]) -> tuple[Path, list[str]]:
         The calibration file, and a line about each run.
 
     Raises:
-        CheckpointError: a folder is no run, was not measured, has no plan, or is of another machine.
+        CheckpointError: a folder is no run, was not measured, has no plan, took more or fewer steps than planned, or
+            is of another machine or an accelerator.
     """
     here, found = machine_name(environment()), [_measured(folder) for folder in runs]
     lines = [
@@ -37,8 +38,14 @@ def _measured(folder: Path) -> Measured:
     peak, seconds = memory(run), training_time(run)
     if run.plan is None or not peak or not seconds:
         raise CheckpointError(f"{folder}: has no plan.json or no measured steps; calibrate by runs that have both")
+    if not as_planned(run):
+        raise CheckpointError(
+            f"{folder}: took fewer or more steps than were planned; calibrate by runs that took these"
+        )
     if "machine" not in run.environment or machine_name(run.environment) != machine_name(environment()):
         raise CheckpointError(f"{folder}: was not trained on this machine; calibrate by runs of this one")
+    if (device := str(run.environment.get("device", "cpu"))) != "cpu":
+        raise CheckpointError(f"{folder}: was trained on {device}; calibrate by runs on this machine's processor")
     earlier = run.plan["factors"]
     return Measured(
         run=run.name,

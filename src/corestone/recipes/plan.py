@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -34,7 +36,7 @@ from corestone.parallel.precision import compute_dtype
 from corestone.plan.calibration import factors
 from corestone.plan.cluster import CURVE
 from corestone.plan.expected import compute_optimal
-from corestone.plan.hardware import devices, find_hardware, find_region, this_machine
+from corestone.plan.hardware import devices, find_hardware, find_region, this_device, this_machine
 from corestone.plan.memory import Sharding
 from corestone.plan.prediction import Scale, Subject, memory_of, predict
 from corestone.plan.shapes import Activations, largest_block, parameter_parts, shaped, trace
@@ -72,10 +74,10 @@ class Known:
 
 
 def guessed(run: Run, available: float | None) -> Known:
-    """Of data that is not opened: an ordinary vocabulary of the recipe's size, rows as long as they may be."""
+    """Of data that is not opened: an ordinary vocabulary of the model's size, rows as long as they may be."""
     if isinstance(run.data, Images):
         return Known(None, available, 1)
-    size = int(getattr(run.data.tokenizer, "vocab_size", 0) or model_of(run).vocab_size)
+    size = int(model_of(run).vocab_size)
     marks = tuple(range(size - min(100, size // 4), size))
     starts = np.ones(size, dtype=np.bool_)
     made = Vocabulary(size, 0, 1, 2, 3, None, marks, (0, 1, 2, 3), starts)
@@ -175,7 +177,8 @@ def in_steps(length: Duration, rows: int, units: int, epoch: float | None) -> in
 
 
 def _times(total: int, every: Duration | None, steps: Callable[[Duration], int]) -> int:
-    return 1 if every is None else max(1, total // max(1, steps(every)))
+    """How often something is done, the last step included, by its rhythm."""
+    return 1 if every is None else math.ceil(total / max(1, steps(every)))
 
 
 @dataclass(frozen=True)
@@ -184,7 +187,7 @@ class Wanted:
 
     Attributes:
         hardware: a name of the table, or cpu; devices: how many.
-        mfu: the share of the peak that a device reaches on what it computes.
+        mfu: the share of the peak that a device reaches on what it computes, recomputed operations among them.
         price: USD per device and hour.
         budget: as `parse_budget` reads it.
         available: tokens or pictures of the training side.
@@ -202,7 +205,7 @@ class Wanted:
 
 def plan_recipe(run: Run, wanted: Wanted) -> dict[str, Any]:
     """The plan of a run that was not prepared."""
-    name = wanted.hardware or (CPU if _fits_here(run) else USUAL)
+    name = (wanted.hardware or (CPU if _fits_here(run) else USUAL)).lower()
     cpu = name == CPU
     precision = run.training.precision
     if precision == "auto":
@@ -223,7 +226,7 @@ def plan_recipe(run: Run, wanted: Wanted) -> dict[str, Any]:
         calibrated_by=told,
     )
     plan = predict(subject, scale)
-    plan["utilisation_from"] = "--mfu" if wanted.mfu else told or "the house's default for this kind of device"
+    plan["utilisation_from"] = "--mfu" if wanted.mfu else told or "the default for this kind of device"
     plan["others"] = [] if cpu else _others(subject, scale)
     if wanted.budget is not None:
         plan["budget"] = within(plan, *parse_budget(wanted.budget))
@@ -253,6 +256,8 @@ def _others(subject: Subject, scale: Scale) -> list[dict[str, Any]]:
     """The same run on as many devices of each other kind."""
     rows = []
     for hardware in devices().values():
+        if hardware.name == scale.hardware.name:
+            continue
         other = replace(scale, hardware=hardware, price=hardware.price_usd_hour, utilisation=hardware.utilisation)
         found = predict(subject, other)
         rows.append(
@@ -262,7 +267,7 @@ def _others(subject: Subject, scale: Scale) -> list[dict[str, Any]]:
                 "days": found["time"]["total_seconds"] / 86_400,
                 "usd": found["cost"]["usd"],
                 "co2_kg": found["cost"]["co2_kg"],
-                "unverified": list(hardware.unverified),
+                "unverified": found["hardware"]["unverified"],
             }
         )
     return rows
@@ -270,7 +275,7 @@ def _others(subject: Subject, scale: Scale) -> list[dict[str, Any]]:
 
 def parse_budget(text: str) -> tuple[float, str]:
     """`100USD`, `10hours` or `1e21FLOPs` as an amount and a unit: usd, hours, flops."""
-    found = re.fullmatch(r"([0-9.]+(?:e[+-]?[0-9]+)?)\s*(usd|hours?|flops?)", text.strip(), re.IGNORECASE)
+    found = re.fullmatch(r"([0-9]+(?:\.[0-9]*)?(?:e[+-]?[0-9]+)?)\s*(usd|hours?|flops?)", text.strip(), re.IGNORECASE)
     if found is None:
         raise SpecError(f"--budget {text}: expected an amount and a unit, such as 100USD, 10hours or 1e21FLOPs")
     unit = found[2].lower()
@@ -280,7 +285,7 @@ def parse_budget(text: str) -> tuple[float, str]:
 def within(plan: dict[str, Any], amount: float, unit: str) -> dict[str, Any]:
     """What a budget buys: its share of this run, and the parameters and tokens of least loss for its compute."""
     spent = {"usd": plan["cost"]["usd"], "hours": plan["time"]["total_seconds"] / 3600, "flops": plan["flops"]["total"]}
-    if spent[unit] is None:
+    if not spent[unit]:
         raise SpecError("--budget in USD: no price is known of this hardware; say one by --price")
     share = amount / spent[unit]
     parameters, tokens = compute_optimal(share * plan["flops"]["total"])
@@ -294,25 +299,28 @@ def within(plan: dict[str, Any], amount: float, unit: str) -> dict[str, Any]:
     }
 
 
-def plan_built(run: Run, known: Known, precision: str, peak: float, ranks: int, held: float) -> dict[str, Any]:
+def plan_built(run: Run, known: Known, precision: str, peak: float, world: World) -> dict[str, Any]:
     """The plan of a run that is about to begin on this machine.
+
+    What a process holds beside the model, and what runs taught, count on a processor: of an accelerator's memory only
+    what the run allocates is measured.
 
     Args:
         peak: FLOP/s of a rank, as measured.
-        held: bytes that this process holds already, the model's among them.
     """
-    subject = subject_of(run, known, precision, cpu=True)
-    hardware = this_machine(getattr(torch, precision), peak)
-    learnt, told = factors(_machine(), _kind(run))
-    own = (4.0 if precision == "float32" else 6.0) * subject.parameters * (1 if not subject.averages else 2)
+    cpu = world.device.type == "cpu"
+    subject = subject_of(run, known, precision, cpu)
+    hardware = this_device(world.device, getattr(torch, precision), peak)
+    learnt, told = factors(_machine(), _kind(run)) if cpu else ({}, "")
+    own = (4.0 if precision == "float32" else 6.0) * subject.parameters + 4.0 * subject.parameters * subject.averages
     scale = Scale(
         hardware=hardware,
-        devices=ranks,
+        devices=world.size,
         sharding="none",
         utilisation=hardware.utilisation * learnt.get("utilisation", 1.0),
         price=None,
         region=find_region("world"),
-        base_bytes=max(0.0, held - own),
+        base_bytes=max(0.0, resident_bytes() - own) if cpu else 0.0,
         factors=learnt,
         calibrated_by=told,
     )
@@ -343,8 +351,12 @@ def machine_name(told: Mapping[str, Any]) -> str:
     return f"{told['machine']['cpu']}, {told['machine']['cores']} cores"
 
 
-def store_plan(run: Run, data: RunData, folder: Path, precision: str, peak: float, ranks: int) -> str:
-    """Keep the plan of a run that is about to begin as `plan.json` in its folder, where there is none yet.
+def store_plan(
+    run: Run, data: RunData, folder: Path, precision: str, peak: float, world: World, fresh: bool = True
+) -> str:
+    """Keep the plan of a run that is about to begin as `plan.json` in its folder.
+
+    Of one that is `fresh` no step was taken, and what stands there is of an earlier attempt; another keeps what it has.
 
     A plan must not stop a run, nor change it: whatever goes wrong is told, and random state is put back.
 
@@ -352,14 +364,15 @@ def store_plan(run: Run, data: RunData, folder: Path, precision: str, peak: floa
         One line for the user; "" where there is nothing to say.
     """
     path = folder / PLAN
-    if path.exists():
+    if path.exists() and not fresh:
         return ""
+    path.unlink(missing_ok=True)
     try:
         with torch.random.fork_rng(devices=[]):
-            loader = data.loader(run, data.batch(run)[0], World(rank=0, size=1, device=torch.device("cpu")))
-            known = Known(data.vocabulary, loader.epoch_units, data.row_tokens())
-            loader.close()
-            plan = plan_built(run, known, precision, peak, ranks, resident_bytes())
+            alone = World(rank=0, size=1, device=torch.device("cpu"))
+            with closing(data.loader(run, data.batch(run)[0], alone)) as loader:
+                known = Known(data.vocabulary, loader.epoch_units, data.row_tokens())
+            plan = plan_built(run, known, precision, peak, world)
         path.write_text(json.dumps(plan, indent=1) + "\n", encoding="utf-8")
     except Exception as error:
         return f"no plan was kept ({type(error).__name__}: {error})".splitlines()[0]

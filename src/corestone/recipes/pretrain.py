@@ -26,6 +26,7 @@ from corestone.recipes.load import open_data, open_run
 from corestone.recipes.plan import store_plan
 from corestone.recipes.show_progress import PrepareProgress
 from corestone.recipes.spec import Run
+from corestone.report.folder import CERTIFICATE
 from corestone.report.write import write_report
 from corestone.train.checkpoint import checkpoints, newest_whole
 from corestone.train.loop import Trainer
@@ -80,7 +81,8 @@ def train_run(
     console = (console or Console()) if world.is_main else Console(quiet=True)
     check_folder(run, folder, resume)
     fresh = not has_begun(folder)
-    if fresh and differs(run, folder):
+    taken_over = fresh and differs(run, folder)
+    if taken_over:
         console.print(f"taken over {folder} held another recipe, of which no step was taken", highlight=False)
     with PrepareProgress(console) as progress:
         data = open_data(run, world, progress)
@@ -91,10 +93,12 @@ def train_run(
         world.device,
     )
     if world.is_main:
+        if taken_over:
+            (folder / CERTIFICATE).unlink(missing_ok=True)  # it is of the other recipe
         describe_folder(run, folder, built, peak)
         introduce(console, built, folder, peak)
         precision = str(built.dtype).removeprefix("torch.")
-        told = store_plan(run, data, folder, precision, peak / world.size, world.size)
+        told = store_plan(run, data, folder, precision, peak / world.size, world, fresh)
         if told:
             console.print(f"plan       {told}", highlight=False, soft_wrap=True)
     state = resume_state(built, folder, console)

@@ -217,18 +217,27 @@ def memory(run: Run) -> float | None:
 
 
 def measured(run: Run) -> dict[str, float]:
-    """What a plan is held to, of what was measured, by the plan's names: parameters, flops, peak_bytes,
-    training_seconds, loss (nats per token of held-out text)."""
+    """What a plan is held to, of what was measured, by the plan's names: parameters, peak_bytes and, where all planned
+    steps were taken and no more, flops, training_seconds, loss (nats per token of held-out text)."""
     rate, per_second, units = speed(run), arithmetic(run), units_seen(run)
     held = held_out(run)
     found = {
         "parameters": parameters(run),
-        "flops": per_second / rate * units if rate and per_second and units else None,
         "peak_bytes": memory(run),
-        "training_seconds": training_time(run),
-        "loss": held.value if held is not None and held.unit == "nats/token" else None,
     }
+    if as_planned(run):
+        found |= {
+            "flops": per_second / rate * units if rate and per_second and units else None,
+            "training_seconds": training_time(run),
+            "loss": held.value if held is not None and held.unit == "nats/token" else None,
+        }
     return {name: float(value) for name, value in found.items() if value}
+
+
+def as_planned(run: Run) -> bool:
+    """Whether the run took as many steps as its plan has: not fewer, and not more after its end was put off."""
+    steps = [row["step"] for row in run.events.rows if isinstance(row.get("step"), int)]
+    return run.plan is not None and max(steps, default=0) == find(find(run.plan, "time"), "steps")
 
 
 def _median(values: Sequence[float]) -> float | None:

@@ -15,6 +15,8 @@ Tree = Mapping[str, Any]
 DAY = 86_400
 MARK = "*"
 """Behind what rests on a figure that was not seen at its source."""
+TIME = ("peak_bf16", "within_bytes", "between_bytes")
+"""Figures of a device that the time of a run rests on."""
 
 
 def rows(plan: Tree) -> list[tuple[str, str]]:
@@ -25,13 +27,14 @@ def rows(plan: Tree) -> list[tuple[str, str]]:
 def _what(plan: Tree) -> list[tuple[str, str]]:
     parameters, flops, unit = plan["parameters"], plan["flops"], plan["data"]["unit"].rstrip("s")
     parts = sorted(parameters["parts"].items(), key=lambda pair: -pair[1])[:4]
-    again = f", {si(flops['recomputed_per_unit'])} again" if flops["recomputed_per_unit"] else ""
+    again = f", {si(flops['recomputed_per_unit'])} recomputed" if flops["recomputed_per_unit"] else ""
+    counted = ", what is recomputed not counted" if again else ""
     return [
         ("parameters", f"{parameters['total']:,}: " + ", ".join(f"{name} {si(size)}" for name, size in parts)),
         (
             "operations",
-            f"{si(flops['forward_per_unit'])} forward and {si(flops['backward_per_unit'])} backward{again} FLOPs a "
-            f"{unit}; {flops['total']:.3g} in all",
+            f"FLOPs a {unit}: {si(flops['forward_per_unit'])} forward, {si(flops['backward_per_unit'])} backward"
+            f"{again}; {flops['total']:.3g} in all{counted}",
         ),
     ]
 
@@ -40,7 +43,7 @@ def _where(plan: Tree) -> list[tuple[str, str]]:
     machine, memory, time = plan["hardware"], plan["memory"], plan["time"]
     parts = sorted(memory["parts_bytes"].items(), key=lambda pair: -pair[1])[:5]
     fits = "" if memory["fits"] else ", DOES NOT FIT"
-    told = plan.get("utilisation_from", "the house's default")
+    told = plan.get("utilisation_from", "the default for this kind of device")
     return [
         (
             "hardware",
@@ -52,10 +55,15 @@ def _where(plan: Tree) -> list[tuple[str, str]]:
             f"{si(memory['peak_bytes'], 'B')} of {si(memory['capacity_bytes'], 'B')} a device{fits}: "
             + ", ".join(f"{name} {si(size, 'B')}" for name, size in parts),
         ),
-        ("utilisation", f"{machine['utilisation']:.0%} of the peak ({told}); {time['mfu']:.0%} with what waits"),
+        (
+            "utilisation",
+            f"{machine['utilisation']:.0%} of the peak while it computes ({told}); of the whole time, and without what "
+            f"is recomputed, {time['mfu']:.0%} (MFU)",
+        ),
         (
             "time",
-            f"{span(time['total_seconds'])}: {time['steps']:,} steps of {time['step_seconds']:.3g} s, "
+            f"{span(time['total_seconds'])}{_mark(plan, *TIME)}: "
+            f"{time['steps']:,} steps of {time['step_seconds']:.3g} s, "
             f"{si(time['units_per_second'], plan['data']['unit'])}/s, {1 - time['efficiency']:.0%} waiting for others; "
             f"checkpoints {span(time['checkpoint_seconds'])}, evaluation {span(time['evaluation_seconds'])}",
         ),
@@ -84,7 +92,8 @@ def _curve(plan: Tree) -> list[tuple[str, str]]:
     return [
         (
             "more devices",
-            f"pay up to {curve['pays_up_to']:,} (each doubling 1.5 times as fast); rows for {curve['rows']:,}",
+            f"pay up to {curve['pays_up_to']:,} (each doubling {curve['doubling']:g} times as fast); "
+            f"rows for {curve['rows']:,}",
         )
     ]
 
@@ -93,15 +102,15 @@ def _price(plan: Tree) -> list[tuple[str, str]]:
     cost = plan["cost"]
     found = []
     if cost["usd"] is not None:
-        mark = _mark(plan, "price_usd_hour")
+        mark = _mark(plan, "price_usd_hour", *TIME)
         found.append(
             (
                 "money",
-                f"{cost['usd']:,.0f} USD{mark} at {cost['price_usd_hour']:.2f} a device-hour (list price)",
+                f"{cost['usd']:,.0f} USD{mark} at {cost['price_usd_hour']:.2f} a device-hour ({cost['price_source']})",
             )
         )
     if cost["kwh"] is not None:
-        mark = _mark(plan, "power_w") or (MARK if cost["region_unverified"] else "")
+        mark = _mark(plan, "power_w", *TIME) or (MARK if cost["region_unverified"] else "")
         found.append(
             (
                 "energy",
@@ -144,8 +153,12 @@ def _result(plan: Tree) -> list[tuple[str, str]]:
     return found
 
 
-def _mark(plan: Tree, field: str) -> str:
-    return MARK if field in plan["hardware"]["unverified"] else ""
+def _mark(plan: Tree, *fields: str) -> str:
+    return _behind(plan["hardware"], *fields)
+
+
+def _behind(hardware: Tree, *fields: str) -> str:
+    return MARK if set(fields) & set(hardware["unverified"]) else ""
 
 
 def others(plan: Tree) -> list[tuple[str, str, str, str, str]]:
@@ -153,9 +166,9 @@ def others(plan: Tree) -> list[tuple[str, str, str, str, str]]:
     return [
         (
             row["name"],
-            span(row["days"] * DAY),
-            "" if row["usd"] is None else f"{row['usd']:,.0f}{MARK if 'price_usd_hour' in row['unverified'] else ''}",
-            "" if row["co2_kg"] is None else mass(row["co2_kg"]),
+            span(row["days"] * DAY) + _behind(row, *TIME),
+            "" if row["usd"] is None else f"{row['usd']:,.0f}{_behind(row, 'price_usd_hour', *TIME)}",
+            "" if row["co2_kg"] is None else mass(row["co2_kg"]) + _behind(row, "power_w", *TIME),
             "yes" if row["fits"] else "no",
         )
         for row in plan.get("others", [])
@@ -171,7 +184,9 @@ def span(seconds: float) -> str:
 
 def mass(kilograms: float) -> str:
     """A mass in the unit that suits it."""
-    return f"{kilograms / 1000:,.1f} t" if kilograms >= 1000 else f"{kilograms:.2g} kg"
+    if kilograms >= 1000:
+        return f"{kilograms / 1000:,.1f} t"
+    return f"{kilograms:.0f} kg" if kilograms >= 10 else f"{kilograms:.2g} kg"
 
 
 @dataclass(frozen=True)

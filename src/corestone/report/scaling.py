@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from corestone.core.format import si
 from corestone.plan.bootstrap import Extrapolation, interval, predict
 from corestone.plan.isoflop import IsoFlop, Line, Valley
-from corestone.plan.law import SaturatingLaw, compute_exponents
+from corestone.plan.law import SaturatingLaw, balance, compute_exponents
 from corestone.plan.rows import Row
 from corestone.plan.study import Judged, Study
 from corestone.report.plots import light_colours
@@ -115,9 +115,7 @@ def _curve(
 def _best_loss(law: SaturatingLaw, work: Array) -> Array:
     """Loss at the best parameters for `parameters x tokens`, in closed form, without warnings of range."""
     size, data = law.terms
-    total = size.exponent + data.exponent
-    balance = (size.exponent * size.scale / (data.exponent * data.scale)) ** (1 / total)
-    parameters = balance * work ** compute_exponents(law)[0]
+    parameters = balance(law) * work ** compute_exponents(law)[0]
     terms = size.scale / parameters**size.exponent + data.scale / (work / parameters) ** data.exponent
     return np.asarray(law.floor + terms)
 

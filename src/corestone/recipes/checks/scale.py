@@ -35,6 +35,7 @@ def scaled(run: Run) -> tuple[Run, list[str]]:
     training, rhythm = tree["training"], tree["rhythm"]
     told.append(f"{STEPS} steps at most of {run.training.length}, warm-up of {WARMUP}, float32")
     training |= {"length": f"{STEPS} steps", "precision": "float32", "compile": False, "micro_batch": None}
+    training["noise_scale"] = None  # it needs micro-batches, and changes nothing that is learnt
     for name, short in (("warmup", WARMUP), ("flat", WARMUP), ("decay", WARMUP), ("until", STEPS)):
         if tree["schedule"].get(name) is not None:
             tree["schedule"][name] = f"{short} steps"
