@@ -218,6 +218,12 @@ def test_what_does_not_fit_is_said():
     assert plan["budget"]["share_of_this_run"] < 0.01
 
 
+def test_steps_shorter_than_their_kernels_are_said(large):
+    small = plan_recipe(find_recipe("shakespeare", []), Wanted(hardware="h100"))
+    assert any("launching its kernels" in warning for warning in small["warnings"])
+    assert not any("launching its kernels" in warning for warning in large["warnings"])
+
+
 @pytest.mark.parametrize("text", ["100", "100EUR", "USD", "1.2.3USD"])
 def test_budgets_that_cannot_be_read(text):
     with pytest.raises(SpecError, match="100USD"):

@@ -292,6 +292,10 @@ def _loss(subject: Subject) -> dict[str, Any] | None:
     }
 
 
+SHORT_STEP = 0.02
+"""Seconds: some thousand kernels a step at 5 to 10 microseconds each, as eager training of a few dozen layers has."""
+
+
 def warnings(subject: Subject, scale: Scale, plan: Mapping[str, Any]) -> list[str]:
     """What is likely to go wrong, in plain words."""
     found = []
@@ -307,6 +311,12 @@ def warnings(subject: Subject, scale: Scale, plan: Mapping[str, Any]) -> list[st
         )
     if subject.precision == "float32" and not scale.hardware.measured:
         found.append(f"float32 is counted at {FLOAT32_SHARE:.0%} of bfloat16's peak; take training.precision=bfloat16")
+    seconds = plan["time"]["step_seconds"]
+    if seconds < SHORT_STEP and not scale.hardware.measured:
+        found.append(
+            f"a step of {1000 * seconds:.2g} ms is short for such a device: launching its kernels, which is not "
+            "counted, takes about as long or longer; take a larger batch or model, or compile"
+        )
     epochs = plan["data"]["epochs"]
     if epochs is None:
         found.append("how much data there is was not said (--available N): epochs and over-fitting are not predicted")
