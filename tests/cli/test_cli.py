@@ -10,7 +10,7 @@ import sys
 import pytest
 
 VERBS = [
-    "data", "prepare", "recipes", "show", "pretrain", "compare", "evaluate", "vote", "generate", "caption", "embed",
+    "data", "prepare", "recipes", "show", "check", "pretrain", "compare", "sweep", "evaluate", "vote", "generate", "caption", "embed",
     "report", "ledger", "leaderboard", "plan", "zoo", "import", "convert", "export",
 ]  # fmt: skip
 

@@ -63,6 +63,11 @@ def test_what_it_is_not_known_for_is_refused(recipe, assignments, said):
         mup(override(find_recipe(recipe, []), assignments), 128)
 
 
+def test_a_base_width_of_nothing_is_refused():
+    with pytest.raises(SpecError, match="base_width=0"):
+        mup(find_recipe("shakespeare", []), 0)
+
+
 def test_a_width_without_whole_heads_is_refused():
     with pytest.raises(SpecError, match="choose a multiple of 64"):
         at_width(find_recipe("shakespeare", []), 100)

@@ -28,7 +28,8 @@ app = typer.Typer(
     cls=RecipeFirst,
     no_args_is_help=True,
     rich_markup_mode=None,
-    help="Say what a run will need, reach and cost: plan RECIPE [PATH=VALUE ...] [--hardware NAME xN].",
+    help="Say what a run will need, reach and cost; fit scaling laws.\n\n"
+    "`corestone plan RECIPE [PATH=VALUE ...] [--hardware NAME xN]` plans a run (`corestone plan recipe --help`).",
 )
 
 
@@ -64,7 +65,10 @@ def recipe(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     html: Annotated[Path | None, typer.Option(help="Write a page with plots to this file.")] = None,
 ) -> None:
-    """Plan a run: parameters, operations, memory, time, money, energy, data, expected loss. Nothing is trained."""
+    """Plan a run, which trains nothing.
+
+    Parameters, operations, memory, time, money, energy, data, expected loss and warnings.
+    """
     from corestone.plan.spec import device_count
     from corestone.recipes.catalogue import find_recipe
 

@@ -30,6 +30,7 @@ class Subject:
         unit, units_per_step: tokens or pictures.
         flops_per_unit: forward and backward, without what is recomputed.
         micro_rows: rows of a forward pass; rows: of a step.
+        logits_width: of the vocabulary that tokens are predicted from; 0: none are. row_tokens: of a row.
         available: units of the training side; None: not known.
         text: whether the run predicts next tokens, which laws of loss are about.
         checkpoints, evaluations: how many the run makes, and how many units one evaluation sees.
@@ -50,6 +51,7 @@ class Subject:
     recompute: bool
     activations: Activations
     logits_width: int
+    row_tokens: int
     optimiser: Spec
     averages: bool
     precision: str
@@ -170,7 +172,7 @@ def memory_of(subject: Subject, scale: Scale, devices: int, sharding: memory.Sha
             activations,
             largest,
             subject.logits_width,
-            rows * max(1, subject.units_per_step // subject.rows),
+            rows * subject.row_tokens,
             low,
         ),
         "buffers": memory.buffers(max(map(prod, subject.shapes)), subject.largest_block, low, sharding, devices),

@@ -44,6 +44,8 @@ def mup(run: Run, base_width: int) -> Run:
     Raises SpecError as `at_width` does, for an optimiser other than Adam and Lion, and for one with rules of its own.
     """
     model, optimiser = _decoder(run), run.optimiser
+    if base_width < 1:
+        raise SpecError(f"mup: base_width={base_width}: give the width at which the rate was tuned")
     if not isinstance(optimiser, AdamW | Lion):
         raise SpecError(f"mup: known for optimiser.kind adamw and lion, not '{optimiser.kind}'")
     if optimiser.rules is not None:

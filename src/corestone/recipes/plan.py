@@ -29,7 +29,7 @@ from corestone.data.images.spec import Images, Pairs
 from corestone.data.packing import pack
 from corestone.data.spec import Data
 from corestone.nn.modes import freeze
-from corestone.objectives.spec import NextToken
+from corestone.objectives.spec import Contrastive, NextToken
 from corestone.optim.build import frozen_names
 from corestone.parallel.collectives import World
 from corestone.parallel.precision import compute_dtype
@@ -149,7 +149,8 @@ def subject_of(run: Run, known: Known, precision: str, cpu: bool) -> Subject:
         flops_per_unit=objective.training_flops(model, known.row_tokens),
         recompute=run.training.recompute,
         activations=activations(run, known, objective, getattr(torch, precision), cpu),
-        logits_width=0 if isinstance(run.data, Images) else model.vocab_size,
+        logits_width=0 if isinstance(run.data, Images) or isinstance(run.objective, Contrastive) else model.vocab_size,
+        row_tokens=known.row_tokens,
         optimiser=run.optimiser,
         averages=run.training.average is not None,
         precision=precision,
