@@ -10,8 +10,8 @@ import sys
 import pytest
 
 VERBS = [
-    "data", "prepare", "recipes", "show", "check", "pretrain", "compare", "sweep", "evaluate", "vote", "generate", "caption", "embed",
-    "report", "ledger", "leaderboard", "plan", "zoo", "import", "convert", "export",
+    "data", "prepare", "recipes", "show", "check", "pretrain", "compare", "sweep", "evaluate", "vote", "generate",
+    "caption", "embed", "report", "ledger", "leaderboard", "plan", "zoo", "import", "convert", "export",
 ]  # fmt: skip
 
 
