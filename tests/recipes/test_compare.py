@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import random
 import signal
 import statistics
 import subprocess
@@ -14,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
+from tiny_text import write_recipe, write_texts
 
 from corestone.core.errors import CheckpointError, CorestoneError, Interrupted, SpecError
 from corestone.recipes import compare as module
@@ -22,19 +22,6 @@ from corestone.recipes.catalogue import PUBLISHED, find_recipe
 from corestone.recipes.compare import compare, finished
 from corestone.recipes.pretrain import pretrain
 
-RECIPE = """
-name: NAME
-model: {kind: decoder, embedding: {vocab_size: 320, context_length: 32}, stack: {width: WIDTH, blocks: [
-  {mixer: {kind: attention, num_heads: 2, head_dim: 16}, feedforward: {hidden_dim: 64}}]}}
-objective: {kind: next_token}
-data: {components: [{source: {kind: files, paths: [texts]}}], tokenizer: {kind: bytes}, context_length: 32}
-optimiser: {kind: adamw, learning_rate: 0.003}
-schedule: {kind: cosine, warmup: 5 steps}
-training: {length: 30 steps, batch_tokens: 256, precision: float32}
-rhythm: {log: 5 steps, evaluate: 10 steps, sample: null, checkpoint: 7 steps}
-evaluation: {tokens_while_training: 512}
-samples: {prompts: []}
-"""
 RECIPES = ["narrow.yaml", "wide.yaml"]
 
 
@@ -42,13 +29,9 @@ RECIPES = ["narrow.yaml", "wide.yaml"]
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A working folder with texts and two recipes."""
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "texts").mkdir()
-    words = ["the", "quick", "brown", "fox", "jumps", "over", "a", "lazy", "dog", "while", "seven", "sages", "watch"]
-    for number in range(40):
-        choose = random.Random(number)
-        (tmp_path / "texts" / f"{number}.txt").write_text(" ".join(choose.choice(words) for _ in range(120)))
+    write_texts(tmp_path)
     for name, width in (("narrow", 32), ("wide", 48)):
-        (tmp_path / f"{name}.yaml").write_text(RECIPE.replace("NAME", name).replace("WIDTH", str(width)))
+        write_recipe(tmp_path / f"{name}.yaml", width)
     return tmp_path
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import re
 import signal
 import subprocess
@@ -14,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
+from tiny_text import write_recipe, write_texts
 
 from corestone.core.errors import CorestoneError, SpecError
 from corestone.core.runlog import read_events
@@ -21,31 +21,13 @@ from corestone.recipes.catalogue import find_recipe
 from corestone.recipes.space import Choice, Range, check_space, read_space
 from corestone.recipes.sweep import Plan, load_optuna, sweep
 
-RECIPE = """
-name: tiny
-model: {kind: decoder, embedding: {vocab_size: 320, context_length: 32}, stack: {width: 32, blocks: [
-  {mixer: {kind: attention, num_heads: 2, head_dim: 16}, feedforward: {hidden_dim: 64}}]}}
-objective: {kind: next_token}
-data: {components: [{source: {kind: files, paths: [texts]}}], tokenizer: {kind: bytes}, context_length: 32}
-optimiser: {kind: adamw, learning_rate: 0.003}
-schedule: {kind: cosine, warmup: 2 steps}
-training: {length: 12 steps, batch_tokens: 256, precision: float32}
-rhythm: {log: 2 steps, evaluate: 2 steps, sample: null, checkpoint: 3 steps}
-evaluation: {tokens_while_training: 512}
-samples: {prompts: []}
-"""
-
 
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A working folder with texts and a recipe."""
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "texts").mkdir()
-    words = ["the", "quick", "brown", "fox", "jumps", "over", "a", "lazy", "dog", "while", "seven", "sages", "watch"]
-    for number in range(40):
-        choose = random.Random(number)
-        (tmp_path / "texts" / f"{number}.txt").write_text(" ".join(choose.choice(words) for _ in range(120)))
-    (tmp_path / "tiny.yaml").write_text(RECIPE)
+    write_texts(tmp_path)
+    write_recipe(tmp_path / "tiny.yaml", steps=12, every=2, keep=3)
     return tmp_path
 
 

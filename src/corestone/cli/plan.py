@@ -128,4 +128,4 @@ def _show(plan: dict[str, Any]) -> None:
     for warning in plan["warnings"]:
         console.print(f"[yellow]warning[/]  {warning}", highlight=False)
     if any("*" in cell for row in [*shown, *elsewhere] for cell in row):
-        console.print("* rests on a figure that was not seen at its source; replace it by --price or --mfu")
+        console.print("* rests on a figure that was not seen at its source; corestone/plan/*.yaml say which")

@@ -95,9 +95,8 @@ _ERRORS = ("mean_error", "worst_error", "bias")
 def _fill_best(table: Table, tree: dict[str, Any]) -> None:
     law, valleys = tree["best"], tree["isoflop"]
     if "reason" not in law:
-        table.add_row(
-            "law of both", "C", *(f"~ C^{_ranged(law[f'{one}_exponent'], 3)}" for one in ("parameters", "tokens")), ""
-        )
+        exponents = [f"~ C^{_ranged(law[f'{one}_exponent'], 3)}" for one in ("parameters", "tokens")]
+        table.add_row("parameters and tokens", "C", *exponents, "")
         for one in law["at"]:
             cells = (_ranged(one[name], 4) for name in ("parameters", "tokens", "loss"))
             table.add_row(f"  at {one['factor']:g} x the largest", f"{one['flops']:.3g}", *cells)

@@ -6,7 +6,6 @@ import json
 import math
 import re
 from collections.abc import Callable, Mapping
-from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -42,7 +41,6 @@ from corestone.plan.prediction import Scale, Subject, memory_of, predict
 from corestone.plan.shapes import Activations, largest_block, parameter_parts, shaped, trace
 from corestone.plan.spec import CPU, Hardware
 from corestone.recipes.registry import MODELS, OBJECTIVES
-from corestone.recipes.run_data import RunData
 from corestone.recipes.spec import Run
 
 PLAN = "plan.json"
@@ -228,7 +226,7 @@ def plan_recipe(run: Run, wanted: Wanted) -> dict[str, Any]:
     )
     plan = predict(subject, scale)
     plan["utilisation_from"] = "--mfu" if wanted.mfu else told or "the default for this kind of device"
-    plan["others"] = [] if cpu else _others(subject, scale)
+    plan["others"] = [] if cpu else _others(subject, scale, wanted.mfu)
     if wanted.budget is not None:
         plan["budget"] = within(plan, *parse_budget(wanted.budget))
     return plan
@@ -253,13 +251,14 @@ def _layout(subject: Subject, hardware: Hardware, wanted: Wanted) -> tuple[int, 
     return counts[-1], levels[-1]
 
 
-def _others(subject: Subject, scale: Scale) -> list[dict[str, Any]]:
-    """The same run on as many devices of each other kind."""
+def _others(subject: Subject, scale: Scale, mfu: float | None) -> list[dict[str, Any]]:
+    """The same run on as many devices of each other kind, with their own utilisation where none was asked for."""
     rows = []
     for hardware in devices().values():
         if hardware.name == scale.hardware.name:
             continue
-        other = replace(scale, hardware=hardware, price=hardware.price_usd_hour, utilisation=hardware.utilisation)
+        utilisation = mfu or hardware.utilisation
+        other = replace(scale, hardware=hardware, price=hardware.price_usd_hour, utilisation=utilisation)
         found = predict(subject, other)
         rows.append(
             {
@@ -353,7 +352,7 @@ def machine_name(told: Mapping[str, Any]) -> str:
 
 
 def store_plan(
-    run: Run, data: RunData, folder: Path, precision: str, peak: float, world: World, fresh: bool = True
+    run: Run, known: Known, folder: Path, precision: str, peak: float, world: World, fresh: bool = True
 ) -> str:
     """Keep the plan of a run that is about to begin as `plan.json` in its folder.
 
@@ -370,9 +369,6 @@ def store_plan(
     path.unlink(missing_ok=True)
     try:
         with torch.random.fork_rng(devices=[]):
-            alone = World(rank=0, size=1, device=torch.device("cpu"))
-            with closing(data.loader(run, data.batch(run)[0], alone)) as loader:
-                known = Known(data.vocabulary, loader.epoch_units, data.row_tokens())
             plan = plan_built(run, known, precision, peak, world)
         path.write_text(json.dumps(plan, indent=1) + "\n", encoding="utf-8")
     except Exception as error:

@@ -23,7 +23,7 @@ from corestone.recipes.build import Built
 from corestone.recipes.evaluate import evaluate
 from corestone.recipes.hooks import SHORT, Scored, Watch
 from corestone.recipes.load import open_data, open_run
-from corestone.recipes.plan import store_plan
+from corestone.recipes.plan import Known, store_plan
 from corestone.recipes.show_progress import PrepareProgress
 from corestone.recipes.spec import Run
 from corestone.report.folder import CERTIFICATE
@@ -98,7 +98,8 @@ def train_run(
         describe_folder(run, folder, built, peak)
         introduce(console, built, folder, peak)
         precision = str(built.dtype).removeprefix("torch.")
-        told = store_plan(run, data, folder, precision, peak / world.size, world, fresh)
+        known = Known(data.vocabulary, built.loader.epoch_units, data.row_tokens())
+        told = store_plan(run, known, folder, precision, peak / world.size, world, fresh)
         if told:
             console.print(f"plan       {told}", highlight=False, soft_wrap=True)
     state = resume_state(built, folder, console)

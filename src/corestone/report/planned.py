@@ -115,7 +115,7 @@ def _price(plan: Tree) -> list[tuple[str, str]]:
             (
                 "energy",
                 f"{cost['kwh']:,.0f} kWh, {mass(cost['co2_kg'])} CO2{mark} on the grid of {cost['region']}, "
-                f"{cost['power_overhead']:g} W drawn for each of a device's (assumed)",
+                f"power usage effectiveness {cost['power_overhead']:g} (assumed)",
             )
         )
     return found
