@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from corestone.core.errors import SpecError
 from corestone.core.units import Duration, duration
 from corestone.optim.schedule import build_schedule
-from corestone.optim.spec import Constant, Cosine, InverseSquareRoot, Linear, WarmupStableDecay
+from corestone.optim.spec import Constant, Cosine, ExponentialRise, InverseSquareRoot, Linear, WarmupStableDecay
 
 
 def steps(length: Duration) -> int:
@@ -57,6 +57,12 @@ def test_the_inverse_square_root_is_flat_at_first(total, flat):
     assert values[:flat] == [1.0] * min(flat, total)
     # T5's words: 1 / sqrt(max(n, k)), here relative to the flat part's 1 / sqrt(k)
     assert values == pytest.approx([math.sqrt(flat) / math.sqrt(max(n, flat)) for n in range(1, total + 1)])
+
+
+def test_an_exponential_rise_spends_as_many_steps_on_each_power_of_ten():
+    assert curve(ExponentialRise(initial=1e-6), 7) == pytest.approx([1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 0.1, 1.0])
+    assert curve(ExponentialRise(initial=0.25), 3) == pytest.approx([0.25, 0.5, 1.0])
+    assert curve(ExponentialRise(initial=0.25), 1) == [0.25]
 
 
 def test_units_convert_to_steps():

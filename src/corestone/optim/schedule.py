@@ -7,7 +7,17 @@ from collections.abc import Callable
 
 from corestone.core.errors import SpecError
 from corestone.core.units import Duration
-from corestone.optim.spec import Constant, Cosine, InverseSquareRoot, Linear, Schedule
+from corestone.optim.spec import (
+    Constant,
+    Cosine,
+    ExponentialRise,
+    InverseSquareRoot,
+    Linear,
+    Schedule,
+    WarmupStableDecay,
+)
+
+Warmed = Constant | Cosine | Linear | InverseSquareRoot | WarmupStableDecay
 
 
 def build_schedule(spec: Schedule, total_steps: int, to_steps: Callable[[Duration], int]) -> Callable[[int], float]:
@@ -16,6 +26,9 @@ def build_schedule(spec: Schedule, total_steps: int, to_steps: Callable[[Duratio
     Args:
         to_steps: converts durations to steps of this run.
     """
+    if isinstance(spec, ExponentialRise):
+        low, last = spec.initial, max(1, total_steps - 1)
+        return lambda step: float(low ** max(0.0, 1 - step / last))
     warmup = to_steps(spec.warmup)
     if warmup > total_steps:
         raise SpecError(f"schedule.warmup: {spec.warmup} is {warmup} steps, longer than the run of {total_steps} steps")
@@ -27,7 +40,7 @@ def build_schedule(spec: Schedule, total_steps: int, to_steps: Callable[[Duratio
     return factor
 
 
-def _decay(spec: Schedule, warmup: int, total: int, to_steps: Callable[[Duration], int]) -> Callable[[int], float]:
+def _decay(spec: Warmed, warmup: int, total: int, to_steps: Callable[[Duration], int]) -> Callable[[int], float]:
     """The factor behind the warm-up. The last step (total - 1) stands at `final`."""
     span = max(1, total - 1 - warmup)
     if isinstance(spec, Constant):

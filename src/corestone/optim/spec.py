@@ -175,4 +175,17 @@ class WarmupStableDecay(Spec):
     final: float = Field(default=0.0, ge=0, le=1)
 
 
-Schedule = Annotated[Constant | Cosine | Linear | InverseSquareRoot | WarmupStableDecay, Field(discriminator="kind")]
+class ExponentialRise(Spec):
+    """From `initial` of the full learning rate at the first step to all of it at the last, by one factor each step.
+
+    It is made to find a rate, not to train by: the range test of Smith 2017 (Cyclical learning rates, section 3.3), who
+    raises the rate along a line, where this one spends as many steps on each power of ten.
+    """
+
+    kind: Literal["exponential_rise"] = "exponential_rise"
+    initial: float = Field(gt=0, lt=1)
+
+
+Schedule = Annotated[
+    Constant | Cosine | Linear | InverseSquareRoot | WarmupStableDecay | ExponentialRise, Field(discriminator="kind")
+]
