@@ -7,18 +7,22 @@ from typing import Annotated
 
 import typer
 
+SEARCH_ALONE = {"trials": "--trials", "jobs": "--jobs", "metric": "--metric", "prune": "--no-prune"}
+"""Options that a range test has no use for."""
+
 
 def sweep(
+    context: typer.Context,
     recipe: Annotated[
         str, typer.Argument(help="A recipe's name, a .yaml file, or a .py file with recipe().", metavar="RECIPE")
     ],
     words: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="PATH=LOW:HIGH|PATH=A,B,C|PATH=VALUE",
+            metavar="PATH=LOW:HIGH|PATH=A,B,C|PATH=VALUE|LOW:HIGH",
             help="Ranges and choices to search, and typed overrides of every trial. A positive range whose ends are "
             "ten times apart or more is drawn in its logarithm; low:high:log and low:high:linear decide it. Ends "
-            "without a point give whole numbers.",
+            "without a point give whole numbers. LOW:HIGH alone are the rates of a range test (1e-6:1).",
         ),
     ] = None,
     trials: Annotated[int, typer.Option(min=1, help="Trials that the folder shall hold in the end.")] = 20,
@@ -30,8 +34,21 @@ def sweep(
     prune: Annotated[
         bool, typer.Option("--prune/--no-prune", help="End the weaker half of the trials at scores 1, 2, 4, 8, ...")
     ] = True,
+    range_test: Annotated[
+        bool,
+        typer.Option(
+            "--range-test",
+            help="In place of a search, one short run whose learning rate rises from LOW to HIGH until the loss blows "
+            "up (Smith 2017): where it falls fastest, is least, and diverges.",
+        ),
+    ] = False,
+    steps: Annotated[
+        int | None,
+        typer.Option(min=20, help="Of the range test. Default: what a minute has room for, between 100 and 300."),
+    ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="Folder of the trials and the page. Default: runs/NAME-sweep.")
+        Path | None,
+        typer.Option(help="Folder of the trials and the page. Default: runs/NAME-sweep, runs/NAME-range-test."),
     ] = None,
 ) -> None:
     """Search the best values of a recipe's keys with many runs.
@@ -39,9 +56,25 @@ def sweep(
     Each trial is a run folder. Held-out scores come at the recipe's rhythm (rhythm.evaluate). Run it again after an
     interruption and it goes on where it stopped; with more trials it adds them.
     """
+    from corestone.core.errors import SpecError
     from corestone.recipes.catalogue import find_recipe
-    from corestone.recipes.space import check_space, read_space
+    from corestone.recipes.space import check_space, read_rates, read_space
 
+    if range_test:
+        given = [option for name, option in SEARCH_ALONE.items() if _typed(context, name)]
+        if given:
+            raise SpecError(f"sweep --range-test: {', '.join(given)}: of a search alone; leave it out")
+        bounds, fixed = read_rates(words or [])
+        base = find_recipe(recipe, [*fixed])  # refused before torch is loaded
+        from corestone.parallel.collectives import end_rank
+        from corestone.recipes.range_test import range_test as run_test
+
+        folder = out or Path("runs") / f"{base.name}-range-test"
+        typer.echo(f"report: {run_test(base, folder, bounds, steps)}")
+        end_rank()
+        return
+    if steps is not None:
+        raise SpecError("sweep: --steps is of the range test; a search's runs are as long as training.length says")
     space, fixed = read_space(words or [])
     base = find_recipe(recipe, [*fixed])
     check_space(base, space)  # refused before torch is loaded
@@ -50,3 +83,9 @@ def sweep(
 
     plan = Plan(recipe, space, fixed, trials, jobs, metric, prune)
     typer.echo(f"report: {run_sweep(plan, out or Path('runs') / f'{base.name}-sweep')}")
+
+
+def _typed(context: typer.Context, name: str) -> bool:
+    """Whether an option was given, and is not at its default."""
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"

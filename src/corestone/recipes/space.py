@@ -14,6 +14,9 @@ from corestone.recipes.spec import Run
 WIDE = 10.0
 """A positive range whose ends are this many times apart is drawn evenly in the logarithm."""
 
+RATES = (1e-6, 1.0)
+"""What a learning-rate range test rises from and to."""
+
 _WHOLE = re.compile(r"^[+-]?\d[\d_]*$")
 Value = int | float | str
 
@@ -79,6 +82,33 @@ def read_space(words: Sequence[str]) -> tuple[list[Dimension], list[str]]:
     if not found:
         raise SpecError("sweep: nothing is searched; give a range, path=low:high, or a choice, path=a,b,c")
     return found, fixed
+
+
+def read_rates(words: Sequence[str]) -> tuple[tuple[float, float], list[str]]:
+    """The bounds of a learning-rate range test, LOW:HIGH (`RATES` where they are not said), and the overrides.
+
+    Raises:
+        SpecError: a word is neither, a bound is not positive, or something is to be searched besides.
+    """
+    bounds: tuple[float, float] | None = None
+    fixed: list[str] = []
+    for word in words:
+        path, separator, text = word.partition("=")
+        if separator:
+            if path and text and _dimension(path, text, word) is not None:
+                raise SpecError(
+                    f"sweep --range-test: '{word}' would be searched; the test varies the learning rate alone"
+                )
+            fixed.append(word)
+            continue
+        numbers = [_number(part) for part in word.split(":")]
+        low, high = numbers if len(numbers) == 2 else (None, None)
+        if low is None or high is None or not 0 < low < high:
+            raise SpecError(f"sweep --range-test: '{word}' is no LOW:HIGH of two rates above 0, such as 1e-6:1")
+        if bounds is not None:
+            raise SpecError(f"sweep --range-test: '{word}' is a second LOW:HIGH; give one")
+        bounds = (low, high)
+    return bounds or RATES, fixed
 
 
 def _dimension(path: str, text: str, word: str) -> Dimension | None:

@@ -25,6 +25,7 @@ from corestone.report.folder import Run, read_run
 from corestone.report.pictures import picture_page
 from corestone.report.planned import held_to_account
 from corestone.report.plots import picture
+from corestone.report.range_test import range_test
 from corestone.report.units import PICTURES, unit_of
 
 HERE = Path(__file__).parent
@@ -108,6 +109,7 @@ def _page(run: Run) -> dict[str, Any]:
         "notes": run.notes,
         "held_out": unit_of(run).held_out.capitalize(),
         "headline": figures.headline(run),
+        "range_test": range_test(run),
         "setup": sections.setup(run),
         "recipe_text": run.recipe_text,
         "machine": sections.machine(run),

@@ -1,0 +1,255 @@
+"""Range tests: the curve of a known loss is read off right, real runs of all kinds end as they must, one page tells."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+from tiny_text import write_recipe, write_texts
+from typer.testing import CliRunner
+
+from corestone.cli.main import app
+from corestone.core.errors import CheckpointError, SpecError
+from corestone.core.runlog import read_events
+from corestone.recipes.catalogue import find_recipe
+from corestone.recipes.range_test import Climb, Over, range_test, risen
+from corestone.recipes.space import RATES, read_rates
+from corestone.report.range_test import BLOWN_UP, lines, read_off
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working folder with texts and a recipe."""
+    monkeypatch.chdir(tmp_path)
+    write_texts(tmp_path)
+    write_recipe(tmp_path / "tiny.yaml", steps=12, every=2, keep=3)
+    return tmp_path
+
+
+def quietly() -> Console:
+    return Console(record=True, width=200, file=open(os.devnull, "w"))
+
+
+def rates(steps: int) -> list[float]:
+    return [10 ** (-6 + 6 * step / (steps - 1)) for step in range(steps)]
+
+
+def valley(rate: float) -> float:
+    """Falls as a logistic curve in the logarithm, fastest at 1e-3, and is blown up by a term that grows from 1e-2 on:
+    the sum is least where 4 s (1 - s) / 0.3 = 2 d blown / d log10, at 5.5e-3."""
+    x = math.log10(rate)
+    return 6 - 4 / (1 + math.exp(-(x + 3) / 0.3)) + (rate / 1e-2) ** 2
+
+
+def test_places_of_a_known_curve():
+    """With noise of 2 %; worst seen over 50 seeds, in powers of ten: steepest 0.23, suggested 0.03, least 0.03."""
+    steps = rates(200)
+    exact = min(steps, key=valley)
+    slows = next(rate for rate in steps if valley(rate) <= valley(exact) + 0.2 * (valley(1e-6) - valley(exact)))
+    assert slows == pytest.approx(1.8e-3, rel=0.01)
+    worst = dict.fromkeys(("steepest", "suggested", "least"), 0.0)
+    for seed in range(10):
+        draw = random.Random(seed)
+        losses = [valley(rate) * (1 + 0.02 * draw.gauss(0, 1)) for rate in steps]
+        end = next(place for place, rate in enumerate(steps) if rate > exact and losses[place] > 2 * min(losses))
+        found = read_off(RATES, 200, steps[: end + 1], losses[: end + 1], "it ended", True)
+        for name, at, true in (
+            ("steepest", found.steepest, 1e-3),
+            ("suggested", found.suggested, slows),
+            ("least", found.least, exact),
+        ):
+            worst[name] = max(worst[name], abs(math.log10(at / true)))
+        assert found.diverged == steps[end]
+        assert found.why_none == ""
+    assert worst["steepest"] < 0.3, worst
+    assert worst["suggested"] < 0.1, worst
+    assert worst["least"] < 0.1, worst
+
+
+def test_no_rate_is_suggested_where_the_curve_has_none():
+    steps, draw = rates(100), random.Random(0)
+    flat = read_off(RATES, 100, steps, [5 + 0.1 * draw.gauss(0, 1) for _ in steps], "it took all", False)
+    assert (flat.steepest, flat.least, flat.diverged, flat.suggested) == (None, None, None, None)
+    assert "never fell" in flat.why_none
+    falling = read_off(RATES, 100, steps, [6 - math.log10(rate * 1e6) / 2 for rate in steps], "it took all", False)
+    assert falling.suggested is None
+    assert "still falling at the highest rate" in falling.why_none
+    short = read_off(RATES, 100, steps[:6], [5.0, 5, 5, 5, 5, math.nan], "it ended", True)
+    assert "too few to read" in short.why_none
+    assert short.diverged == steps[5]
+
+
+def test_a_single_huge_loss_is_not_smeared_over_its_neighbours():
+    steps = rates(100)
+    losses = [valley(rate) for rate in steps[:60]]
+    whole = read_off(RATES, 100, steps[:60], losses, "it ended", True)
+    spoilt = read_off(RATES, 100, steps[:60], [*losses[:-1], 1e9], "it ended", True)
+    assert (spoilt.steepest, spoilt.suggested) == (whole.steepest, whole.suggested)
+
+
+def test_a_climb_ends_where_the_mean_loss_is_twice_its_best():
+    climb = Climb(50)  # means are of two
+    for loss in (4.0, 2.0, 2.0, 3.9, 4.0):
+        climb.step(1e-3, loss)
+    with pytest.raises(Over):
+        climb.step(1e-3, 4.2)
+    assert climb.ended.startswith("it ended after 6")
+    assert BLOWN_UP == 2.0
+
+
+@pytest.mark.parametrize(
+    ("words", "found"),
+    [
+        ([], (RATES, [])),
+        (["1e-5:0.1", "seed=3"], ((1e-5, 0.1), ["seed=3"])),
+        (["seed=3", "1e-5:0.1"], ((1e-5, 0.1), ["seed=3"])),
+    ],
+)
+def test_words_are_read(words, found):
+    assert read_rates(words) == found
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["1:0.1"], "no LOW:HIGH"),
+        (["0:1"], "no LOW:HIGH"),
+        (["1e-5"], "no LOW:HIGH"),
+        (["1e-5:1:log"], "no LOW:HIGH"),
+        (["1e-5:1", "1e-6:1"], "a second LOW:HIGH"),
+        (["optimiser.beta1=0.8:0.9"], "varies the learning rate alone"),
+        (["seed=1,2"], "varies the learning rate alone"),
+    ],
+)
+def test_a_bad_word_gives_one_clear_line(words, said):
+    with pytest.raises(SpecError, match=re.escape(said)):
+        read_rates(words)
+
+
+def test_a_test_of_a_small_run_on_text(here):
+    """A real one: it falls, blows up, ends before its last step, and leaves a whole folder."""
+    console = quietly()
+    page = range_test(find_recipe("tiny.yaml", []), Path("out"), (1e-5, 100.0), 100, console)
+    found = json.loads(Path("out/range-test.json").read_text())
+    events = read_events(Path("out")).of("train")
+    assert len(events) < 100, "it did not end when the loss had blown up"
+    assert [event["learning_rate"] for event in events[:-1]] == found["rates"]
+    assert [event["loss"] for event in events[1:]] == found["losses"]
+    assert found["rates"][0] == pytest.approx(1e-5)
+    assert found["rates"][1] / found["rates"][0] == pytest.approx(1e7 ** (1 / 99))
+    assert found["diverged"] == found["rates"][-1]
+    assert found["rates"][0] < found["steepest"] < found["least"] < found["diverged"]
+    assert found["rates"][0] < found["suggested"] <= found["least"]
+    printed = console.export_text()
+    for name, rate, _ in lines(found):
+        assert name in printed
+        assert f"{rate:.3g}" in printed
+    assert Path("out/range-test.png").read_bytes().startswith(b"\x89PNG")
+    html = page.read_text()
+    assert "Learning-rate range test" in html
+    assert f"{found['suggested']:.3g}" in html
+    assert "Finished at step" in html
+    assert not list(Path("out").glob("checkpoints/*"))
+    with pytest.raises(CheckpointError, match="name one with --out"):
+        range_test(find_recipe("tiny.yaml", []), Path("out"), steps=100, console=console)
+
+
+def test_a_loss_that_is_not_finite_ends_the_test(here):
+    run = find_recipe("tiny.yaml", ["training.clip_norm=null", "optimiser={kind: sgd, learning_rate: 0.1}"])
+    range_test(run, Path("out"), (1e-3, 1e12), 60, quietly())
+    found = json.loads(Path("out/range-test.json").read_text())
+    assert re.search(r"is (nan|inf)|times its best", found["ended"])
+    assert found["diverged"] == found["rates"][-1]
+
+
+@pytest.mark.parametrize(
+    "optimiser",
+    [
+        "{kind: lion, learning_rate: 1e-4}",
+        "{kind: adafactor, learning_rate: 1e-2}",
+        "{kind: sgd, learning_rate: 0.1}",
+        "{kind: lamb, learning_rate: 1e-3}",
+    ],
+)
+def test_every_optimiser_is_tested(here, optimiser):
+    run = find_recipe("tiny.yaml", [f"optimiser={optimiser}"])
+    range_test(run, Path("out"), (1e-5, 10.0), 60, quietly())
+    found = json.loads(Path("out/range-test.json").read_text())
+    assert found["suggested"] is not None, found["why_none"]
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        (
+            "mnist-vit",
+            ["training.batch_examples=16", "model.stack.width=32", "evaluation.pictures_while_training=16"],
+        ),
+        ("clip-emoji", ["training.batch_examples=16"]),
+    ],
+)
+def test_pictures_and_pairs_are_tested(tmp_path, name, words):
+    """That they run to the end; so few steps tell no rate."""
+    range_test(find_recipe(name, words[:1]), tmp_path / "out", steps=20, console=quietly())
+    found = json.loads((tmp_path / "out" / "range-test.json").read_text())
+    assert len(found["rates"]) >= 15
+    assert "nats" in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_the_recipe_of_a_test_keeps_what_is_learnt():
+    run = find_recipe("mnist", [])
+    tested = risen(run, (1e-6, 1.0), 100)
+    for axis in ("model", "objective", "data", "seed", "start"):
+        assert getattr(tested, axis) == getattr(run, axis)
+    assert tested.training.batch_examples == run.training.batch_examples
+    assert tested.training.clip_norm == run.training.clip_norm
+    assert tested.optimiser.learning_rate == 1.0
+    assert tested.schedule.initial == 1e-6
+
+
+def test_an_unfinished_test_begins_anew(here):
+    command = [
+        sys.executable,
+        "-m",
+        "corestone",
+        "sweep",
+        "tiny.yaml",
+        "--range-test",
+        "--steps",
+        "300",
+        "--out",
+        "out",
+    ]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 300
+    while not Path("out/metrics.jsonl").exists() or len(read_events(Path("out")).rows) < 3:
+        assert process.poll() is None, process.stderr.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGTERM
+    assert "begins anew" in said
+    assert not Path("out/range-test.json").exists()
+    range_test(find_recipe("tiny.yaml", []), Path("out"), steps=40, console=quietly())
+    assert [event["step"] for event in read_events(Path("out")).of("train")][:3] == [1, 2, 3]
+    assert json.loads(Path("out/range-test.json").read_text())["steps"] == 40
+
+
+def test_the_command_line_refuses_what_does_not_go_together(here):
+    def said(*words: str) -> str:
+        return str(CliRunner().invoke(app, ["sweep", "tiny.yaml", *words]).exception)
+
+    assert "--trials, --no-prune: of a search alone" in said("--range-test", "--trials", "3", "--no-prune")
+    assert "--steps is of the range test" in said("--steps", "100", "seed=1,2")
+    assert "no LOW:HIGH" in said("--range-test", "1:0.5")
