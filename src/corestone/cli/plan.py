@@ -62,12 +62,16 @@ def recipe(
     region: Annotated[str, typer.Option(help="Electricity grid, such as france.")] = "world",
     budget: Annotated[str | None, typer.Option(help="100USD, 10hours or 1e21FLOPs: what it buys.")] = None,
     available: Annotated[float | None, typer.Option(min=1, help="Training tokens or pictures that there are.")] = None,
+    noise_from: Annotated[
+        Path | None,
+        typer.Option(help="A run that measured its gradient's noise scale: the batch that it suggests.", metavar="RUN"),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     html: Annotated[Path | None, typer.Option(help="Write a page with plots to this file.")] = None,
 ) -> None:
     """Plan a run, which trains nothing.
 
-    Parameters, operations, memory, time, money, energy, data, expected loss and warnings.
+    Parameters, operations, memory, time, money, energy, data, expected loss, what rules suggest, and warnings.
     """
     from corestone.plan.spec import device_count
     from corestone.recipes.catalogue import find_recipe
@@ -77,7 +81,8 @@ def recipe(
     from corestone.recipes.plan import Wanted, plan_recipe
 
     devices = counts[-1] if counts else None
-    plan = plan_recipe(run, Wanted(hardware, devices, sharding, mfu, price, region, budget, available))
+    wanted = Wanted(hardware, devices, sharding, mfu, price, region, budget, available, noise_from)
+    plan = plan_recipe(run, wanted)
     if html is not None:
         from corestone.report.plan import write_plan
 
@@ -109,7 +114,7 @@ def _show(plan: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from corestone.report.planned import others, rows
+    from corestone.report.planned import others, rows, suggested
 
     console = Console()
     table = Table(show_header=False, title=f"plan of {plan['recipe']}", title_justify="left", title_style="bold")
@@ -125,6 +130,12 @@ def _show(plan: dict[str, Any]) -> None:
         for row in elsewhere:
             beside.add_row(*row)
         console.print(beside)
+    settings = Table("setting", "has", "rules say", title_justify="left")
+    for line in suggested(plan):
+        settings.add_row(*line)
+    console.print(settings)
+    for note in plan["suggestions"]["notes"]:
+        console.print(f"note       {note}", highlight=False, soft_wrap=True)
     for warning in plan["warnings"]:
         console.print(f"[yellow]warning[/]  {warning}", highlight=False)
     if any("*" in cell for row in [*shown, *elsewhere] for cell in row):

@@ -6,6 +6,7 @@ Units: FLOP/s, bytes, bytes/s, W, USD per device and hour, g CO2 per kWh.
 from __future__ import annotations
 
 import re
+from typing import Literal
 
 from pydantic import Field
 
@@ -85,3 +86,22 @@ def device_count(word: str) -> int | None:
     if not int(found[1].replace("_", "")):
         raise SpecError(f"{word}: a run needs a device; give x1 or more")
     return int(found[1].replace("_", ""))
+
+
+class Published(Spec):
+    """The rate and batch that a published model was pretrained with, by Adam.
+
+    Attributes:
+        model, objectives: kinds of records that name its family.
+        parameters: as published.
+        batch: of a step, in `unit`.
+    """
+
+    name: str
+    model: str
+    objectives: tuple[str, ...]
+    parameters: float = Field(gt=0)
+    learning_rate: float = Field(gt=0)
+    batch: float = Field(gt=0)
+    unit: Literal["tokens", "pictures"]
+    source: str

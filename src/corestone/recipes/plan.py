@@ -16,10 +16,11 @@ import torch
 
 from corestone.core.batch import ImageBatch, ImageTextBatch
 from corestone.core.environment import environment
-from corestone.core.errors import SpecError
+from corestone.core.errors import CheckpointError, SpecError
 from corestone.core.format import clock, si
 from corestone.core.protocols import Objective
 from corestone.core.rng import Draws
+from corestone.core.runlog import number, read_events
 from corestone.core.spec import plain
 from corestone.core.units import Duration
 from corestone.core.vocabulary import Vocabulary
@@ -30,6 +31,7 @@ from corestone.data.spec import Data
 from corestone.nn.modes import freeze
 from corestone.objectives.spec import Contrastive, NextToken
 from corestone.optim.build import frozen_names
+from corestone.optim.spec import ExponentialRise, WarmupStableDecay
 from corestone.parallel.collectives import World
 from corestone.parallel.precision import compute_dtype
 from corestone.plan.calibration import factors
@@ -40,8 +42,10 @@ from corestone.plan.memory import Sharding
 from corestone.plan.prediction import Scale, Subject, memory_of, predict
 from corestone.plan.shapes import Activations, largest_block, parameter_parts, shaped, trace
 from corestone.plan.spec import CPU, Hardware
+from corestone.plan.suggestions import Measured, Settings, off_the_rules, suggest
 from corestone.recipes.registry import MODELS, OBJECTIVES
 from corestone.recipes.spec import Run
+from corestone.train.noise import SCALE
 
 PLAN = "plan.json"
 """In a run's folder: what was predicted before its first step."""
@@ -190,6 +194,7 @@ class Wanted:
         price: USD per device and hour.
         budget: as `parse_budget` reads it.
         available: tokens or pictures of the training side.
+        noise_from: folder of a run that measured its noise scale, in the unit of this one.
     """
 
     hardware: str | None = None
@@ -200,6 +205,7 @@ class Wanted:
     region: str = "world"
     budget: str | None = None
     available: float | None = None
+    noise_from: Path | None = None
 
 
 def plan_recipe(run: Run, wanted: Wanted) -> dict[str, Any]:
@@ -224,12 +230,54 @@ def plan_recipe(run: Run, wanted: Wanted) -> dict[str, Any]:
         factors=learnt,
         calibrated_by=told,
     )
-    plan = predict(subject, scale)
+    measured = None if wanted.noise_from is None else noise_scale(wanted.noise_from, subject.unit)
+    plan = _with_suggestions(predict(subject, scale), run, subject, measured)
     plan["utilisation_from"] = "--mfu" if wanted.mfu else told or "the default for this kind of device"
     plan["others"] = [] if cpu else _others(subject, scale, wanted.mfu)
     if wanted.budget is not None:
         plan["budget"] = within(plan, *parse_budget(wanted.budget))
     return plan
+
+
+def _with_suggestions(
+    plan: dict[str, Any], run: Run, subject: Subject, measured: Measured | None = None
+) -> dict[str, Any]:
+    """The plan, with what rules say of the recipe's settings, and warnings where a rate is far off them."""
+    schedule = run.schedule
+    rows, units = step_size(run)
+    steps = partial(in_steps, rows=rows, units=units, epoch=subject.available)
+    settings = Settings(
+        model=_kind(run),
+        objective=str(plain(run.objective)["kind"]),
+        schedule=schedule,
+        warmup_steps=0 if isinstance(schedule, ExponentialRise) else steps(schedule.warmup),
+        decay_steps=steps(schedule.decay) if isinstance(schedule, WarmupStableDecay) else None,
+        by_chance=run.start is None,
+        measured=measured,
+    )
+    suggestions = suggest(subject, settings, plan["loss"] and plan["loss"]["nats_per_token"])
+    return plan | {"suggestions": suggestions, "warnings": plan["warnings"] + off_the_rules(suggestions)}
+
+
+def noise_scale(folder: Path, unit: str) -> Measured:
+    """The last noise scale that a run measured.
+
+    Raises CheckpointError where it measured none, or counts in another unit.
+    """
+    found = [
+        (event["step"], value, unit in event)
+        for event in read_events(folder).of("train")
+        if (value := number(event, SCALE)) is not None and math.isfinite(value)
+    ]
+    if not found:
+        raise CheckpointError(
+            f"--noise-from {folder}: its log has no noise scale; train it with 'training.noise_scale={{}}' and a "
+            "training.micro_batch below its batch"
+        )
+    step, value, same = found[-1]
+    if not same:
+        raise CheckpointError(f"--noise-from {folder}: does not count in {unit}, as this recipe does; name another run")
+    return Measured(folder.resolve().name, step, unit, value)
 
 
 def _fits_here(run: Run) -> bool:
@@ -324,7 +372,7 @@ def plan_built(run: Run, known: Known, precision: str, peak: float, world: World
         factors=learnt,
         calibrated_by=told,
     )
-    return predict(subject, scale)
+    return _with_suggestions(predict(subject, scale), run, subject)
 
 
 def resident_bytes() -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from corestone.core.format import si
-from corestone.report.planned import Tree, others, rows
+from corestone.report.planned import Tree, others, rows, rules
 from corestone.report.plots import Look, Series
 from corestone.report.sections import Chart, chart
 from corestone.report.write import render, write
@@ -21,6 +21,8 @@ def write_plan(plan: Tree, path: Path) -> Path:
                 "title": f"Plan of {plan['recipe']}",
                 "rows": rows(plan),
                 "others": others(plan),
+                "rules": rules(plan),
+                "advice": plan["suggestions"]["notes"],
                 "warnings": plan["warnings"],
                 "charts": charts(plan),
                 "alternatives": [

@@ -175,6 +175,55 @@ def others(plan: Tree) -> list[tuple[str, str, str, str, str]]:
     ]
 
 
+def suggested(plan: Tree) -> list[tuple[str, str, str]]:
+    """A line of each setting: its name, what the recipe has, and what rules say of it, those that hold first."""
+    return [
+        (found["of"], setting(found["has"], found["unit"]), _in_a_line(found))
+        for found in plan["suggestions"]["settings"]
+    ]
+
+
+def _in_a_line(found: Tree) -> str:
+    told = [f"{_value(rule, found['unit'])} ({rule['rule']})" for rule in found["rules"] if not rule["outside"]]
+    outside = [f"{rule['rule']} ({rule['outside']})" for rule in found["rules"] if rule["outside"]]
+    if outside:
+        told.append(("outside its range: " if len(outside) == 1 else "outside their ranges: ") + ", ".join(outside))
+    return "; ".join(told) or "no rule is known for such a run"
+
+
+def rules(plan: Tree) -> list[tuple[str, str, list[tuple[str, str, str, str]]]]:
+    """All of it, for a page: setting, what the recipe has; of each rule its name, value, range, and source or why it
+    suggests nothing."""
+    return [
+        (
+            found["of"],
+            setting(found["has"], found["unit"]),
+            [(rule["rule"], _value(rule, found["unit"]), rule["range"], _reading(rule)) for rule in found["rules"]],
+        )
+        for found in plan["suggestions"]["settings"]
+    ]
+
+
+def _reading(rule: Tree) -> str:
+    here = f"here {rule['outside']}" if rule["outside"] else ""
+    return "; ".join(part for part in (rule["source"], rule["remark"], here) if part)
+
+
+def _value(rule: Tree, unit: str) -> str:
+    """A rule's value, or from its least to its greatest; "" where it suggests none."""
+    if rule["low"] is None:
+        return ""
+    ends = dict.fromkeys(setting(end, unit) for end in (rule["low"], rule["high"]))
+    return " to ".join(ends)
+
+
+def setting(value: float, unit: str) -> str:
+    """A setting with its unit: a rate to two digits, whole steps, and amounts with a prefix."""
+    if not unit:
+        return f"{value:.2g}"
+    return f"{value:,.0f} {unit}" if unit == "steps" else si(value, unit)
+
+
 def span(seconds: float) -> str:
     """A time in the unit that suits it."""
     if seconds >= 2 * DAY:
