@@ -94,7 +94,7 @@ class Published(Spec):
     Attributes:
         model, objectives: kinds of records that name its family.
         parameters: as published.
-        batch: of a step, in `unit`.
+        batch: of a step, in `unit`; length: of the run, None where it was not seen at its source.
     """
 
     name: str
@@ -103,5 +103,6 @@ class Published(Spec):
     parameters: float = Field(gt=0)
     learning_rate: float = Field(gt=0)
     batch: float = Field(gt=0)
+    length: float | None = Field(default=None, gt=0)
     unit: Literal["tokens", "pictures"]
     source: str

@@ -78,7 +78,7 @@ def read_off(
 
     The least loss is the smoothed curve's; the steepest descent is its most negative slope over the logarithm of the
     rate, before that, which says little where the loss falls in several steps. A single loss counts for at most twice
-    the first one, so that a blown-up step is not smeared.
+    the first one, so that the rest of the curve can be seen beside a blown-up step.
 
     Args:
         bounds: lowest and highest rate.
