@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from corestone.core.errors import SpecError
+
 SEARCH_ALONE = {"trials": "--trials", "jobs": "--jobs", "metric": "--metric", "prune": "--no-prune"}
 """Options that a range test has no use for."""
 
@@ -51,30 +53,17 @@ def sweep(
         typer.Option(help="Folder of the trials and the page. Default: runs/NAME-sweep, runs/NAME-range-test."),
     ] = None,
 ) -> None:
-    """Search the best values of a recipe's keys with many runs.
+    """Search the best values of a recipe's keys with many runs, or test the learning rates that it bears with one.
 
     Each trial is a run folder. Held-out scores come at the recipe's rhythm (rhythm.evaluate). Run it again after an
     interruption and it goes on where it stopped; with more trials it adds them.
     """
-    from corestone.core.errors import SpecError
     from corestone.recipes.catalogue import find_recipe
-    from corestone.recipes.space import check_space, read_rates, read_space
+    from corestone.recipes.space import check_space, read_space
 
+    _refuse(context, range_test, steps)
     if range_test:
-        given = [option for name, option in SEARCH_ALONE.items() if _typed(context, name)]
-        if given:
-            raise SpecError(f"sweep --range-test: {', '.join(given)}: of a search alone; leave it out")
-        bounds, fixed = read_rates(words or [])
-        base = find_recipe(recipe, [*fixed])  # refused before torch is loaded
-        from corestone.parallel.collectives import end_rank
-        from corestone.recipes.range_test import range_test as run_test
-
-        folder = out or Path("runs") / f"{base.name}-range-test"
-        typer.echo(f"report: {run_test(base, folder, bounds, steps)}")
-        end_rank()
-        return
-    if steps is not None:
-        raise SpecError("sweep: --steps is of the range test; a search's runs are as long as training.length says")
+        return _range_test(recipe, words or [], steps, out)
     space, fixed = read_space(words or [])
     base = find_recipe(recipe, [*fixed])
     check_space(base, space)  # refused before torch is loaded
@@ -83,6 +72,28 @@ def sweep(
 
     plan = Plan(recipe, space, fixed, trials, jobs, metric, prune)
     typer.echo(f"report: {run_sweep(plan, out or Path('runs') / f'{base.name}-sweep')}")
+
+
+def _range_test(recipe: str, words: list[str], steps: int | None, out: Path | None) -> None:
+    from corestone.recipes.catalogue import find_recipe
+    from corestone.recipes.space import read_rates
+
+    bounds, fixed = read_rates(words)
+    base = find_recipe(recipe, [*fixed])  # refused before torch is loaded
+    from corestone.parallel.collectives import end_rank
+    from corestone.recipes.range_test import range_test
+
+    typer.echo(f"report: {range_test(base, out or Path('runs') / f'{base.name}-range-test', bounds, steps)}")
+    end_rank()
+
+
+def _refuse(context: typer.Context, range_test: bool, steps: int | None) -> None:
+    """SpecError where an option of one is given to the other."""
+    given = [option for name, option in SEARCH_ALONE.items() if _typed(context, name)]
+    if range_test and given:
+        raise SpecError(f"sweep --range-test: {', '.join(given)}: of a search alone; leave it out")
+    if not range_test and steps is not None:
+        raise SpecError("sweep: --steps is of the range test; a search's runs are as long as training.length says")
 
 
 def _typed(context: typer.Context, name: str) -> bool:

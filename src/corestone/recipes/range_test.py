@@ -121,26 +121,16 @@ def range_test(
         steps = _room(built)
         built.loader.close()
     built = Built(risen(run, bounds, steps), data, world, dtype)
-    peak = gemm_peak(dtype, world.device) * world.size
-    meter = Meter(built.objective.training_flops(built.model, data.row_tokens()), peak, world.device)
-    if world.is_main:
-        describe_folder(built.run, folder, built, peak)
-    log = open_log(built.run, folder, State()) if world.is_main else None
-    watch = Watch(built, folder, log, meter, Console(quiet=True), data.held_out(run, built.objective))
     console.print(
         f"[bold]range test[/] {run.name}: {run.optimiser.kind} from {bounds[0]:g} to {bounds[1]:g} in {steps} steps\n"
         f"folder     {folder}",
         highlight=False,
         soft_wrap=True,
     )
-    climb = Climb(steps)
-    try:
-        _climb(built, watch, climb, console)
-    finally:
-        built.loader.close()
-        if log is not None:
-            log.close()
-    found = _found(climb, bounds)
+    climb = _climbed(built, folder, console)
+    ended = climb.ended or f"it took all {steps}"
+    # Each rate with the loss of the batch after its step; what the last step led to was not measured.
+    found = read_off(bounds, steps, climb.rates[:-1], climb.losses[1:], ended, bool(climb.ended))
     if not world.is_main:
         return folder / "report.html"
     show(found, console)
@@ -235,6 +225,24 @@ def _room(built: Built) -> int:
     return round(min(MOST_STEPS, max(FEWEST_STEPS, float(room) / built.world.size)))
 
 
+def _climbed(built: Built, folder: Path, console: Console) -> Climb:
+    """Rise, and write down what happens in the run's folder."""
+    world, data, climb = built.world, built.data, Climb(built.total_steps)
+    peak = gemm_peak(built.dtype, world.device) * world.size
+    meter = Meter(built.objective.training_flops(built.model, data.row_tokens()), peak, world.device)
+    if world.is_main:
+        describe_folder(built.run, folder, built, peak)
+    log = open_log(built.run, folder, State()) if world.is_main else None
+    watch = Watch(built, folder, log, meter, Console(quiet=True), data.held_out(built.run, built.objective))
+    try:
+        _climb(built, watch, climb, console)
+    finally:
+        built.loader.close()
+        if log is not None:
+            log.close()
+    return climb
+
+
 def _climb(built: Built, watch: Watch, climb: Climb, console: Console) -> None:
     """Rise to the highest rate, or until the loss has blown up."""
     reached = State()
@@ -261,12 +269,6 @@ def _climb(built: Built, watch: Watch, climb: Climb, console: Console) -> None:
         raise Interrupted(asked.signum, f"stopped after step {reached.step}; the range test begins anew") from None
     watch.write("end", reached, seconds=watch.meter.total_seconds)
     console.print(f"took       {clock(time.perf_counter() - begun)} for {reached.step} steps", highlight=False)
-
-
-def _found(climb: Climb, bounds: tuple[float, float]) -> RangeTest:
-    """Each rate with the loss of the batch after its step."""
-    ended = climb.ended or f"it took all {climb.steps}"
-    return read_off(bounds, climb.steps, climb.rates[:-1], climb.losses[1:], ended, bool(climb.ended))
 
 
 def show(found: RangeTest, console: Console) -> None:
