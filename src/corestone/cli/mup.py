@@ -124,9 +124,11 @@ def _show_check(console: Console, found: dict[str, Any]) -> None:
     """Changes and slopes, a table per parametrisation."""
     from rich.table import Table
 
-    told = f"change of values in {found['steps']} steps at {found['learning_rate']:g}, mean of {found['seeds']} seeds"
+    seeds = f"mean of {found['seeds']} seeds" if found["seeds"] > 1 else "one seed"
+    told = f"change of {found['recipe']}'s values in {found['steps']} steps at {found['learning_rate']:g}, {seeds}"
     for kind, changes in found["changes"].items():
-        table = Table(title=f"{found['recipe']}, {kind}: {told}", title_justify="left", box=None)
+        console.print(f"[bold]{kind}[/]: {told}", highlight=False, soft_wrap=True)
+        table = Table(box=None)
         table.add_column("part", no_wrap=True)
         for name in (*(f"width {width}" for width in found["widths"]), "slope"):
             table.add_column(name, justify="right", no_wrap=True)
@@ -146,9 +148,11 @@ def _show_transfer(console: Console, found: dict[str, Any]) -> None:
     """Losses by rate and width, a table per parametrisation; the best rate of a width has a star."""
     from rich.table import Table
 
-    told = f"loss at the end of {found['steps']} steps, mean of {found['seeds']} seeds"
+    seeds = f"mean of {found['seeds']} seeds" if found["seeds"] > 1 else "one seed"
+    told = f"loss of {found['recipe']} at the end of {found['steps']} steps, {seeds}"
     for kind, rows in found["losses"].items():
-        table = Table(title=f"{found['recipe']}, {kind}: {told}", title_justify="left", box=None)
+        console.print(f"[bold]{kind}[/]: {told}", highlight=False, soft_wrap=True)
+        table = Table(box=None)
         table.add_column("rate", justify="right", no_wrap=True)
         for width in rows:
             table.add_column(f"width {width}", justify="right", no_wrap=True)
