@@ -11,7 +11,7 @@ import pytest
 
 VERBS = [
     "data", "prepare", "recipes", "show", "check", "pretrain", "compare", "sweep", "evaluate", "vote", "generate",
-    "caption", "embed", "report", "ledger", "leaderboard", "plan", "zoo", "import", "convert", "export",
+    "caption", "embed", "report", "ledger", "leaderboard", "plan", "mup", "zoo", "import", "convert", "export",
 ]  # fmt: skip
 
 
@@ -97,6 +97,9 @@ def test_version():
         (["prepare", "good.txt", "--tokenizer", "none.json", "--out", "o"], "none.json"),
         (["convert", "nothing.bin", "--out", "o"], "nothing.bin: no such file"),
         (["convert", "good.txt", "--out", "o"], "good.txt: is no checkpoint"),
+        (["show", "shakespeare", "--width", "100"], "choose a multiple of 64"),
+        (["mup", "check", "shakespeare-electra"], "not 'generator_discriminator'"),
+        (["mup", "transfer", "shakespeare", "--rates", "0.1"], "--rates '0.1': give low:high"),
         (["show", "shakespeare", "data.tokenizer={kind: word_pice, vocab_size: 9}"], "'word_piece'"),
         (["show", "shakespeare", "data.tokenizer={kind: unigram, vocab_sise: 9}"], "did you mean 'vocab_size'"),
     ],

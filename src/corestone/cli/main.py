@@ -24,6 +24,7 @@ from corestone.cli import (
     interop,
     leaderboard,
     ledger,
+    mup,
     plan,
     prepare,
     pretrain,
@@ -49,6 +50,7 @@ app.command("recipes")(recipes.recipes)
 app.command("show")(recipes.show)
 app.command("check")(check.check)
 app.add_typer(plan.app, name="plan")
+app.add_typer(mup.app, name="mup")
 app.command("pretrain")(pretrain.pretrain)
 app.command("compare")(compare.compare)
 app.command("sweep")(sweep.sweep)
@@ -65,7 +67,7 @@ app.command("import")(interop.import_)
 app.command("convert")(interop.convert)
 app.command("export")(interop.export)
 
-TRAINING_VERBS = {"pretrain", "compare", "sweep"}
+TRAINING_VERBS = {"pretrain", "compare", "sweep", "mup"}
 """Verbs whose memory is worth a restart of the process, before torch is loaded (docs/LOG.md)."""
 
 

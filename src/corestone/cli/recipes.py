@@ -39,6 +39,12 @@ def show(
         typer.Argument(help="A recipe's name, a .yaml file, or a .py file with recipe().", metavar="RECIPE"),
     ] = None,
     overrides: Annotated[list[str] | None, OVERRIDES] = None,
+    width: Annotated[
+        int | None, typer.Option(help="Print a transformer's recipe at another width: heads become more, not wider.")
+    ] = None,
+    mup_base: Annotated[
+        int | None, typer.Option(help="Print it in muP: rates tuned at this width are to suit the recipe's own.")
+    ] = None,
     schema: Annotated[bool, typer.Option("--schema", help="Print the JSON Schema of recipe files instead.")] = False,
 ) -> None:
     """Print a recipe, resolved, as YAML that runs the same run.
@@ -55,4 +61,10 @@ def show(
         return
     if recipe is None:
         raise SpecError(f"show: which recipe? known: {', '.join(RECIPES)}")
-    typer.echo(to_yaml(find_recipe(recipe, overrides or [])), nl=False)
+    run = find_recipe(recipe, overrides or [])
+    if width is not None or mup_base is not None:
+        from corestone.recipes.mup import at_width, mup
+
+        run = run if width is None else at_width(run, width)
+        run = run if mup_base is None else mup(run, mup_base)
+    typer.echo(to_yaml(run), nl=False)

@@ -33,9 +33,9 @@ class EncoderModel(nn.Module):
         self.head: OwnHead | TiedHead | None = None
         if head is not None and head.tied:
             transform = None if head.transform is None else HeadTransform(width, inner, head.transform.norm)
-            self.head = TiedHead(self.embedding.token, head.bias, transform)
+            self.head = TiedHead(self.embedding.token, head.bias, transform, head.scale)
         elif head is not None:
-            self.head = OwnHead(width, spec.embedding.vocab_size, bias=head.bias)
+            self.head = OwnHead(width, spec.embedding.vocab_size, head.bias, head.scale)
         self.detector = DetectorHead(width) if spec.detector else None
         self.pooler = Pooler(width, spec.pooler.classes) if spec.pooler is not None else None
 

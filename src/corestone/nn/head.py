@@ -14,11 +14,22 @@ from corestone.nn.spec import Norm
 
 
 class OwnHead(nn.Linear):
-    """Logits by a matrix of its own. Satisfies `core.protocols.Head`."""
+    """Logits by a matrix of its own. Satisfies `core.protocols.Head`.
+
+    Args:
+        scale: factor of the logits, but for their biases.
+    """
+
+    def __init__(self, width: int, outputs: int, bias: bool = True, scale: float = 1.0) -> None:
+        super().__init__(width, outputs, bias)
+        self.scale = scale
 
     def features(self, hidden: Tensor) -> Tensor:
-        """What the matrix multiplies: the hidden values themselves."""
-        return hidden
+        """What the matrix multiplies: the hidden values, scaled."""
+        return _scaled(hidden, self.scale)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        return F.linear(self.features(hidden), self.weight, self.bias)
 
 
 class TanhHead(OwnHead):
@@ -34,9 +45,6 @@ class TanhHead(OwnHead):
         out: Tensor = self.dense(hidden).tanh()
         return out
 
-    def forward(self, hidden: Tensor) -> Tensor:
-        return F.linear(self.features(hidden), self.weight, self.bias)
-
 
 class TiedHead(nn.Module):
     """Logits by the token table itself (Press and Wolf 2017). Satisfies `core.protocols.Head`.
@@ -44,23 +52,28 @@ class TiedHead(nn.Module):
     Args:
         bias: whether each logit has a bias of its own.
         transform: what is done to hidden values before; None: nothing.
+        scale: factor of the logits, but for their biases.
     """
 
-    def __init__(self, table: nn.Embedding, bias: bool = False, transform: HeadTransform | None = None) -> None:
+    def __init__(
+        self, table: nn.Embedding, bias: bool = False, transform: HeadTransform | None = None, scale: float = 1.0
+    ) -> None:
         super().__init__()
         self.weight = table.weight  # (V, E)
         self.bias = nn.Parameter(table.weight.new_empty(table.num_embeddings)) if bias else None
         self.transform = transform
+        self.scale = scale
 
     def features(self, hidden: Tensor) -> Tensor:
         """What the table multiplies."""
-        if self.transform is None:
-            return hidden
-        out: Tensor = self.transform(hidden)
-        return out
+        return _scaled(hidden if self.transform is None else self.transform(hidden), self.scale)
 
     def forward(self, hidden: Tensor) -> Tensor:
         return F.linear(self.features(hidden), self.weight, self.bias)
+
+
+def _scaled(features: Tensor, scale: float) -> Tensor:
+    return features if scale == 1.0 else features * scale
 
 
 class HeadTransform(nn.Module):

@@ -6,13 +6,15 @@ A parameter's values depend on the seed, its name and its shape alone, not on th
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from functools import partial
 from typing import TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from corestone.core.errors import SpecError
 from corestone.core.rng import fold
 from corestone.nn.attention import AttentionLayer, CrossAttentionLayer
 from corestone.nn.batch_norm import BatchNorm
@@ -46,6 +48,9 @@ def materialise(model: nn.Module, device: torch.device | str) -> None:
 
 def init_std(name: str, spec: Init, branches: int, inputs: int) -> float | None:
     """The standard deviation a parameter with so many inputs starts with; None: constant, or as its layer says."""
+    for rule in spec.rules or ():
+        if any(fnmatchcase(name, pattern) for pattern in rule.match):
+            return rule.std
     std = 1 / math.sqrt(inputs) if spec.std is None else spec.std
     residual = std / math.sqrt(branches) if spec.scale_residual else std
     rules: list[tuple[str, float | None]] = [
@@ -75,10 +80,12 @@ def initialise(model: nn.Module, spec: Init, branches: int, seed: int) -> None:
 
     Args:
         branches: number of residual branches, two per layer.
+
+    Raises SpecError for a pattern of the rules that matches nothing, and for a parameter that two rules claim.
     """
+    _check_rules([name for name, _ in model.named_parameters()], spec)
     for name, parameter in model.named_parameters():
-        inputs = parameter.shape[-1:].numel() if parameter.ndim < 4 else parameter.shape[1:].numel()  # of a convolution
-        std = init_std(name, spec, branches, inputs)
+        std = init_std(name, spec, branches, inputs_of(parameter))
         if std is None:
             parameter.fill_(0.0 if name.endswith("bias") else 1.0)
             if name.endswith("conv.weight"):  # half of the token itself, the rest from before (So et al. 2021, code)
@@ -94,6 +101,23 @@ def initialise(model: nn.Module, spec: Init, branches: int, seed: int) -> None:
             module.start_as_identity()
         if isinstance(module, ShiftSSM | DiagonalSSM):
             module.start(partial(_seeded, seed, name))
+
+
+def inputs_of(parameter: Tensor) -> int:
+    """What each output of a map sums over; of a convolution, whose kernels have four axes, all but the first."""
+    return parameter.shape[-1:].numel() if parameter.ndim < 4 else parameter.shape[1:].numel()
+
+
+def _check_rules(names: Sequence[str], spec: Init) -> None:
+    for rule in spec.rules or ():
+        for pattern in rule.match:
+            if not any(fnmatchcase(name, pattern) for name in names):
+                raise SpecError(f"init.rules: pattern '{pattern}' matches no parameter; the last is '{names[-1]}'")
+    for name in names:
+        claims = [r for r in spec.rules or () if any(fnmatchcase(name, pattern) for pattern in r.match)]
+        if len(claims) > 1:
+            both = " and ".join(str(list(rule.match)) for rule in claims)
+            raise SpecError(f"init.rules: parameter '{name}': rules {both} both claim it; let one match")
 
 
 def _seeded(seed: int, *path: str) -> torch.Generator:

@@ -353,6 +353,13 @@ TextPool = Annotated[LastTokenPool | ClassTokenPool | MeanPool, Field(discrimina
 """How hidden values of a text's tokens become one vector."""
 
 
+class InitRule(Spec):
+    """The deviation that parameters begin with whose name matches one of the glob patterns."""
+
+    match: tuple[str, ...] = Field(min_length=1)
+    std: float = Field(ge=0)
+
+
 class Init(Spec):
     """Normal initialisation; gains start at 1, biases at 0.
 
@@ -362,12 +369,15 @@ class Init(Spec):
         position_std: of the position table.
         scale_residual: divide the std of each branch's last matrix by sqrt(number of branches)
             (Radford et al. 2019, section 2.3).
+        rules: deviations by name, in place of all of the above; a parameter is claimed by one rule at most (muP: Yang
+            et al. 2022).
     """
 
     std: float | None = Field(default=0.02, gt=0)
     token_std: float | None = Field(default=None, gt=0)
     position_std: float = Field(default=0.02, gt=0)
     scale_residual: bool = False
+    rules: tuple[InitRule, ...] | None = None
 
 
 class Mogrifier(Spec):

@@ -69,6 +69,10 @@ def corrupted(built: Built, step: int = 0) -> Any:
     return built.objective.corrupt(batch, draws).to(built.world.device)
 
 
+class Diverged(CorestoneError):  # noqa: N818 (it says what was found)
+    """A step's loss or gradient is not to be trusted."""
+
+
 @dataclass(frozen=True)
 class Changes:
     """What a check trains otherwise than the run does; None: as the run."""
@@ -83,7 +87,7 @@ class Changes:
 
 
 def train_steps(built: Built, steps: int, changes: Changes) -> None:
-    """Train by the run's own loop."""
+    """Train by the run's own loop; Diverged where a step is an anomaly, whatever the run's policy."""
 
     def updated() -> None:
         if changes.updated is not None:
@@ -91,7 +95,7 @@ def train_steps(built: Built, steps: int, changes: Changes) -> None:
         built.updated()
 
     def anomaly(state: State, problem: str, documents: Sequence[str]) -> None:
-        raise CorestoneError(f"step {state.step + 1}: {problem}")
+        raise Diverged(f"step {state.step + 1}: {problem}")
 
     settings = {"micro_batch": changes.micro_batch, "clip_norm": changes.clip_norm}
     Trainer(
