@@ -28,6 +28,7 @@ from corestone.cli import (
     prepare,
     pretrain,
     recipes,
+    rehearse,
     report,
     sweep,
     vote,
@@ -49,6 +50,7 @@ app.command("recipes")(recipes.recipes)
 app.command("show")(recipes.show)
 app.command("check")(check.check)
 app.add_typer(plan.app, name="plan")
+app.command("rehearse")(rehearse.rehearse)
 app.command("pretrain")(pretrain.pretrain)
 app.command("compare")(compare.compare)
 app.command("sweep")(sweep.sweep)

@@ -25,6 +25,7 @@ from corestone.report.folder import Run, read_run
 from corestone.report.pictures import picture_page
 from corestone.report.planned import held_to_account
 from corestone.report.plots import picture
+from corestone.report.rehearsal import rehearsal
 from corestone.report.units import PICTURES, unit_of
 
 HERE = Path(__file__).parent
@@ -119,6 +120,7 @@ def _page(run: Run) -> dict[str, Any]:
         "evaluations": sections.evaluations(run),
         "kept": kept(run),
         "checks": checks(run),
+        "rehearsal": rehearsal(run),
         "pictures": picture_page(run) if on_pictures else None,
         "captions": caption_page(run) if on_pictures else None,
         "attention": attention_page(run) if on_pictures else None,
