@@ -11,7 +11,7 @@ import pytest
 
 VERBS = [
     "data", "prepare", "recipes", "show", "check", "pretrain", "compare", "sweep", "evaluate", "vote", "generate",
-    "caption", "embed", "report", "ledger", "leaderboard", "plan", "zoo", "import", "convert", "export",
+    "caption", "embed", "report", "ledger", "leaderboard", "plan", "rehearse", "zoo", "import", "convert", "export",
 ]  # fmt: skip
 
 

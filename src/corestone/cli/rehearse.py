@@ -21,11 +21,11 @@ def rehearse(
     out: Annotated[Path | None, typer.Option(help="The rehearsal's folder. Default: runs/rehearsals/NAME.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print what came of each stage as JSON.")] = False,
 ) -> None:
-    """Go through a run's whole life on this machine's CPU, at toy width and with its real structure.
+    """Live through a run on this CPU at toy width, before it is paid for.
 
-    Prepare, plan, start, checkpoint, kill (a real SIGKILL), resume (also in another number of processes), evaluate,
-    generate, export, import and report, so that nothing is done for the first time where it is expensive. Exit code 1
-    where a stage fails.
+    Its whole life in its real structure: prepare, plan, start, checkpoint, kill (a real SIGKILL), resume (also in
+    another number of processes), evaluate, generate, export, import, report. So nothing is done for the first time
+    where it is expensive. Exit code 1 where a stage fails.
     """
     from rich.console import Console
 

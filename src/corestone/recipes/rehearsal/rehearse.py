@@ -24,7 +24,7 @@ from corestone.core.spec import fingerprint, plain
 from corestone.recipes.catalogue import find_recipe
 from corestone.recipes.rehearsal import training_stages, use_stages
 from corestone.recipes.rehearsal.setting import Outcome, Setting, failed, skipped
-from corestone.recipes.rehearsal.stand_in import missing_sources
+from corestone.recipes.rehearsal.stand_in import sources_here
 from corestone.recipes.rehearsal.toy import rehearsed
 from corestone.report.figures import measured
 from corestone.report.folder import REHEARSAL, read_run
@@ -73,30 +73,44 @@ def rehearse(
         raise SpecError("rehearse: starts the processes it needs itself; call it without torchrun")
     whole = find_recipe(recipe, [*assignments])
     folder = _empty(out or Path("runs") / "rehearsals" / whole.name)
-    with console.status("looking for the data"):
-        missing = missing_sources(whole)
-    run, scaled = rehearsed(whole, processes, missing)
-    console.print(f"[bold]{whole.name}[/], rehearsed in {folder}", highlight=False)
-    for line in scaled:
-        console.print(f"  {line}", highlight=False, markup=False)
-    facts = {
-        "version": VERSION,
-        "recipe": whole.name,
-        "fingerprint": fingerprint(plain(whole)),
-        "processes": processes,
-        "scaled": scaled,
-        "environment": environment(),
-        "time": round(time.time(), 3),
-    }
     with tempfile.TemporaryDirectory(prefix="corestone-rehearse-") as scratch:
-        other = 1 if processes > 1 else 2
-        setting = Setting(recipe, tuple(assignments), processes, other, tuple(missing), run, folder, Path(scratch))
-        setting.begin(folder, run)
-        found = _all_stages(setting, facts, console)
+        with console.status("looking for the data"):
+            setting, scaled = open_setting(recipe, assignments, processes, folder, Path(scratch))
+        console.print(f"[bold]{whole.name}[/], rehearsed in {folder}", highlight=False)
+        for line in scaled:
+            console.print(f"  {line}", highlight=False, markup=False)
+        facts = {
+            "version": VERSION,
+            "recipe": whole.name,
+            "fingerprint": fingerprint(plain(whole)),
+            "processes": processes,
+            "scaled": scaled,
+            "environment": environment(),
+            "time": round(time.time(), 3),
+        }
+        found = all_stages(setting, facts, console)
     told = _keep(facts, found, folder)
-    write_report([folder])
+    write_report([folder])  # once more, with what came of all stages
     _show(told, console, folder)
     return told
+
+
+def open_setting(
+    recipe: str, assignments: Sequence[str], processes: int, folder: Path, scratch: Path
+) -> tuple[Setting, list[str]]:
+    """Find a recipe and the data that is here, bring it to toy width and begin its folder; and what was changed, in
+    words.
+
+    Raises:
+        DataError: data that is here and cannot be read.
+    """
+    whole = find_recipe(recipe, [*assignments])
+    instead = tuple(sources_here(whole, folder / "data"))
+    run, scaled = rehearsed(whole, processes, instead)
+    other = 1 if processes > 1 else 2
+    setting = Setting(recipe, tuple(assignments), processes, other, instead, run, folder, scratch)
+    setting.begin(folder, run)
+    return setting, scaled
 
 
 def _empty(folder: Path) -> Path:
@@ -105,7 +119,7 @@ def _empty(folder: Path) -> Path:
         if not (folder / REHEARSAL).is_file():
             raise CheckpointError(f"{folder}: is neither empty nor a rehearsal's; name another folder with --out")
         shutil.rmtree(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    write(folder / REHEARSAL, b"{}")  # so that what breaks off before the first stage can be replaced too
     return folder
 
 
@@ -113,24 +127,25 @@ Found = dict[str, tuple[Outcome, float]]
 """What came of each stage so far, and its seconds."""
 
 
-def _all_stages(setting: Setting, facts: dict[str, Any], console: Console) -> Found:
+def all_stages(setting: Setting, facts: dict[str, Any], console: Console) -> Found:
+    """Try the stages in their order.
+
+    Args:
+        facts: what `rehearsal.json` says besides.
+    """
     found: Found = {}
     for name, (stage, needs) in STAGES.items():
         _keep(facts, found, setting.folder)  # so that the report shows what was, and a broken-off one can be replaced
         begun = time.perf_counter()
         lacking = [need for need in needs if found[need][0].verdict != "passed"]
         with console.status(name):
-            outcome = (
-                skipped(f"needs {lacking[0]}, which {_ended(found[lacking[0]][0])}")
-                if lacking
-                else _tried(stage, setting)
-            )
+            outcome = skipped(_lacks(lacking[0], found)) if lacking else _tried(stage, setting)
         found[name] = outcome, time.perf_counter() - begun
     return found
 
 
-def _ended(outcome: Outcome) -> str:
-    return "failed" if outcome.verdict == "failed" else "was skipped"
+def _lacks(need: str, found: Found) -> str:
+    return f"needs {need}, which {'failed' if found[need][0].verdict == 'failed' else 'was skipped'}"
 
 
 def _tried(stage: Callable[[Setting], Outcome], setting: Setting) -> Outcome:

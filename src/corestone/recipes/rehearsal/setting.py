@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import subprocess
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -16,13 +15,16 @@ from corestone.core.spec import to_yaml
 from corestone.parallel.collectives import World
 from corestone.recipes.checks.children import ended, start_ranks
 from corestone.recipes.rehearsal.process import TRAIN
+from corestone.recipes.rehearsal.stand_in import Instead
 from corestone.recipes.spec import Run
 
 ALONE = World(rank=0, size=1, device=torch.device("cpu"))
 """This process, which prepares and looks at what the others have made."""
 SAID = "processes.log"
 """What the processes said, in the rehearsal's folder."""
-_ERROR = re.compile(r"^(?:[\w.]+\.)?(\w+(?:Error|Exception|Interrupted|Disagreement): .*)$", re.MULTILINE)
+_ERROR = re.compile(
+    r"^(?:\[rank\d+\]: *)?(?:[\w.]+\.)?(\w+(?:Error|Exception|Interrupted|Disagreement): .*)$", re.MULTILINE
+)
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,7 @@ class Setting:
     Attributes:
         recipe, assignments: what a process of its own finds the recipe by.
         processes: that stand for devices; other: another number of them, which divides a batch too.
-        missing: of each source of the recipe why it is not here; "" where it is.
+        instead: what is read in the place of each source of the recipe; None: the source itself.
         run: at toy width.
         folder: of the run that is killed and resumed; scratch: for whatever else is to be written.
     """
@@ -41,7 +43,7 @@ class Setting:
     assignments: tuple[str, ...]
     processes: int
     other: int
-    missing: tuple[str, ...]
+    instead: tuple[Instead | None, ...]
     run: Run
     folder: Path
     scratch: Path
@@ -68,7 +70,7 @@ class Setting:
             "assignments": self.assignments,
             "folder": folder,
             "processes": self.processes,
-            "missing": self.missing,
+            "instead": self.instead,
             "alike": alike,
         }
         with (self.folder / SAID).open("ab") as said:
@@ -123,7 +125,6 @@ def skipped(reason: str) -> Outcome:
     return Outcome("skipped", reason=reason)
 
 
-def told(processes: Sequence[object] | int) -> str:
+def told(processes: int) -> str:
     """A number of processes in words."""
-    count = processes if isinstance(processes, int) else len(processes)
-    return "1 process" if count == 1 else f"{count} processes over gloo"
+    return "1 process" if processes == 1 else f"{processes} processes over gloo"

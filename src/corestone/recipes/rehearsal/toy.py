@@ -24,7 +24,7 @@ from corestone.recipes.checks.scale import (
     small_model,
     without_dropout,
 )
-from corestone.recipes.rehearsal.stand_in import with_data_of_here
+from corestone.recipes.rehearsal.stand_in import Instead, read_instead
 from corestone.recipes.spec import ModelFile, Run
 
 TOY = 1_000_000
@@ -37,7 +37,7 @@ WORKERS = 2
 """Processes that decode pictures, at most."""
 
 
-def rehearsed(run: Run, processes: int, missing: Sequence[str]) -> tuple[Run, list[str]]:
+def rehearsed(run: Run, processes: int, instead: Sequence[Instead | None]) -> tuple[Run, list[str]]:
     """The run at toy width and few steps, on the data that is here; and what was changed, in words.
 
     Objective, optimiser, form of schedule, number format, micro-batches, recomputing, compiling and the order of
@@ -46,10 +46,10 @@ def rehearsed(run: Run, processes: int, missing: Sequence[str]) -> tuple[Run, li
     Args:
         processes: over which a batch is shared: each has four rows at least, so that it can take them in several
             micro-batches.
-        missing: of each source why it is not here (`stand_in.missing_sources`).
+        instead: what is read in the place of each source (`stand_in.sources_here`).
     """
     tree = json.loads(json.dumps(plain(run)))
-    told = with_data_of_here(tree, run, missing)
+    told = read_instead(tree, run, instead)
     told += _small_table(tree, run)
     told += _small_pictures(tree, run)
     model = parse(ModelFile, {"model": tree["model"]}, f"{run.name}, its vocabulary and pictures smaller").model

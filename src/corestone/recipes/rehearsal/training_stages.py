@@ -37,9 +37,9 @@ def prepare(setting: Setting) -> Outcome:
     loader = data.loader(setting.run, rows_of(setting.run), ALONE)
     epoch = loader.epoch_units
     loader.close()
-    stands_in = sum(map(bool, setting.missing))
-    own = "all of the recipe's own data" if not stands_in else f"an embedded corpus for {stands_in} missing source(s)"
-    return passed(own, f"{data.summary()}; a pass has {si(epoch, data.unit)}")
+    others = [one.told for one in setting.instead if one is not None]
+    shown = f"{data.summary()}; a pass has {si(epoch, data.unit)}"
+    return passed("; ".join(others) or "the recipe's own data, all of it", shown)
 
 
 def plan(setting: Setting) -> Outcome:
@@ -113,7 +113,9 @@ def kill(setting: Setting) -> Outcome:
         return skipped(f"the run of {STEPS} steps was over before each of {KILLS} kills")
     reached = max((int(event["step"]) for event in _steps(setting.folder)), default=0)
     left = [step for step, _ in checkpoints(setting.folder)]
-    return passed(f"SIGKILL to {told(processes)} behind step {reached}", f"checkpoints left: steps {left or 'none'}")
+    return passed(
+        f"SIGKILL to {told(setting.processes)} behind step {reached}", f"checkpoints left: steps {left or 'none'}"
+    )
 
 
 def clear(folder: Path) -> None:
