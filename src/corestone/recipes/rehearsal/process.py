@@ -12,13 +12,19 @@ from corestone.parallel.collectives import end_rank
 from corestone.recipes.catalogue import find_recipe
 from corestone.recipes.pretrain import train_run
 from corestone.recipes.rehearsal.stand_in import Instead
-from corestone.recipes.rehearsal.toy import rehearsed, whatever_the_processes
+from corestone.recipes.rehearsal.toy import Format, rehearsed, whatever_the_processes
 
 TRAIN = f"{__name__}:train_rehearsed"
 
 
 def train_rehearsed(
-    recipe: str, assignments: Sequence[str], folder: Path, processes: int, instead: Sequence[Any], alike: bool
+    recipe: str,
+    assignments: Sequence[str],
+    folder: Path,
+    processes: int,
+    instead: Sequence[Any],
+    precision: Format,
+    alike: bool,
 ) -> None:
     """Train in a folder, from its newest whole checkpoint on.
 
@@ -28,6 +34,6 @@ def train_rehearsed(
         alike: without what depends on how many processes there are.
     """
     sources = [None if one is None else Instead(*one) for one in instead]
-    run, _ = rehearsed(find_recipe(recipe, [*assignments]), processes, sources)
+    run, _ = rehearsed(find_recipe(recipe, [*assignments]), processes, sources, precision)
     train_run(whatever_the_processes(run, processes) if alike else run, folder, console=Console(quiet=True))
     end_rank()

@@ -21,9 +21,10 @@ from corestone.core.environment import environment
 from corestone.core.errors import CheckpointError, CorestoneError, SpecError
 from corestone.core.runlog import spelled
 from corestone.core.spec import fingerprint, plain
+from corestone.parallel.precision import compute_dtype
 from corestone.recipes.catalogue import find_recipe
 from corestone.recipes.rehearsal import training_stages, use_stages
-from corestone.recipes.rehearsal.setting import Outcome, Setting, failed, skipped
+from corestone.recipes.rehearsal.setting import ALONE, Outcome, Setting, failed, skipped
 from corestone.recipes.rehearsal.stand_in import sources_here
 from corestone.recipes.rehearsal.toy import rehearsed
 from corestone.report.figures import measured
@@ -106,7 +107,8 @@ def open_setting(
     """
     whole = find_recipe(recipe, [*assignments])
     instead = tuple(sources_here(whole, folder / "data"))
-    run, scaled = rehearsed(whole, processes, instead)
+    precision = str(compute_dtype(whole.training.precision, ALONE.device)).removeprefix("torch.")
+    run, scaled = rehearsed(whole, processes, instead, "float32" if precision == "float32" else "bfloat16")
     other = 1 if processes > 1 else 2
     setting = Setting(recipe, tuple(assignments), processes, other, instead, run, folder, scratch)
     setting.begin(folder, run)

@@ -71,6 +71,7 @@ class Setting:
             "folder": folder,
             "processes": self.processes,
             "instead": self.instead,
+            "precision": self.run.training.precision,
             "alike": alike,
         }
         with (self.folder / SAID).open("ab") as said:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -27,6 +27,8 @@ from corestone.recipes.checks.scale import (
 from corestone.recipes.rehearsal.stand_in import Instead, read_instead
 from corestone.recipes.spec import ModelFile, Run
 
+Format = Literal["bfloat16", "float32"]
+"""Of the arithmetic."""
 TOY = 1_000_000
 """Parameters above which a model becomes narrower."""
 TABLE, SIDE = 2048, 64
@@ -37,7 +39,7 @@ WORKERS = 2
 """Processes that decode pictures, at most."""
 
 
-def rehearsed(run: Run, processes: int, instead: Sequence[Instead | None]) -> tuple[Run, list[str]]:
+def rehearsed(run: Run, processes: int, instead: Sequence[Instead | None], precision: Format) -> tuple[Run, list[str]]:
     """The run at toy width and few steps, on the data that is here; and what was changed, in words.
 
     Objective, optimiser, form of schedule, number format, micro-batches, recomputing, compiling and the order of
@@ -47,6 +49,7 @@ def rehearsed(run: Run, processes: int, instead: Sequence[Instead | None]) -> tu
         processes: over which a batch is shared: each has four rows at least, so that it can take them in several
             micro-batches.
         instead: what is read in the place of each source (`stand_in.sources_here`).
+        precision: the number format, which is measured once where the recipe says auto, so that all processes agree.
     """
     tree = json.loads(json.dumps(plain(run)))
     told = read_instead(tree, run, instead)
@@ -56,6 +59,9 @@ def rehearsed(run: Run, processes: int, instead: Sequence[Instead | None]) -> tu
     tree["model"], changes = small_model(model, TOY)
     told += changes + short_rows(tree, run) + _shared(tree, run, processes)
     short_schedule(tree)
+    tree["training"]["precision"] = precision
+    if run.training.precision != precision:
+        told.append(f"{precision}, which {run.training.precision} is on this machine")
     told.append(f"{STEPS} steps of {run.training.length}, schedule in parts of {WARMUP}")
     told += _rhythm(tree, run)
     if not isinstance(run.data, Images | Pairs):
@@ -77,15 +83,16 @@ def rehearsed(run: Run, processes: int, instead: Sequence[Instead | None]) -> tu
 
 def whatever_the_processes(run: Run, processes: int) -> Run:
     """The rehearsed run without what depends on how many processes share a batch, so that another number of them comes
-    to the same weights: dropout, which follows from a micro-batch's place, and, where there are batch norms, other
-    micro-batches for fewer processes."""
-    same = without_dropout(run)
+    to the same weights but for float32's rounding: dropout follows from a micro-batch's place, lower precision rounds
+    by it, and batch norms, where there are any, get the micro-batches of so many processes."""
+    precise = without_dropout(run)
+    training = run.training.model_copy(update={"precision": "float32"})
     model = build_model(run.model, 0, torch.device("meta"))
-    if run.training.noise_scale is None and not any(isinstance(module, BatchNorm) for module in model.modules()):
-        return same
-    share = rows_of(run) // processes
-    micro = share if run.training.micro_batch is None else math.gcd(share, run.training.micro_batch)
-    return same.model_copy(update={"training": run.training.model_copy(update={"micro_batch": micro})})
+    if run.training.noise_scale is not None or any(isinstance(module, BatchNorm) for module in model.modules()):
+        share = rows_of(run) // processes
+        micro = share if run.training.micro_batch is None else math.gcd(share, run.training.micro_batch)
+        training = training.model_copy(update={"micro_batch": micro})
+    return precise.model_copy(update={"training": training})
 
 
 def rows_of(run: Run) -> int:

@@ -26,9 +26,9 @@ from corestone.train.checkpoint import checkpoint_folder, checkpoints, damage, n
 
 KILLS, MOMENT_SECONDS = 4, 0.02
 """How often a kill is tried, and how long after a random event it comes at most."""
-APART = 0.05
-"""How far weights may be from those of another number of processes, relative to how far they have come since the
-checkpoint: the sums are the same in another order, and an optimiser that goes by signs enlarges what differs."""
+APART = 1e-3
+"""How far float32 weights may be from those of another number of processes, relative to how far they have come since
+the checkpoint: the sums are the same in another order, which the optimiser's division by small numbers enlarges."""
 
 
 def prepare(setting: Setting) -> Outcome:
@@ -152,7 +152,7 @@ def resize(setting: Setting) -> Outcome:
     (middle,) = setting.middle.iterdir()
     reference, without = setting.whole, ""
     if run != setting.run:
-        reference, without = setting.scratch / "as-many", ", both without dropout and with the batch norms of as many"
+        reference, without = setting.scratch / "as-many", ", both in float32 and without what depends on their number"
         _from(middle, setting, reference, setting.processes)
     others = setting.scratch / "others"
     _from(middle, setting, others, setting.other)
