@@ -11,7 +11,8 @@ import pytest
 
 VERBS = [
     "data", "prepare", "recipes", "show", "check", "pretrain", "compare", "sweep", "evaluate", "vote", "generate",
-    "caption", "embed", "report", "ledger", "leaderboard", "plan", "mup", "zoo", "import", "convert", "export",
+    "caption", "embed", "report", "ledger", "leaderboard", "plan", "mup", "rehearse", "zoo", "import", "convert",
+    "export",
 ]  # fmt: skip
 
 

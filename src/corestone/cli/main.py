@@ -29,6 +29,7 @@ from corestone.cli import (
     prepare,
     pretrain,
     recipes,
+    rehearse,
     report,
     sweep,
     vote,
@@ -51,6 +52,7 @@ app.command("show")(recipes.show)
 app.command("check")(check.check)
 app.add_typer(plan.app, name="plan")
 app.add_typer(mup.app, name="mup")
+app.command("rehearse")(rehearse.rehearse)
 app.command("pretrain")(pretrain.pretrain)
 app.command("compare")(compare.compare)
 app.command("sweep")(sweep.sweep)

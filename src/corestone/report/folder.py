@@ -21,6 +21,8 @@ CERTIFICATE = "check.json"
 """Which promises were tried on a run's recipe, and what came of it."""
 RANGE_TEST = "range-test.json"
 """What a learning-rate range test measured."""
+REHEARSAL = "rehearsal.json"
+"""Of a run that is a rehearsal: what came of each stage of its life."""
 PICTURE_BYTES = 400_000
 """How much a report takes in of pictures; a recipe writes three quarters of it at most."""
 PNG_BEGIN, PNG_END = b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR", b"\x00\x00\x00\x00IEND\xaeB`\x82"
@@ -44,6 +46,7 @@ class Run:
         pictures: PNG files for the report, by name without ending.
         certificate: of the checks of its recipe; None where there were none.
         range_test: what it found, where the run is a learning-rate range test.
+        rehearsal: what came of it, where the run is one.
     """
 
     folder: Path
@@ -57,6 +60,7 @@ class Run:
     kept: tuple[Tree, ...] = ()
     pictures: Mapping[str, bytes] = field(default_factory=dict)
     certificate: Tree | None = None
+    rehearsal: Tree | None = None
     plan: Tree | None = None
     range_test: Tree | None = None
     notes: tuple[str, ...] = field(default=())
@@ -112,6 +116,7 @@ def read_run(folder: Path) -> Run:
         kept=tuple(_kept(folder / EVALUATIONS, notes)),
         pictures=dict(_pictures(folder / "pictures", notes)),
         certificate=_json(folder / CERTIFICATE, dict, notes) if (folder / CERTIFICATE).exists() else None,
+        rehearsal=_json(folder / REHEARSAL, dict, notes) if (folder / REHEARSAL).exists() else None,
         plan=_json(folder / "plan.json", dict, notes) if (folder / "plan.json").exists() else None,
         range_test=_json(folder / RANGE_TEST, dict, notes) if (folder / RANGE_TEST).exists() else None,
         notes=tuple(notes),

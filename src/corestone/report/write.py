@@ -26,6 +26,7 @@ from corestone.report.pictures import picture_page
 from corestone.report.planned import held_to_account
 from corestone.report.plots import picture
 from corestone.report.range_test import range_test
+from corestone.report.rehearsal import rehearsal
 from corestone.report.units import PICTURES, unit_of
 
 HERE = Path(__file__).parent
@@ -121,6 +122,7 @@ def _page(run: Run) -> dict[str, Any]:
         "evaluations": sections.evaluations(run),
         "kept": kept(run),
         "checks": checks(run),
+        "rehearsal": rehearsal(run),
         "pictures": picture_page(run) if on_pictures else None,
         "captions": caption_page(run) if on_pictures else None,
         "attention": attention_page(run) if on_pictures else None,

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import pkgutil
+import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import IO
 
 import torch
 from rich.console import Console
@@ -27,42 +31,90 @@ from corestone.recipes.pretrain import open_log, resume_state, train
 from corestone.train.checkpoint import read_tensors
 from corestone.train.meter import Meter
 
-LOSS, PATIENCE_SECONDS = "/loss", 300
+LOSS, PATIENCE_SECONDS, GRACE_SECONDS = "/loss", 300, 5
+"""A loss among tensors; how long processes may take; and how long the others may where one has failed."""
+POLL_SECONDS = 0.002
 COMMAND = "from corestone.recipes.checks.children import main; main()"
 
 
-def start(what: str, ctx: Context, environment: dict[str, str], **told: object) -> subprocess.Popen[bytes]:
-    """A process of its own that finds and scales the recipe itself and computes on the CPU; what it says goes to
-    standard error."""
-    given = {"what": what, "recipe": ctx.recipe, "assignments": ctx.assignments, **told}
-    command = [sys.executable, "-c", COMMAND, json.dumps(given, default=str)]
-    return subprocess.Popen(
-        command, env=os.environ | {"CUDA_VISIBLE_DEVICES": ""} | environment, stdout=subprocess.DEVNULL
-    )
+def start(
+    what: str, told: Mapping[str, object], environment: Mapping[str, str], said: IO[bytes] | None = None
+) -> subprocess.Popen[bytes]:
+    """A process of its own that calls a function of a recipe, which it finds and scales itself, on the CPU.
+
+    Args:
+        what: the function, as module:function.
+        told: its arguments by name; `folder` becomes a path again, whatever else JSON has no word for a text.
+        said: takes what the process says; None: standard error does.
+    """
+    command = [sys.executable, "-c", COMMAND, json.dumps({"what": what, **told}, default=str)]
+    hidden = os.environ | {"CUDA_VISIBLE_DEVICES": ""}
+    return subprocess.Popen(command, env={**hidden, **environment}, stdout=said or subprocess.DEVNULL, stderr=said)
+
+
+def start_ranks(
+    what: str, told: Mapping[str, object], size: int, said: IO[bytes] | None = None
+) -> list[subprocess.Popen[bytes]]:
+    """So many such processes that find each other over gloo; one alone needs nobody."""
+    if size == 1:
+        return [start(what, told, {}, said)]
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(probe.getsockname()[1]), "WORLD_SIZE": str(size)}
+    ranks = ({"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(size))
+    return [start(what, told, place | rank, said) for rank in ranks]
+
+
+def ended(processes: Sequence[subprocess.Popen[bytes]], patience: float = PATIENCE_SECONDS) -> list[int]:
+    """Exit codes of processes, when all have ended. Where one has failed, the others wait for it in vain and are
+    killed. Raises CorestoneError where they are not done in time."""
+    until = time.monotonic() + patience
+    try:
+        while any(process.poll() is None for process in processes):
+            if any(process.returncode for process in processes):
+                until = min(until, time.monotonic() + GRACE_SECONDS)
+            if time.monotonic() > until:
+                break
+            time.sleep(POLL_SECONDS)
+        codes = [process.poll() for process in processes]
+    finally:
+        kill(processes)
+    if None in codes and not any(codes):
+        raise CorestoneError(f"{len(processes)} ranks were not done after {patience:g} seconds")
+    return [-signal.SIGKILL if code is None else code for code in codes]
+
+
+def kill(processes: Sequence[subprocess.Popen[bytes]]) -> bool:
+    """SIGKILL to all; whether none had ended by itself before."""
+    for process in processes:
+        process.kill()  # does nothing where it has ended
+    codes = [process.wait() for process in processes]
+    return all(code == -signal.SIGKILL for code in codes)
+
+
+def killed(processes: Sequence[subprocess.Popen[bytes]], folder: Path, events: int, seconds: float) -> bool:
+    """Kill the processes that train in a folder so long after so many events of its log; whether that came before their
+    end."""
+    log = folder / "metrics.jsonl"
+    while all(process.poll() is None for process in processes):
+        if log.is_file() and log.read_bytes().count(b"\n") >= events:
+            break
+        time.sleep(POLL_SECONDS)
+    time.sleep(seconds)
+    return kill(processes)
 
 
 def main() -> None:
     """The life of such a process."""
     told = json.loads(sys.argv[1])
-    {"rank": write_gradients, "train": train_folder}[told.pop("what")](**told | {"folder": Path(told["folder"])})
+    function = pkgutil.resolve_name(told.pop("what"))
+    function(**told | {"folder": Path(told["folder"])})
 
 
 def gradients_of_ranks(ctx: Context, size: int) -> list[Gradient]:
     """What so many processes find together. Raises CorestoneError where one of them fails."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(probe.getsockname()[1]), "WORLD_SIZE": str(size)}
-    processes = [
-        start("rank", ctx, place | {"RANK": str(rank), "LOCAL_RANK": str(rank)}, folder=ctx.folder)
-        for rank in range(size)
-    ]
-    try:
-        codes = [process.wait(PATIENCE_SECONDS) for process in processes]
-    except subprocess.TimeoutExpired:
-        raise CorestoneError(f"{size} ranks were not done after {PATIENCE_SECONDS} seconds") from None
-    finally:
-        for process in processes:
-            process.kill()  # does nothing where it has ended
+    given = {"recipe": ctx.recipe, "assignments": ctx.assignments, "folder": ctx.folder}
+    codes = ended(start_ranks(f"{__name__}:write_gradients", given, size))
     if any(codes):
         raise CorestoneError(f"{size} ranks ended with exit codes {codes}; what they said stands above")
     found = []

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import torch
+import yaml
 from torch import Tensor
 
 from corestone.core.errors import CheckpointError, DataError, Disagreement
@@ -16,9 +18,11 @@ from corestone.interop.outgoing_pairs import export_pairs
 from corestone.interop.outgoing_pictures import export_pictures, kind_of, reads_pictures
 from corestone.interop.weights import BY_TOKEN
 from corestone.models.spec import GeneratorDiscriminator
+from corestone.recipes.build import build_model, load_weights, read_model_spec
+from corestone.recipes.checks.apart import tensors_apart
 from corestone.recipes.checks.context import Changes, Context, train_steps
 from corestone.recipes.checks.finding import Finding, failed, judged, skipped
-from corestone.train.archive import WEIGHTS
+from corestone.train.archive import PICTURES, TOKENIZER_FILES, WEIGHTS, read_model_files
 from corestone.train.checkpoint import read_tensors
 from corestone.train.state import State
 
@@ -34,24 +38,33 @@ def export(ctx: Context) -> Finding:
     built.save(source, State())
     compared = "tensors before an export and after its import"
     try:
-        library, checks = _exported(source, out)
+        library, checks = exported(source, out)
     except Disagreement as error:
         return failed(compared, str(error))
     except (CheckpointError, DataError) as error:
         return skipped(f"no library can hold it ({error})")
+    gap, where = imported_apart(source, out, again)
+    return judged(compared, gap, 0.0, f"{library}; {'; '.join(checks)}; {where}")
+
+
+def imported_apart(source: Path, out: Path, again: Path) -> tuple[float, str]:
+    """Import what was exported of a checkpoint into a new folder: the largest difference of its tensors from those of
+    the checkpoint, and where it is; padding rows of the token table, which no export has, are left out."""
     _importing(source)(out, again)
-    found = read_tensors(again / WEIGHTS)
-    ours = read_tensors(source / WEIGHTS)
-    if isinstance(ctx.run.model, GeneratorDiscriminator):  # the discriminator alone is written
-        part = built.model.discriminator
-        ours = {name: parameter.detach() for name, parameter in part.named_parameters()}
-    missing = sorted(ours.keys() ^ found.keys())
-    if missing:
-        return failed(compared, f"{missing[0]} is on one side only")
-    gaps = {name: float((tensor - _rows(name, ours[name], len(tensor))).abs().max()) for name, tensor in found.items()}
-    name = max(gaps, key=lambda one: gaps[one])
-    note = f"{library}; {'; '.join(checks)}"
-    return judged(compared, gaps[name], 0.0, note)
+    ours, found = given_away(source), read_tensors(again / WEIGHTS)
+    sized = {name: _rows(name, tensor, len(found[name])) if name in found else tensor for name, tensor in ours.items()}
+    return tensors_apart(found, sized)
+
+
+def given_away(source: Path) -> dict[str, Tensor]:
+    """The tensors of a checkpoint that an export is of: of averaged weights these, of a generator and a discriminator
+    the discriminator's alone."""
+    files = read_model_files(source, (PICTURES,) if reads_pictures(source) else TOKENIZER_FILES)
+    if yaml.safe_load(files.model_yaml)["kind"] != GeneratorDiscriminator.model_fields["kind"].default:
+        return files.tensors
+    model = build_model(read_model_spec(files.model_yaml, str(source)), 0, torch.device("cpu"))
+    load_weights(dict(model.named_parameters()), files.tensors, str(source))
+    return {name: parameter.detach() for name, parameter in model.discriminator.named_parameters()}
 
 
 def _rows(name: str, tensor: Tensor, rows: int) -> Tensor:
@@ -59,7 +72,7 @@ def _rows(name: str, tensor: Tensor, rows: int) -> Tensor:
     return tensor[:rows] if name in BY_TOKEN else tensor
 
 
-def _exported(source: Path, out: Path) -> tuple[str, list[str]]:
+def exported(source: Path, out: Path) -> tuple[str, list[str]]:
     """Write a checkpoint for the first library that can hold it: its name, and what the exporter checked."""
     if not reads_pictures(source):
         return LIBRARIES[0], export_huggingface(source, out).checks

@@ -5,16 +5,12 @@ from __future__ import annotations
 import math
 import random
 import shutil
-import signal
-import time
 from collections.abc import Sequence
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from corestone.core.batch import IGNORE, ImageBatch
 from corestone.core.protocols import Loss
@@ -35,11 +31,12 @@ from corestone.objectives.spec import (
     SpanCorruption,
 )
 from corestone.recipes.build import Built
-from corestone.recipes.checks.children import start, train_folder
+from corestone.recipes.checks.apart import checkpoints_apart, tensors_apart
+from corestone.recipes.checks.children import killed, start_ranks, train_folder
 from corestone.recipes.checks.context import Changes, Context, corrupted, train_steps
 from corestone.recipes.checks.finding import Finding, failed, judged, skipped
 from corestone.recipes.checks.scale import STEPS, without_dropout
-from corestone.train.checkpoint import checkpoint_folder, checkpoints, read_tensors
+from corestone.train.checkpoint import checkpoint_folder, checkpoints
 from corestone.train.loop import Hook, StepResult
 from corestone.train.state import State
 
@@ -49,7 +46,7 @@ LEFT, PATIENCE_STEPS = 0.1, 300
 """What share of the first loss one batch may keep, after so many steps at most."""
 WARMING = 10
 """Steps in which one batch's learning rate rises."""
-KILLS, POLL_SECONDS, MOMENT_SECONDS = 4, 0.002, 0.02
+KILLS, MOMENT_SECONDS = 4, 0.02
 """How often a kill is tried, and how long after a random event it comes at most."""
 TOKENS = (NextToken, Prefix, MaskedToken, SpanCorruption, Denoising, Continuation, Mixture)
 """Objectives whose loss is the mean of tokens' nats."""
@@ -65,7 +62,7 @@ def determinism(ctx: Context) -> Finding:
         built = ctx.build()
         train_steps(built, 4, Changes(clip_norm=built.run.training.clip_norm))
         found.append({name: master.detach().clone() for name, master in built.weights.masters.items()})
-    worst, where = _apart(*found)
+    worst, where = tensors_apart(*found)
     return judged("weights after 4 steps, twice", worst, 0.0, where)
 
 
@@ -77,47 +74,18 @@ def resume(ctx: Context) -> Finding:
     chance = random.SystemRandom()
     for _ in range(KILLS):
         shutil.rmtree(cut, ignore_errors=True)
-        if _killed(ctx, cut, chance.randint(1, STEPS - 2), chance.uniform(0, MOMENT_SECONDS)):
+        given = {"recipe": ctx.recipe, "assignments": ctx.assignments, "folder": cut}
+        processes = start_ranks("corestone.recipes.checks.children:train_folder", given, 1)
+        early = killed(processes, cut, chance.randint(1, STEPS - 2), chance.uniform(0, MOMENT_SECONDS))
+        if early and not checkpoint_folder(cut, STEPS).exists():
             break
     else:
         return skipped(f"the run of {STEPS} steps was over before each of {KILLS} kills")
     left = [step for step, _ in checkpoints(cut)]
     train_folder(ctx.recipe, ctx.assignments, cut)
-    ended = [checkpoint_folder(folder, STEPS) for folder in (whole, cut)]
-    worst, where = 0.0, "nothing"
-    for name in ("model.safetensors", "optimizer.safetensors"):
-        found, place = _apart(*(read_tensors(folder / name) for folder in ended))
-        worst, where = max((worst, where), (found, f"{place} of {name}"))
+    worst, where, states = checkpoints_apart(*(checkpoint_folder(folder, STEPS) for folder in (whole, cut)))
     note = f"killed with checkpoints of steps {left or 'none'}; {where}"
-    states = [(folder / "state.json").read_text(encoding="utf-8") for folder in ended]
-    return judged(compared, worst, 0.0, note) if states[0] == states[1] else failed(compared, f"{note}; other states")
-
-
-def _killed(ctx: Context, folder: Path, events: int, seconds: float) -> bool:
-    """Train in a process and kill it so long after so many events of its log; whether that came before its last
-    checkpoint."""
-    process, log = start("train", ctx, {}, folder=folder), folder / "metrics.jsonl"
-    while process.poll() is None and not (log.is_file() and log.read_bytes().count(b"\n") >= events):
-        time.sleep(POLL_SECONDS)
-    time.sleep(seconds)
-    process.kill()
-    return process.wait() == -signal.SIGKILL and not checkpoint_folder(folder, STEPS).exists()
-
-
-def _apart(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> tuple[float, str]:
-    """The largest difference of two sets of tensors, and where it is; one that is missing is infinitely far."""
-    missing = sorted(ours.keys() ^ theirs.keys())
-    if missing:
-        return float("inf"), missing[0]
-    found = {name: 0.0 if torch.equal(ours[name], other) else _gap(ours[name], other) for name, other in theirs.items()}
-    name = max(found, key=lambda one: found[one])
-    return found[name], name if found[name] else "nothing differs"
-
-
-def _gap(ours: Tensor, theirs: Tensor) -> float:
-    if ours.shape != theirs.shape or bool((ours.isfinite() & theirs.isfinite()).logical_not().any()):
-        return float("inf")
-    return float((ours.double() - theirs.double()).abs().max())
+    return judged(compared, worst, 0.0, note) if states else failed(compared, f"{note}; other states")
 
 
 def initial_loss(ctx: Context) -> Finding:

@@ -12,6 +12,7 @@ from corestone.core.errors import SpecError
 from corestone.core.format import si
 from corestone.core.spec import Spec, parse, plain
 from corestone.data.images.spec import Images, Pairs
+from corestone.data.spec import Data
 from corestone.recipes.build import build_model
 from corestone.recipes.spec import ModelFile, Run
 
@@ -19,8 +20,8 @@ STEPS, WARMUP, CHECKPOINT = 24, 2, 5
 """Of a run that is killed and resumed: steps, those of its warm-up, and those between checkpoints."""
 TOKENS, ROWS, PICTURES = 64, 8, 16
 """Tokens of a row of text, rows of a batch of text, and pictures of a batch, at most."""
-LARGE, NARROW = 20_000_000, 128
-"""Parameters above which a model becomes narrower, and how narrow at most."""
+LARGE, NARROW, HEAD = 20_000_000, 128, 8
+"""Parameters above which a model becomes narrower, how narrow at most, and its heads at least."""
 DROPPED = ("dropout", "drop_path")
 """Fractions by which layers may differ and still be of one kind."""
 
@@ -31,14 +32,15 @@ def scaled(run: Run) -> tuple[Run, list[str]]:
     tree, told = json.loads(json.dumps(plain(run))), []
     tree["model"], changes = small_model(run.model)
     told += changes
-    told += _data(tree, run)
+    told += short_rows(tree, run)
     training, rhythm = tree["training"], tree["rhythm"]
     told.append(f"{STEPS} steps at most of {run.training.length}, warm-up of {WARMUP}, float32")
-    training |= {"length": f"{STEPS} steps", "precision": "float32", "compile": False, "micro_batch": None}
+    short_schedule(tree)
+    training |= {"precision": "float32", "compile": False, "micro_batch": None}
     training["noise_scale"] = None  # it needs micro-batches, and changes nothing that is learnt
-    for name, short in (("warmup", WARMUP), ("flat", WARMUP), ("decay", WARMUP), ("until", STEPS)):
-        if tree["schedule"].get(name) is not None:
-            tree["schedule"][name] = f"{short} steps"
+    tree["data"]["prefetch"] = 0
+    if not isinstance(run.data, Data):
+        tree["data"]["workers"] = 0
     rhythm |= {"log": "1 steps", "evaluate": None, "sample": None, "checkpoint": f"{CHECKPOINT} steps"}
     tree["evaluation"] |= {"tokens_while_training": 2_000, "pictures_while_training": 64}
     tree["samples"]["prompts"], tree["trackers"] = [], []
@@ -46,6 +48,14 @@ def scaled(run: Run) -> tuple[Run, list[str]]:
         tree["start"] = None
         told.append("begun by chance, not with start.path")
     return parse(Run, tree, f"{run.name}, scaled down"), told
+
+
+def short_schedule(tree: dict[str, Any]) -> None:
+    """Give a run's tree, in place, a few steps, and its schedule's parts fewer still."""
+    tree["training"]["length"] = f"{STEPS} steps"
+    for name, short in (("warmup", WARMUP), ("flat", WARMUP), ("decay", WARMUP), ("until", STEPS)):
+        if tree["schedule"].get(name) is not None:
+            tree["schedule"][name] = f"{short} steps"
 
 
 def without_dropout(run: Run) -> Run:
@@ -69,14 +79,13 @@ def _zero(node: Any) -> None:
             _zero(item)
 
 
-def _data(tree: dict[str, Any], run: Run) -> list[str]:
+def short_rows(tree: dict[str, Any], run: Run) -> list[str]:
     """Shorten rows and batches of a run's tree, in place; tells how."""
     data, training = tree["data"], tree["training"]
-    data["prefetch"] = 0
     if isinstance(run.data, Images | Pairs):
         pictures = run.training.batch_examples or 0
         few = min(pictures, PICTURES)
-        data["workers"], training["batch_examples"] = 0, few
+        training["batch_examples"] = few
         return [f"{few} of {pictures} pictures a batch"] if few < pictures else []
     tokens = min(run.data.context_length, TOKENS)
     rows = (run.training.batch_tokens or 0) // run.data.context_length
@@ -85,9 +94,9 @@ def _data(tree: dict[str, Any], run: Run) -> list[str]:
     return [f"{few} rows of {tokens} tokens of {rows} of {run.data.context_length} a batch"]
 
 
-def small_model(model: Spec) -> tuple[Any, list[str]]:
-    """The plain tree of a model with one layer of each kind (two where there is one kind), and narrower where it is
-    large still; and what was changed, in words."""
+def small_model(model: Spec, large: int = LARGE) -> tuple[Any, list[str]]:
+    """The plain tree of a model with one layer of each kind (two where there is one kind), and narrower where it has
+    more than `large` parameters still; and what was changed, in words."""
     tree, told = json.loads(json.dumps(plain(model))), []
     before = json.dumps(tree)
     _cut_layers(tree)
@@ -95,9 +104,11 @@ def small_model(model: Spec) -> tuple[Any, list[str]]:
         told.append("a layer of each kind, two at least")
     small = parse(ModelFile, {"model": tree}, "model with fewer layers").model
     size = _parameters(small)
-    if size <= LARGE:
+    if size <= large:
         return tree, told
     factor = 2 ** math.ceil(math.log2(max(_widths(tree), default=NARROW) / NARROW))
+    if factor <= 1:
+        return tree, told
     narrow = _narrowed(tree, factor)
     try:
         found = _parameters(parse(ModelFile, {"model": narrow}, "narrower model").model)
@@ -143,12 +154,23 @@ def _widths(node: Any) -> list[int]:
     return own + [width for value in node.values() for width in _widths(value)]
 
 
-def _narrowed(node: Any, factor: int, key: str = "") -> Any:
-    """A tree with all widths and numbers of heads divided; a head keeps its width."""
-    if isinstance(node, dict):
-        return {name: _narrowed(value, factor, name) for name, value in node.items()}
+def _narrowed(node: Any, factor: int) -> Any:
+    """A tree with all widths divided. Of attention as far as can be the width of heads is, and beyond that their
+    number, so that heads fill the width that they filled."""
     if isinstance(node, list):
         return [_narrowed(item, factor) for item in node]
-    if key in ("width", "hidden_dim", "num_heads", "num_kv_heads") and isinstance(node, int):
-        return max(1, node // factor)
-    return node
+    if not isinstance(node, dict):
+        return node
+    thinner = 1
+    if isinstance(node.get("head_dim"), int):
+        thinner = 2 ** int(math.log2(max(1, min(factor, node["head_dim"] // HEAD))))
+    told = dict.fromkeys(("width", "hidden_dim", "embed_dim", "shared_width"), factor)
+    told |= {"head_dim": thinner, "num_heads": factor // thinner, "num_kv_heads": factor // thinner}
+    found = {name: _narrowed(value, factor) for name, value in node.items()}
+    for name, by in told.items():
+        if isinstance(found.get(name), int):
+            found[name] = max(1, found[name] // by)
+    position = found.get("position")
+    if isinstance(position, dict) and isinstance(position.get("dims"), int):
+        position["dims"] = max(2, position["dims"] // thinner)
+    return found

@@ -1,0 +1,121 @@
+"""The beginning of a large source as a small one, so that a rehearsal prepares it within seconds."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from collections import Counter
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from PIL import Image
+
+from corestone.data.document import Counts
+from corestone.data.images.picture import Picture, Pixels
+from corestone.data.images.sources import pictures
+from corestone.data.images.spec import Images, ImageSource, ImageTable, Pairs, Side, Together
+from corestone.data.sources import documents
+from corestone.data.spec import Files, OnBad, Source
+
+TEXT_BYTES, PIECE_CHARACTERS = 20_000_000, 200_000
+"""How much of a source of text is read, and into pieces of what length longer documents are cut."""
+PICTURES = 2000
+"""How many pictures of a source are read."""
+HELD_OUT = 20
+"""One in so many is held out where the beginning of a source has hardly any."""
+SIDES: tuple[Side, ...] = ("train", "validation", "test")
+
+
+def beginning_of_text(source: Source, on_bad: OnBad, file: Path) -> tuple[Files, int]:
+    """Write the first documents of a source as JSON lines; and how many bytes of text they have."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    size = 0
+    with file.open("w", encoding="utf-8") as lines:
+        for text in _pieces(source, on_bad):
+            lines.write(json.dumps({"text": text}) + "\n")
+            size += len(text.encode())
+            if size >= TEXT_BYTES:
+                break
+    return Files(paths=(str(file.resolve()),), validation_percent=100 / HELD_OUT), size
+
+
+def _pieces(source: Source, on_bad: OnBad) -> Iterator[str]:
+    for document in documents(source, on_bad, Counts()):
+        for start in range(0, len(document.text), PIECE_CHARACTERS):
+            yield document.text[start : start + PIECE_CHARACTERS]
+
+
+class Beginning(NamedTuple):
+    """The beginning of a source of pictures: where it is, its classes, and what of it was left out, in words."""
+
+    source: ImageSource
+    classes: int
+    told: str
+
+
+def beginning_of_pictures(data: Images | Pairs, folder: Path) -> Beginning | None:
+    """Write the first pictures of a source, as they are, as tables; None where the source has no more than these."""
+    found = list(islice(pictures(data.source, data.prepare.on_bad, Counts()), PICTURES + 1))
+    if len(found) <= PICTURES:
+        return None
+    left_out: Counter[str] = Counter()
+    rows: dict[str, list[dict[str, Any]]] = {side: [] for side in SIDES}
+    for picture in found[:PICTURES]:
+        why = _useless(picture, data)
+        if why:
+            left_out[why] += 1
+        else:
+            rows[picture.split].append(_row(picture, data))
+    if len(rows["validation"]) < len(rows["train"]) // (2 * HELD_OUT):
+        rows["validation"] += rows["train"][::HELD_OUT]
+        del rows["train"][::HELD_OUT]
+    folder.mkdir(parents=True, exist_ok=True)
+    parts = [_table(data, folder, side, rows[side]) for side in SIDES if rows[side]]
+    told = "".join(f", {count:,} {why} left out" for why, count in left_out.items())
+    return Beginning(Together(parts=tuple(parts)), len(_classes(rows)), told)
+
+
+def _useless(picture: Picture, data: Images | Pairs) -> str:
+    """Why a picture has nothing to learn from; "" where it has."""
+    if picture.split not in SIDES:
+        return "unlabelled"
+    if isinstance(data, Pairs):
+        return "" if picture.captions else "without caption"
+    return "without class" if picture.label is None else ""
+
+
+def _row(picture: Picture, data: Images | Pairs) -> dict[str, Any]:
+    row: dict[str, Any] = {"image": base64.b64encode(_encoded(picture.content)).decode("ascii")}
+    if isinstance(data, Pairs):
+        return row | {"captions": list(picture.captions)}
+    return row | {"label": list(picture.label) if isinstance(picture.label, tuple) else picture.label}
+
+
+def _encoded(content: bytes | Pixels) -> bytes:
+    """The bytes of an image file; of pixels those of a PNG, which loses nothing."""
+    if isinstance(content, bytes):
+        return content
+    made = io.BytesIO()
+    Image.fromarray(content[:, :, 0] if content.shape[2] == 1 else content).save(made, "PNG")
+    return made.getvalue()
+
+
+def _table(data: Images | Pairs, folder: Path, side: Side, rows: list[dict[str, Any]]) -> ImageTable:
+    path = folder / f"{side}.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return ImageTable(
+        paths=(str(path.resolve()),),
+        encoding="base64",
+        label_key="label" if isinstance(data, Images) else None,
+        label_list=isinstance(rows[0].get("label"), list),
+        caption_key="captions" if isinstance(data, Pairs) else None,
+        side=side,
+    )
+
+
+def _classes(rows: dict[str, list[dict[str, Any]]]) -> set[str]:
+    labels = [row.get("label") for part in rows.values() for row in part]
+    return {name for label in labels for name in (label if isinstance(label, list) else [label]) if name is not None}

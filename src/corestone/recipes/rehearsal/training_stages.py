@@ -1,0 +1,182 @@
+"""Stages of a rehearsal in which it trains: what is prepared, planned, started, kept, killed and resumed."""
+
+from __future__ import annotations
+
+import math
+import random
+import shutil
+from pathlib import Path
+
+import torch
+
+from corestone.core.errors import CorestoneError
+from corestone.core.format import clock, si
+from corestone.core.runlog import FILE, Event, number, read_events
+from corestone.core.units import Duration
+from corestone.recipes.build import build_model
+from corestone.recipes.checks.apart import checkpoints_apart
+from corestone.recipes.checks.children import killed
+from corestone.recipes.checks.scale import STEPS
+from corestone.recipes.load import open_data
+from corestone.recipes.plan import Wanted, plan_recipe
+from corestone.recipes.rehearsal.setting import ALONE, Outcome, Setting, failed, passed, skipped, told
+from corestone.recipes.rehearsal.toy import rows_of, whatever_the_processes
+from corestone.train.archive import WEIGHTS
+from corestone.train.checkpoint import checkpoint_folder, checkpoints, damage, newest_whole, read_tensors, step_of
+
+KILLS, MOMENT_SECONDS = 4, 0.02
+"""How often a kill is tried, and how long after a random event it comes at most."""
+APART = 1e-3
+"""How far float32 weights may be from those of another number of processes, relative to how far they have come since
+the checkpoint: the sums are the same in another order, which the optimiser's division by small numbers enlarges."""
+
+
+def prepare(setting: Setting) -> Outcome:
+    """The data of here is prepared and opened, as `corestone prepare` does."""
+    data = open_data(setting.run, ALONE)
+    loader = data.loader(setting.run, rows_of(setting.run), ALONE)
+    epoch = loader.epoch_units
+    loader.close()
+    others = [one.told for one in setting.instead if one is not None]
+    shown = f"{data.summary()}; a pass has {si(epoch, data.unit)}"
+    return passed("; ".join(others) or "the recipe's own data, all of it", shown)
+
+
+def plan(setting: Setting) -> Outcome:
+    """What the rehearsed run needs is foretold, as `corestone plan` does; at the end it stands beside what was
+    measured."""
+    data = open_data(setting.run, ALONE)
+    loader = data.loader(setting.run, rows_of(setting.run), ALONE)
+    wanted = Wanted(hardware="cpu", devices=setting.processes, available=float(loader.epoch_units))
+    loader.close()
+    found = plan_recipe(setting.run, wanted)
+    memory, seconds = found["memory"]["peak_bytes"], found["time"]["training_seconds"]
+    size = found["parameters"]["total"]
+    return passed(
+        f"the plan of {STEPS} steps in {told(setting.processes)}",
+        f"{si(size)} parameters, {si(memory, 'B')} a process, {clock(seconds)} of training",
+    )
+
+
+def start(setting: Setting) -> Outcome:
+    """All processes find each other and train from the first step to the last; nobody kills them."""
+    setting.begin(setting.whole, setting.run)
+    setting.train(setting.whole, setting.processes)
+    losses = [number(event, "loss") for event in _steps(setting.whole)]
+    ran = f"{STEPS} steps in {told(setting.processes)}, {setting.run.training.precision}"
+    if len(losses) != STEPS or not all(loss is not None and math.isfinite(loss) for loss in losses):
+        return failed(ran, f"the log has {len(losses)} steps, of which not each has a finite loss")
+    return passed(ran, f"loss from {losses[0]:.4g} to {losses[-1]:.4g}")
+
+
+def _steps(folder: Path) -> list[Event]:
+    return read_events(folder).of("train")
+
+
+def checkpoint(setting: Setting) -> Outcome:
+    """Checkpoints stand where the rhythm wants them, whole, and old ones are gone."""
+    rhythm = setting.run.rhythm
+    wanted = _rhythm(rhythm.checkpoint)[-rhythm.keep_last :]
+    found = dict(checkpoints(setting.whole))
+    ran = f"a checkpoint every {rhythm.checkpoint or 'run'}, of which {rhythm.keep_last} and the best are kept"
+    lost = [step for step in wanted if step not in found]
+    if lost or len(found) > rhythm.keep_last + 1:
+        return failed(ran, f"there are those of steps {sorted(found)}, and {wanted} were to be kept")
+    for path in found.values():
+        problem = damage(path)
+        if problem is not None:
+            return failed(ran, f"{path.name} {problem}")
+    size = sum(file.stat().st_size for file in found[STEPS].iterdir())
+    steps = ", ".join(map(str, sorted(found)))
+    return passed(ran, f"those of steps {steps}, whole, {si(size, 'B')} each")
+
+
+def _rhythm(every: Duration | None) -> list[int]:
+    """The steps behind which there is a checkpoint."""
+    size = STEPS if every is None else int(every.value)
+    return sorted({*range(size, STEPS + 1, size), STEPS})
+
+
+def kill(setting: Setting) -> Outcome:
+    """The same run once more, and in the middle of it SIGKILL to every process."""
+    chance, first = random.SystemRandom(), _rhythm(setting.run.rhythm.checkpoint)[0]
+    for _ in range(KILLS):
+        clear(setting.folder)
+        processes = setting.start(setting.folder, setting.processes)
+        events = chance.randint(min(first, STEPS // 2) + 2, STEPS - 2)
+        early = killed(processes, setting.folder, events, chance.uniform(0, MOMENT_SECONDS))
+        if early and not checkpoint_folder(setting.folder, STEPS).exists():
+            break
+        if not early and any(process.returncode for process in processes):
+            raise CorestoneError(f"before the kill a process ended by itself: {setting.error(0)}")
+    else:
+        return skipped(f"the run of {STEPS} steps was over before each of {KILLS} kills")
+    reached = max((int(event["step"]) for event in _steps(setting.folder)), default=0)
+    left = [step for step, _ in checkpoints(setting.folder)]
+    return passed(
+        f"SIGKILL to {told(setting.processes)} behind step {reached}", f"checkpoints left: steps {left or 'none'}"
+    )
+
+
+def clear(folder: Path) -> None:
+    """Forget what an attempt left in a run's folder."""
+    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+    (folder / FILE).unlink(missing_ok=True)
+
+
+def resume(setting: Setting) -> Outcome:
+    """The killed run goes on from its newest checkpoint, in as many processes, and ends with the bits of the other."""
+    newest, messages = newest_whole(setting.folder)
+    ran = f"{told(setting.processes)} from {newest.name if newest else 'the beginning'} on"
+    if messages:
+        return failed(ran, messages[0])
+    begun = 0 if newest is None else step_of(newest) or 0
+    if newest is not None:
+        shutil.copytree(newest, setting.middle / newest.name)
+    kept = [event for event in _steps(setting.folder) if int(event["step"]) <= begun]
+    setting.train(setting.folder, setting.processes)
+    ended = [checkpoint_folder(folder, STEPS) for folder in (setting.whole, setting.folder)]
+    worst, where, states = checkpoints_apart(*ended)
+    if worst or not states:
+        return failed(ran, f"ends elsewhere: {where} by {worst:.2g}" if worst else "ends with another state")
+    if _steps(setting.folder)[: len(kept)] != kept:
+        return failed(ran, f"began anew: the log before step {begun} is another one")
+    return passed(ran, f"weights, optimiser and state after {STEPS} steps are those of the run that was not killed")
+
+
+def resize(setting: Setting) -> Outcome:
+    """The killed run's checkpoint also goes on in another number of processes, to the same weights."""
+    run = whatever_the_processes(setting.run, setting.processes)
+    if not setting.middle.is_dir():
+        return skipped("the kill left no checkpoint to go on from")
+    (middle,) = setting.middle.iterdir()
+    reference, without = setting.whole, ""
+    if run != setting.run:
+        reference, without = setting.scratch / "as-many", ", both in float32 and without what depends on their number"
+        _from(middle, setting, reference, setting.processes)
+    others = setting.scratch / "others"
+    _from(middle, setting, others, setting.other)
+    ran = f"from {middle.name} on in {told(setting.other)} in place of {setting.processes}{without}"
+    begun, ours, theirs = (
+        _weights(setting, folder)
+        for folder in (middle, *(checkpoint_folder(one, STEPS) for one in (others, reference)))
+    )
+    moved = float((theirs - begun).norm())
+    apart = float((ours - theirs).norm()) / moved if moved else math.inf
+    shown = f"weights differ by {apart:.2g} of their way since the checkpoint (at most {APART:g})"
+    return passed(ran, shown) if apart <= APART else failed(ran, shown)
+
+
+def _from(middle: Path, setting: Setting, folder: Path, processes: int) -> None:
+    """Train from a checkpoint on in another folder."""
+    setting.begin(folder, whatever_the_processes(setting.run, setting.processes))
+    shutil.copytree(middle, folder / "checkpoints" / middle.name)
+    setting.train(folder, processes, alike=True)
+
+
+def _weights(setting: Setting, folder: Path) -> torch.Tensor:
+    """All parameters of a checkpoint in one row, without what is remembered beside them, which each process has of its
+    own."""
+    names = [name for name, _ in build_model(setting.run.model, 0, torch.device("meta")).named_parameters()]
+    tensors = read_tensors(folder / WEIGHTS)
+    return torch.cat([tensors[name].flatten().double() for name in names])
