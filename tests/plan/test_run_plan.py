@@ -49,9 +49,9 @@ FAMILIES = {
 }
 
 
-TOO_MUCH = {"encoder-decoder": 0.02, "H3": 0.001, "pictures": 0.001, "two towers": 0.001, "captioner": 0.001}
-"""What layers share and make of a table (biases by buckets) is counted once for each of them: 1.93 % with T5's. Worst
-seen of H3 0.03 %, of two towers 0.014 %, of captioners 0.0135 %. The others agree to the byte."""
+TOO_MUCH = {"captioner": 0.0002}
+"""Its first block of the text is given a part of a larger tensor, for which all others like it count too: 0.0135 % too
+much. The others agree to the byte."""
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -59,11 +59,11 @@ def test_traced_memory_is_what_autograd_really_keeps(family):
     """Though the traced model has no values and runs each kind of block once."""
     name, dtype = FAMILIES[family]
     run = find_recipe(name, [])
-    known = guessed(run, 1e5)
+    known = guessed(run, 1e5, model_of(run))
     objective = OBJECTIVES.build(run.objective, known.vocabulary)
     model = model_of(run)
     batch = objective.corrupt(made_up(run, known, model, 2), Draws(run.seed, range(2)))
-    traced = shapes.trace(model, objective.loss, batch, dtype)
+    (traced,) = shapes.trace(model, objective.loss, [batch], dtype)
     real = MODELS.build(run.model, seed=0, device=torch.device("cpu")).to(dtype)
     saved = shapes._Saved({})
     saved.own = {parameter.untyped_storage()._cdata for parameter in real.parameters()}
@@ -75,12 +75,13 @@ def test_traced_memory_is_what_autograd_really_keeps(family):
 
 def test_fused_attention_never_holds_scores():
     run = find_recipe("shakespeare", [])
-    known = guessed(run, None)
+    known = guessed(run, None, model_of(run))
     objective = OBJECTIVES.build(run.objective, known.vocabulary)
     kept = {}
     for cpu in (True, False):
         model = model_of(run)
-        kept[cpu] = shapes.trace(model, objective.loss, made_up(run, known, model, 4), torch.bfloat16, cpu).saved
+        (found,) = shapes.trace(model, objective.loss, [made_up(run, known, model, 4)], torch.bfloat16, cpu)
+        kept[cpu] = found.saved
     assert kept[False] < kept[True]
 
 
@@ -256,7 +257,7 @@ def test_a_run_on_an_accelerator_is_planned_for_it(monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: found)
     run = find_recipe("shakespeare", [])
     world = World(rank=0, size=1, device=torch.device("cuda", 0))
-    plan = plan_built(run, guessed(run, 1e6), "float32", 5e13, world)
+    plan = plan_built(run, guessed(run, 1e6, model_of(run)), "float32", 5e13, world)
     assert plan["hardware"]["peak_flops"] == 5e13
     assert plan["memory"]["capacity_bytes"] == 141e9
     assert "process" not in plan["memory"]["parts_bytes"]
@@ -266,7 +267,7 @@ def test_a_run_on_an_accelerator_is_planned_for_it(monkeypatch):
 def test_a_kept_plan_changes_no_random_state_and_never_stops_a_run(tmp_path):
     run = find_recipe("shakespeare", [])
     before = torch.get_rng_state()
-    known = guessed(run, 200_000)
+    known = guessed(run, 200_000, model_of(run))
     told = store_plan(run, known, tmp_path, "float32", 1e11, ALONE)
     assert torch.equal(before, torch.get_rng_state())
     assert "of training" in told
@@ -284,7 +285,7 @@ def test_a_kept_plan_changes_no_random_state_and_never_stops_a_run(tmp_path):
 
 def test_a_run_is_held_to_its_time_only_where_it_took_the_planned_steps(tmp_path):
     run = find_recipe("shakespeare", [])
-    store_plan(run, guessed(run, None), tmp_path, "float32", 1e11, ALONE)
+    store_plan(run, guessed(run, None, model_of(run)), tmp_path, "float32", 1e11, ALONE)
     planned = json.loads((tmp_path / "plan.json").read_text())["time"]["steps"]
     (tmp_path / "recipe.yaml").write_text(to_yaml(run))
     line = {"event": "train", "time": 1.0, "tokens_per_second": 2048.0, "flops_per_second": 1e9, "memory_bytes": 1e9}

@@ -71,11 +71,11 @@ class Known:
     row_tokens: int
 
 
-def guessed(run: Run, available: float | None) -> Known:
+def guessed(run: Run, available: float | None, model: Any) -> Known:
     """Of data that is not opened: an ordinary vocabulary of the model's size, rows as long as they may be."""
     if isinstance(run.data, Images):
         return Known(None, available, 1)
-    size = int(model_of(run).vocab_size)
+    size = int(model.vocab_size)
     marks = tuple(range(size - min(100, size // 4), size))
     starts = np.ones(size, dtype=np.bool_)
     made = Vocabulary(size, 0, 1, 2, 3, None, marks, (0, 1, 2, 3), starts)
@@ -113,19 +113,19 @@ def _ids(known: Known, rows: int, columns: int) -> Any:
     return (known.vocabulary.size // 4 + np.arange(rows * columns) % half).reshape(rows, columns)
 
 
-def activations(run: Run, known: Known, objective: Objective, dtype: torch.dtype, cpu: bool) -> Activations:
-    """What two small steps keep for backward."""
-    kept = []
-    for rows in TRACED:
-        model = model_of(run)
-        batch = objective.corrupt(made_up(run, known, model, rows), Draws(run.seed, range(rows)))
-        kept.append(trace(model, objective.loss, batch, dtype, cpu))
-    return Activations(*kept)
+def activations(run: Run, known: Known, model: Any, objective: Objective, dtype: torch.dtype, cpu: bool) -> Activations:
+    """What two small steps keep for backward; the model is spent."""
+    batches = [objective.corrupt(made_up(run, known, model, rows), Draws(run.seed, range(rows))) for rows in TRACED]
+    return Activations(*trace(model, objective.loss, batches, dtype, cpu))
 
 
-def subject_of(run: Run, known: Known, precision: str, cpu: bool) -> Subject:
-    """The run in numbers; SpecError where its length is in epochs of unknown length."""
-    model, objective = model_of(run), OBJECTIVES.build(run.objective, known.vocabulary)
+def subject_of(run: Run, known: Known, model: Any, precision: str, cpu: bool) -> Subject:
+    """The run in numbers; SpecError where its length is in epochs of unknown length.
+
+    Args:
+        model: as `model_of` makes it; it is spent.
+    """
+    objective = OBJECTIVES.build(run.objective, known.vocabulary)
     trained = [tuple(p.shape) for p in model.parameters() if p.requires_grad]
     parts = parameter_parts(model)
     rows, units = step_size(run)
@@ -146,7 +146,7 @@ def subject_of(run: Run, known: Known, precision: str, cpu: bool) -> Subject:
         steps=total,
         flops_per_unit=objective.training_flops(model, known.row_tokens),
         recompute=run.training.recompute,
-        activations=activations(run, known, objective, getattr(torch, precision), cpu),
+        activations=activations(run, known, model, objective, getattr(torch, precision), cpu),
         logits_width=0 if isinstance(run.data, Images) or isinstance(run.objective, Contrastive) else model.vocab_size,
         row_tokens=known.row_tokens,
         optimiser=run.optimiser,
@@ -204,12 +204,13 @@ class Wanted:
 
 def plan_recipe(run: Run, wanted: Wanted) -> dict[str, Any]:
     """The plan of a run that was not prepared."""
-    name = (wanted.hardware or (CPU if _fits_here(run) else USUAL)).lower()
+    model = model_of(run)
+    name = (wanted.hardware or (CPU if _fits_here(model) else USUAL)).lower()
     cpu = name == CPU
     precision = run.training.precision
     if precision == "auto":
         precision = _format(compute_dtype("auto", torch.device("cpu"))) if cpu else "bfloat16"  # type: ignore[assignment]
-    subject = subject_of(run, guessed(run, wanted.available), precision, cpu)
+    subject = subject_of(run, guessed(run, wanted.available, model), model, precision, cpu)
     hardware = find_hardware(name, precision)
     count, sharding = _layout(subject, hardware, wanted)
     learnt, told = factors(_machine(), _kind(run)) if cpu else ({}, "")
@@ -232,8 +233,8 @@ def plan_recipe(run: Run, wanted: Wanted) -> dict[str, Any]:
     return plan
 
 
-def _fits_here(run: Run) -> bool:
-    parameters = sum(p.numel() for p in model_of(run).parameters())
+def _fits_here(model: Any) -> bool:
+    parameters = sum(p.numel() for p in model.parameters())
     return bool(16.0 * parameters < this_machine(torch.float32, 1.0).memory_bytes)
 
 
@@ -309,7 +310,7 @@ def plan_built(run: Run, known: Known, precision: str, peak: float, world: World
         peak: FLOP/s of a rank, as measured.
     """
     cpu = world.device.type == "cpu"
-    subject = subject_of(run, known, precision, cpu)
+    subject = subject_of(run, known, model_of(run), precision, cpu)
     hardware = this_device(world.device, getattr(torch, precision), peak)
     learnt, told = factors(_machine(), _kind(run)) if cpu else ({}, "")
     own = (4.0 if precision == "float32" else 6.0) * subject.parameters + 4.0 * subject.parameters * subject.averages
