@@ -130,11 +130,57 @@ def test_levels_of_sharding_by_hand():
     assert found == [126.0, 52.5, 28.0, 15.75]
 
 
+WORK = cluster.Work(
+    flops=1.0, parameters=1000, frozen=500, blocks=5, rows=64, micro_rows=8, weight_bytes=2.0, updated_bytes=30_000
+)
+
+
 def test_bytes_sent_by_hand():
-    work = cluster.Work(flops=1.0, parameters=1000, rows=64, micro_rows=8, weight_bytes=2.0)
-    assert cluster.sent_bytes(work, "none", 4) == 2 * 0.75 * 4000
-    assert cluster.sent_bytes(work, "zero1", 4) == 0.75 * 6000
-    assert cluster.sent_bytes(work, "zero3", 4) == 2 * 0.75 * 8000
+    assert cluster.sent_bytes(WORK, "none", 4) == 2 * 0.75 * 4000
+    assert cluster.sent_bytes(WORK, "zero1", 4) == 0.75 * 6000
+    assert cluster.sent_bytes(WORK, "zero3", 4) == 2 * 0.75 * (8000 + 500 * 4)  # frozen weights are gathered twice too
+
+
+def test_latency_by_hand():
+    """Over 4 devices a collective has 2 hops; full sharding has 3 for each of 5 pieces in 2 micro-batches."""
+    assert cluster.collectives(WORK, "none", 4) == cluster.collectives(WORK, "zero2", 4) == 2
+    assert cluster.collectives(WORK, "zero3", 4) == 30
+    far = devices()["h100"].model_copy(update={"within_bytes": 1e30})
+    assert cluster.step_on(WORK, far, 1e15, 0.5, "zero3", 4).communication_seconds == pytest.approx(
+        60 * cluster.LATENCY
+    )
+
+
+def test_updates_are_as_fast_as_memory():
+    """AdamW with bfloat16: 4 bytes of gradients, 8 of masters, 16 of state, 2 of the copy: 30 a parameter."""
+    assert memory.updated(1000, 8000.0, True) == 30_000
+    assert memory.updated(1000, 0.0, False) == 12_000
+    here = devices()["h100"]
+    for sharding, share in (("none", 1), ("zero1", 4)):
+        step = cluster.step_on(WORK, here, 1e15, 0.5, sharding, 4)
+        assert step.update_seconds == pytest.approx(30_000 / 3.35e12 / share)
+    alone = cluster.step_on(WORK, here.model_copy(update={"memory_bandwidth": None}), 1e15, 0.5, "none", 1)
+    assert alone.update_seconds == 0
+    assert alone.seconds == alone.compute_seconds
+
+
+def test_float32_has_a_peak_of_its_own():
+    assert devices()["a100-80"].peak("float32") == 19.5e12
+    assert devices()["mi300x"].peak("float32") / devices()["mi300x"].peak("bfloat16") > 0.1
+    with pytest.raises(SpecError, match="tpu-v5e: no float32 peak"):
+        devices()["tpu-v5e"].peak("float32")
+    plan = plan_recipe(find_recipe("opt-125m", ["training.precision=float32"]), Wanted(hardware="h100"))
+    assert any(text.startswith("float32 has 7% of bfloat16's peak") for text in plan["warnings"])
+    assert {row["name"] for row in plan["others"]} == {"a100-40", "a100-80", "h200", "b200", "mi300x"}
+
+
+def test_one_node_writes_what_is_not_sharded():
+    run = find_recipe("opt-125m", [])
+    found = {
+        sharding: plan_recipe(run, Wanted(hardware="h100", devices=16, sharding=sharding))["time"]["checkpoint_seconds"]
+        for sharding in ("none", "zero3")
+    }
+    assert found["none"] == pytest.approx(2 * found["zero3"])
 
 
 def test_daly_is_near_young_where_checkpoints_are_quick():

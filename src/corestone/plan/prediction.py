@@ -12,7 +12,7 @@ from corestone.core.spec import Spec
 from corestone.optim.spec import AdamW
 from corestone.plan import cluster, expected, memory
 from corestone.plan.shapes import Activations
-from corestone.plan.spec import CPU, FLOAT32_SHARE, Hardware, Region
+from corestone.plan.spec import CPU, Hardware, Region
 
 POWER_OVERHEAD = 1.2
 """What a data centre draws for each watt of its devices and hosts; assumed (power usage effectiveness)."""
@@ -24,6 +24,7 @@ class Subject:
 
     Attributes:
         parts: parameters by part.
+        blocks: pieces that full sharding gathers one after the other.
         shapes: of the trained parameters.
         body: parameters without tables of tokens and positions, as the rules of Kaplan et al. count them; the law of
             loss counts all (Pearce and Song 2024, arXiv 2406.12907).
@@ -42,6 +43,7 @@ class Subject:
     body: int
     frozen: int
     largest_block: int
+    blocks: int
     unit: str
     units_per_step: int
     rows: int
@@ -112,7 +114,7 @@ def predict(subject: Subject, scale: Scale) -> dict[str, Any]:
             "precision": subject.precision,
             "peak_flops": scale.hardware.peak(subject.precision),
             "utilisation": scale.utilisation,
-            "unverified": rests_on(scale),
+            "unverified": rests_on(scale, subject.precision),
         },
         "parameters": {"total": subject.parameters, "trained": subject.trained, "parts": dict(subject.parts)},
         "flops": _flops(subject),
@@ -129,10 +131,12 @@ def predict(subject: Subject, scale: Scale) -> dict[str, Any]:
     return plan
 
 
-def rests_on(scale: Scale) -> list[str]:
+def rests_on(scale: Scale, precision: str) -> list[str]:
     """Figures that were not seen at their source and that this plan rests on."""
     node = scale.hardware.devices_per_node
-    used = {"peak_bf16", "memory_bytes", "power_w", "within_bytes" if scale.devices <= node else "between_bytes"}
+    peak = "peak_float32" if precision == "float32" else "peak_bf16"
+    link = "within_bytes" if scale.devices <= node else "between_bytes"
+    used = {peak, link, "memory_bytes", "memory_bandwidth", "power_w"}
     if scale.price == scale.hardware.price_usd_hour:
         used.add("price_usd_hour")
     return [name for name in scale.hardware.unverified if name in used]
@@ -188,12 +192,16 @@ def memory_of(subject: Subject, scale: Scale, devices: int, sharding: memory.Sha
 
 
 def _work(subject: Subject) -> cluster.Work:
+    low = subject.precision != "float32"
     return cluster.Work(
         flops=_flops(subject)["done"] / max(1, subject.steps),
         parameters=subject.trained,
+        frozen=subject.frozen,
+        blocks=subject.blocks,
         rows=subject.rows,
         micro_rows=subject.micro_rows,
-        weight_bytes=4.0 if subject.precision == "float32" else 2.0,
+        weight_bytes=2.0 if low else 4.0,
+        updated_bytes=memory.updated(subject.trained, memory.optimiser_state(subject.optimiser, subject.shapes), low),
     )
 
 
@@ -202,7 +210,7 @@ def _time(subject: Subject, scale: Scale) -> tuple[dict[str, Any], list[cluster.
     work, peak = _work(subject), scale.hardware.peak(subject.precision)
     step = cluster.step_on(work, scale.hardware, peak, scale.utilisation, scale.sharding, scale.devices)
     training = step.seconds * subject.steps
-    nodes = -(-scale.devices // scale.hardware.devices_per_node)
+    nodes = 1 if scale.sharding == "none" else -(-scale.devices // scale.hardware.devices_per_node)  # that write
     writing = _checkpoint_bytes(subject) / nodes / cluster.DISK_BYTES_PER_SECOND
     evaluating = (
         subject.evaluations
@@ -215,6 +223,7 @@ def _time(subject: Subject, scale: Scale) -> tuple[dict[str, Any], list[cluster.
     return {
         "steps": subject.steps,
         "step_seconds": step.seconds,
+        "update_seconds_per_step": step.update_seconds,
         "communication_seconds_per_step": step.communication_seconds,
         "efficiency": step.efficiency,
         "units_per_second": subject.units_per_step / step.seconds,
@@ -312,7 +321,8 @@ def warnings(subject: Subject, scale: Scale, plan: Mapping[str, Any]) -> list[st
             f"{scale.devices:,} devices for {subject.rows:,} rows of a step: data parallelism needs a row for each"
         )
     if subject.precision == "float32" and not scale.hardware.measured:
-        found.append(f"float32 is counted at {FLOAT32_SHARE:.0%} of bfloat16's peak; take training.precision=bfloat16")
+        share = scale.hardware.peak("float32") / scale.hardware.peak_bf16
+        found.append(f"float32 has {share:.0%} of bfloat16's peak there; take training.precision=bfloat16")
     seconds = plan["time"]["step_seconds"]
     if seconds < SHORT_STEP and not scale.hardware.measured:
         found.append(

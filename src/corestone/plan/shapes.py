@@ -80,6 +80,11 @@ def largest_block(model: nn.Module) -> int:
     return max(sum(parameter.numel() for parameter in block.parameters()) for block in blocks)
 
 
+def block_count(model: nn.Module) -> int:
+    """Pieces that full sharding gathers one after the other: the blocks of all stacks, and what is around them."""
+    return 1 + sum(len(stack.blocks) for stack in _stacks(model))
+
+
 def _stacks(model: nn.Module) -> list[StackLayer]:
     return [module for module in model.modules() if isinstance(module, StackLayer)]
 

@@ -38,7 +38,7 @@ from corestone.plan.expected import compute_optimal
 from corestone.plan.hardware import devices, find_hardware, find_region, this_device, this_machine
 from corestone.plan.memory import Sharding
 from corestone.plan.prediction import Scale, Subject, memory_of, predict
-from corestone.plan.shapes import Activations, largest_block, parameter_parts, shaped, trace
+from corestone.plan.shapes import Activations, block_count, largest_block, parameter_parts, shaped, trace
 from corestone.plan.spec import CPU, Hardware
 from corestone.recipes.registry import MODELS, OBJECTIVES
 from corestone.recipes.spec import Run
@@ -139,6 +139,7 @@ def subject_of(run: Run, known: Known, model: Any, precision: str, cpu: bool) ->
         body=sum(size for part, size in parts.items() if "embedding" not in part and not part.startswith("head")),
         frozen=sum(p.numel() for p in model.parameters() if not p.requires_grad),
         largest_block=largest_block(model),
+        blocks=block_count(model),
         unit="tokens" if text else "pictures",
         units_per_step=units,
         rows=rows,
@@ -256,7 +257,7 @@ def _others(subject: Subject, scale: Scale, mfu: float | None) -> list[dict[str,
     """The same run on as many devices of each other kind, with their own utilisation where none was asked for."""
     rows = []
     for hardware in devices().values():
-        if hardware.name == scale.hardware.name:
+        if hardware.name == scale.hardware.name or (subject.precision == "float32" and hardware.peak_float32 is None):
             continue
         utilisation = mfu or hardware.utilisation
         other = replace(scale, hardware=hardware, price=hardware.price_usd_hour, utilisation=utilisation)

@@ -15,7 +15,7 @@ Tree = Mapping[str, Any]
 DAY = 86_400
 MARK = "*"
 """Behind what rests on a figure that was not seen at its source."""
-TIME = ("peak_bf16", "within_bytes", "between_bytes")
+TIME = ("peak_bf16", "peak_float32", "memory_bandwidth", "within_bytes", "between_bytes")
 """Figures of a device that the time of a run rests on."""
 
 
@@ -48,7 +48,7 @@ def _where(plan: Tree) -> list[tuple[str, str]]:
         (
             "hardware",
             f"{machine['devices']:,} x {machine['title']}, sharding {machine['sharding']}, {machine['precision']}, "
-            f"peak {si(machine['peak_flops'], 'FLOP/s')}{_mark(plan, 'peak_bf16')}",
+            f"peak {si(machine['peak_flops'], 'FLOP/s')}{_mark(plan, 'peak_bf16', 'peak_float32')}",
         ),
         (
             "memory",
