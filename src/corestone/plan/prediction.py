@@ -11,6 +11,7 @@ from corestone.core.format import si
 from corestone.core.spec import Spec
 from corestone.optim.spec import AdamW
 from corestone.plan import cluster, expected, memory
+from corestone.plan.probed import Probed
 from corestone.plan.shapes import Activations
 from corestone.plan.spec import CPU, Hardware, Region
 
@@ -34,7 +35,7 @@ class Subject:
         logits_width: of the vocabulary that tokens are predicted from; 0: none are. row_tokens: of a row.
         available: units of the training side; None: not known.
         text: whether the run predicts next tokens, which laws of loss are about.
-        checkpoints, evaluations: how many the run makes, and how many units one evaluation sees.
+        checkpoints, evaluations: how many the run makes; evaluated_units, evaluated_rows: what one evaluation sees.
     """
 
     name: str
@@ -61,7 +62,8 @@ class Subject:
     text: bool
     checkpoints: int
     evaluations: int
-    evaluated_units: int
+    evaluated_units: float
+    evaluated_rows: float
 
     @property
     def parameters(self) -> int:
@@ -86,7 +88,10 @@ class Scale:
     Attributes:
         utilisation: share of the peak that a device reaches on what it computes, recomputed operations among them.
         base_bytes: what a process holds before it trains.
-        factors, calibrated_by: measured over predicted, and where they are from; empty where there are none.
+        startup_seconds: until the first step.
+        factors, calibrated_by: measured over predicted, and where they are from; empty where there are none. The
+            utilisation has its factor already.
+        probed: what a few steps of the run took here, from which the factors then are; None: there was no probe.
     """
 
     hardware: Hardware
@@ -98,6 +103,8 @@ class Scale:
     base_bytes: float = 0.0
     factors: Mapping[str, float] = field(default_factory=dict)
     calibrated_by: str = ""
+    startup_seconds: float = 0.0
+    probed: Probed | None = None
 
 
 def predict(subject: Subject, scale: Scale) -> dict[str, Any]:
@@ -212,12 +219,12 @@ def _time(subject: Subject, scale: Scale) -> tuple[dict[str, Any], list[cluster.
     training = step.seconds * subject.steps
     nodes = 1 if scale.sharding == "none" else -(-scale.devices // scale.hardware.devices_per_node)  # that write
     writing = _checkpoint_bytes(subject) / nodes / cluster.DISK_BYTES_PER_SECOND
-    evaluating = (
-        subject.evaluations
-        * subject.evaluated_units
-        * _flops(subject)["forward_per_unit"]
-        / (scale.devices * peak * scale.utilisation)
-    )
+    forward = _flops(subject)["forward_per_unit"] / (scale.devices * peak * scale.utilisation)
+    evaluating = subject.evaluations * subject.evaluated_units * forward
+    if (probed := scale.probed) is not None:
+        writing = probed.checkpoint_seconds
+        one = probed.settle_seconds + subject.evaluated_rows * probed.evaluated_row_seconds
+        evaluating = subject.evaluations * one
     lost = cluster.failures(scale.devices, training, writing, subject.checkpoints)
     unlucky = 0.0 if scale.hardware.name == CPU else training * lost.lost
     return {
@@ -234,7 +241,8 @@ def _time(subject: Subject, scale: Scale) -> tuple[dict[str, Any], list[cluster.
         "failures": lost.expected,
         "checkpoint_interval_seconds": lost.interval_seconds,
         "failure_seconds": unlucky,
-        "total_seconds": training + writing * subject.checkpoints + evaluating + unlucky,
+        "startup_seconds": scale.startup_seconds,
+        "total_seconds": scale.startup_seconds + training + writing * subject.checkpoints + evaluating + unlucky,
     }, cluster.curve(work, scale.hardware, peak, scale.utilisation, scale.sharding)
 
 
