@@ -48,9 +48,9 @@ PLAN = "plan.json"
 TRACED = (2, 4)
 """Rows of the two traced steps; an even number, which pairs of sentences need."""
 
-PROCESS_BYTES = 0.45e9
-"""What a process of Corestone holds on a CPU before it trains, where it is not this one that will; assumed, and put
-right by calibration. `pretrain` measures its own."""
+MORE_LOADED = 75e6
+"""Bytes that a process which trains has loaded beyond one that plans (888 against 812 MB, measured once); put right by
+calibration."""
 
 STARTUP_SECONDS = 5.0
 """From the start of a process on a CPU to its first step, where data is prepared; assumed, until it is measured."""
@@ -184,7 +184,7 @@ def plan_recipe(run: Run, wanted: Wanted, known: Known | None = None) -> dict[st
         utilisation=wanted.mfu or hardware.utilisation * learnt.get("utilisation", 1.0),
         price=hardware.price_usd_hour if wanted.price is None else wanted.price,
         region=find_region(wanted.region),
-        base_bytes=PROCESS_BYTES if cpu else 0.0,
+        base_bytes=resident_bytes() + MORE_LOADED if cpu else 0.0,
         factors=learnt,
         calibrated_by=told,
         startup_seconds=0.0 if not cpu else STARTUP_SECONDS if probed is None else probed.startup_seconds,
