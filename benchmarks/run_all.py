@@ -25,6 +25,7 @@ COMMANDS = [
     ["tokenize_speed.py"],
     ["loading_speed.py"],
     ["image_loading.py"],
+    ["plan_accuracy.py"],
 ]
 
 

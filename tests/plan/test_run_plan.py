@@ -49,9 +49,9 @@ FAMILIES = {
 }
 
 
-TOO_MUCH = {"encoder-decoder": 0.02, "H3": 0.001, "pictures": 0.001, "two towers": 0.001, "captioner": 0.001}
-"""What layers share and make of a table (biases by buckets) is counted once for each of them: 1.93 % with T5's. Worst
-seen of H3 0.03 %, of two towers 0.014 %, of captioners 0.0135 %. The others agree to the byte."""
+TOO_MUCH = {"captioner": 0.0002}
+"""Its first block of the text is given a part of a larger tensor, for which all others like it count too: 0.0135 % too
+much. The others agree to the byte."""
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -59,11 +59,11 @@ def test_traced_memory_is_what_autograd_really_keeps(family):
     """Though the traced model has no values and runs each kind of block once."""
     name, dtype = FAMILIES[family]
     run = find_recipe(name, [])
-    known = guessed(run, 1e5)
+    known = guessed(run, 1e5, model_of(run))
     objective = OBJECTIVES.build(run.objective, known.vocabulary)
     model = model_of(run)
     batch = objective.corrupt(made_up(run, known, model, 2), Draws(run.seed, range(2)))
-    traced = shapes.trace(model, objective.loss, batch, dtype)
+    (traced,) = shapes.trace(model, objective.loss, [batch], dtype)
     real = MODELS.build(run.model, seed=0, device=torch.device("cpu")).to(dtype)
     saved = shapes._Saved({})
     saved.own = {parameter.untyped_storage()._cdata for parameter in real.parameters()}
@@ -75,12 +75,13 @@ def test_traced_memory_is_what_autograd_really_keeps(family):
 
 def test_fused_attention_never_holds_scores():
     run = find_recipe("shakespeare", [])
-    known = guessed(run, None)
+    known = guessed(run, None, model_of(run))
     objective = OBJECTIVES.build(run.objective, known.vocabulary)
     kept = {}
     for cpu in (True, False):
         model = model_of(run)
-        kept[cpu] = shapes.trace(model, objective.loss, made_up(run, known, model, 4), torch.bfloat16, cpu).saved
+        (found,) = shapes.trace(model, objective.loss, [made_up(run, known, model, 4)], torch.bfloat16, cpu)
+        kept[cpu] = found.saved
     assert kept[False] < kept[True]
 
 
@@ -129,11 +130,57 @@ def test_levels_of_sharding_by_hand():
     assert found == [126.0, 52.5, 28.0, 15.75]
 
 
+WORK = cluster.Work(
+    flops=1.0, parameters=1000, frozen=500, blocks=5, rows=64, micro_rows=8, weight_bytes=2.0, updated_bytes=30_000
+)
+
+
 def test_bytes_sent_by_hand():
-    work = cluster.Work(flops=1.0, parameters=1000, rows=64, micro_rows=8, weight_bytes=2.0)
-    assert cluster.sent_bytes(work, "none", 4) == 2 * 0.75 * 4000
-    assert cluster.sent_bytes(work, "zero1", 4) == 0.75 * 6000
-    assert cluster.sent_bytes(work, "zero3", 4) == 2 * 0.75 * 8000
+    assert cluster.sent_bytes(WORK, "none", 4) == 2 * 0.75 * 4000
+    assert cluster.sent_bytes(WORK, "zero1", 4) == 0.75 * 6000
+    assert cluster.sent_bytes(WORK, "zero3", 4) == 2 * 0.75 * (8000 + 500 * 4)  # frozen weights are gathered twice too
+
+
+def test_latency_by_hand():
+    """Over 4 devices a collective has 2 hops; full sharding has 3 for each of 5 pieces in 2 micro-batches."""
+    assert cluster.collectives(WORK, "none", 4) == cluster.collectives(WORK, "zero2", 4) == 2
+    assert cluster.collectives(WORK, "zero3", 4) == 30
+    far = devices()["h100"].model_copy(update={"within_bytes": 1e30})
+    assert cluster.step_on(WORK, far, 1e15, 0.5, "zero3", 4).communication_seconds == pytest.approx(
+        60 * cluster.LATENCY
+    )
+
+
+def test_updates_are_as_fast_as_memory():
+    """AdamW with bfloat16: 4 bytes of gradients, 8 of masters, 16 of state, 2 of the copy: 30 a parameter."""
+    assert memory.updated(1000, 8000.0, True) == 30_000
+    assert memory.updated(1000, 0.0, False) == 12_000
+    here = devices()["h100"]
+    for sharding, share in (("none", 1), ("zero1", 4)):
+        step = cluster.step_on(WORK, here, 1e15, 0.5, sharding, 4)
+        assert step.update_seconds == pytest.approx(30_000 / 3.35e12 / share)
+    alone = cluster.step_on(WORK, here.model_copy(update={"memory_bandwidth": None}), 1e15, 0.5, "none", 1)
+    assert alone.update_seconds == 0
+    assert alone.seconds == alone.compute_seconds
+
+
+def test_float32_has_a_peak_of_its_own():
+    assert devices()["a100-80"].peak("float32") == 19.5e12
+    assert devices()["mi300x"].peak("float32") / devices()["mi300x"].peak("bfloat16") > 0.1
+    with pytest.raises(SpecError, match="tpu-v5e: no float32 peak"):
+        devices()["tpu-v5e"].peak("float32")
+    plan = plan_recipe(find_recipe("opt-125m", ["training.precision=float32"]), Wanted(hardware="h100"))
+    assert any(text.startswith("float32 has 7% of bfloat16's peak") for text in plan["warnings"])
+    assert {row["name"] for row in plan["others"]} == {"a100-40", "a100-80", "h200", "b200", "mi300x"}
+
+
+def test_one_node_writes_what_is_not_sharded():
+    run = find_recipe("opt-125m", [])
+    found = {
+        sharding: plan_recipe(run, Wanted(hardware="h100", devices=16, sharding=sharding))["time"]["checkpoint_seconds"]
+        for sharding in ("none", "zero3")
+    }
+    assert found["none"] == pytest.approx(2 * found["zero3"])
 
 
 def test_daly_is_near_young_where_checkpoints_are_quick():
@@ -256,7 +303,7 @@ def test_a_run_on_an_accelerator_is_planned_for_it(monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: found)
     run = find_recipe("shakespeare", [])
     world = World(rank=0, size=1, device=torch.device("cuda", 0))
-    plan = plan_built(run, guessed(run, 1e6), "float32", 5e13, world)
+    plan = plan_built(run, guessed(run, 1e6, model_of(run)), "float32", 5e13, world)
     assert plan["hardware"]["peak_flops"] == 5e13
     assert plan["memory"]["capacity_bytes"] == 141e9
     assert "process" not in plan["memory"]["parts_bytes"]
@@ -266,7 +313,7 @@ def test_a_run_on_an_accelerator_is_planned_for_it(monkeypatch):
 def test_a_kept_plan_changes_no_random_state_and_never_stops_a_run(tmp_path):
     run = find_recipe("shakespeare", [])
     before = torch.get_rng_state()
-    known = guessed(run, 200_000)
+    known = guessed(run, 200_000, model_of(run))
     told = store_plan(run, known, tmp_path, "float32", 1e11, ALONE)
     assert torch.equal(before, torch.get_rng_state())
     assert "of training" in told
@@ -284,7 +331,7 @@ def test_a_kept_plan_changes_no_random_state_and_never_stops_a_run(tmp_path):
 
 def test_a_run_is_held_to_its_time_only_where_it_took_the_planned_steps(tmp_path):
     run = find_recipe("shakespeare", [])
-    store_plan(run, guessed(run, None), tmp_path, "float32", 1e11, ALONE)
+    store_plan(run, guessed(run, None, model_of(run)), tmp_path, "float32", 1e11, ALONE)
     planned = json.loads((tmp_path / "plan.json").read_text())["time"]["steps"]
     (tmp_path / "recipe.yaml").write_text(to_yaml(run))
     line = {"event": "train", "time": 1.0, "tokens_per_second": 2048.0, "flops_per_second": 1e9, "memory_bytes": 1e9}

@@ -62,6 +62,9 @@ def recipe(
     region: Annotated[str, typer.Option(help="Electricity grid, such as france.")] = "world",
     budget: Annotated[str | None, typer.Option(help="100USD, 10hours or 1e21FLOPs: what it buys.")] = None,
     available: Annotated[float | None, typer.Option(min=1, help="Training tokens or pictures that there are.")] = None,
+    probe: Annotated[
+        bool, typer.Option("--probe", help="Try a few steps on this machine first, which takes some 15 s.")
+    ] = False,
     noise_from: Annotated[
         Path | None,
         typer.Option(help="A run that measured its gradient's noise scale: the batch that it suggests.", metavar="RUN"),
@@ -69,7 +72,7 @@ def recipe(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     html: Annotated[Path | None, typer.Option(help="Write a page with plots to this file.")] = None,
 ) -> None:
-    """Plan a run, which trains nothing.
+    """Plan a run, which trains nothing (but some steps with --probe).
 
     Parameters, operations, memory, time, money, energy, data, expected loss, what rules suggest, and warnings.
     """
@@ -81,7 +84,7 @@ def recipe(
     from corestone.recipes.plan import Wanted, plan_recipe
 
     devices = counts[-1] if counts else None
-    wanted = Wanted(hardware, devices, sharding, mfu, price, region, budget, available, noise_from)
+    wanted = Wanted(hardware, devices, sharding, mfu, price, region, budget, available, probe, noise_from)
     plan = plan_recipe(run, wanted)
     if html is not None:
         from corestone.report.plan import write_plan

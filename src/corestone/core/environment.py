@@ -7,6 +7,7 @@ import platform
 import shlex
 import subprocess
 import sys
+import time
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,19 @@ def environment() -> dict[str, Any]:
         "git": _git(Path.cwd()),
         "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
     }
+
+
+_IMPORTED = time.time()
+
+
+def began() -> float:
+    """When this process began, in unix seconds to a hundredth; where the system does not say, when this was loaded."""
+    try:
+        ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
+        up = float(Path("/proc/uptime").read_text().split()[0])
+    except (OSError, ValueError, IndexError):
+        return _IMPORTED
+    return time.time() - (up - ticks / os.sysconf("SC_CLK_TCK"))
 
 
 def _cpu() -> str | None:

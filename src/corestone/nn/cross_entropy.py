@@ -16,8 +16,9 @@ GROUP_ROWS = {True: 2048, False: 256}
 """Rows whose logits exist at a time, with a gradient (where they become their own gradient, and one product per group
 is faster than several and sums in float32 inside the product) and without (measured, docs/LOG.md)."""
 
-SOFTMAX_LOGITS = {"cpu": 800_000}
-"""Logits that exist in float32 at a time: on CPU what stays in cache (measured, docs/LOG.md), elsewhere 2^24."""
+SOFTMAX_LOGITS = {"cpu": 800_000, "meta": 1 << 62}
+"""Logits that exist in float32 at a time: on CPU what stays in cache (measured, docs/LOG.md), without values all, since
+nothing is computed; elsewhere 2^24."""
 
 
 def linear_cross_entropy(

@@ -16,7 +16,7 @@ HIDDEN = 2 / 3
 """Share of the arithmetic behind which communication hides at best: backward, while it hands over gradients."""
 
 LATENCY = 10e-6
-"""Seconds of one hop of a collective operation; assumed."""
+"""Seconds of one hop of a collective operation, of which a tree over n devices has log2 n; assumed."""
 
 HOURS_BETWEEN_FAILURES = 50_000.0
 """Of one device: 419 unexpected interruptions in 54 days on 16,384 H100 are one in 50,700 device-hours (Grattafiori et
@@ -41,17 +41,22 @@ class Work:
 
     Attributes:
         flops: operations that are done, over all devices, recomputed ones among them.
-        parameters: trained ones.
+        parameters: trained ones; frozen: others.
+        blocks: pieces of the model that full sharding gathers one after the other.
         rows: of the batch; a device needs one at least.
         micro_rows: of one forward pass of a device, at most.
         weight_bytes: of a weight in the compute format.
+        updated_bytes: that the optimiser reads and writes, of all parameters.
     """
 
     flops: float
     parameters: int
+    frozen: int
+    blocks: int
     rows: int
     micro_rows: int
     weight_bytes: float
+    updated_bytes: float
 
     def passes(self, devices: int) -> int:
         """Micro-batches of one of so many devices."""
@@ -60,48 +65,58 @@ class Work:
 
 @dataclass(frozen=True)
 class Step:
-    """Seconds of a step, and what of them communication adds."""
+    """Seconds of a step: of arithmetic, of the optimiser's update, and of communication, some of which is hidden."""
 
     devices: int
     seconds: float
     compute_seconds: float
+    update_seconds: float
     communication_seconds: float
 
     @property
     def efficiency(self) -> float:
-        """Share of the time in which devices compute."""
-        return self.compute_seconds / self.seconds
+        """Share of the time in which devices do not wait for each other."""
+        return (self.compute_seconds + self.update_seconds) / self.seconds
 
 
 def sent_bytes(work: Work, sharding: Sharding, devices: int) -> float:
     """Bytes that each device sends in a step, by rings.
 
     Data parallel: gradients in float32 are reduced and gathered, 2 (n-1)/n each (Patarasuk and Yuan 2009). With sharded
-    state they are reduced once and the weights gathered. With full sharding weights are gathered for forward and for
-    backward and gradients reduced, in every micro-batch (Rajbhandari et al. 2020, section 7).
+    state they are reduced once and the weights gathered. With full sharding all weights, frozen ones too, are gathered
+    for forward and for backward and gradients reduced, in every micro-batch (Rajbhandari et al. 2020, section 7).
     """
     share, P = (devices - 1) / devices, work.parameters
     if sharding == "none":
         return 2 * share * 4.0 * P
     if sharding == "zero3":
-        return work.passes(devices) * share * P * (2 * work.weight_bytes + 4.0)
+        return work.passes(devices) * share * (2 * work.weight_bytes * (P + work.frozen) + 4.0 * P)
     return share * P * (4.0 + work.weight_bytes)
+
+
+def collectives(work: Work, sharding: Sharding, devices: int) -> int:
+    """Operations of a step that go once over all devices: gradients reduced, and they or the weights gathered; with
+    full sharding two gatherings and a reduction of each block, in every micro-batch."""
+    return 3 * work.blocks * work.passes(devices) if sharding == "zero3" else 2
 
 
 def step_on(work: Work, hardware: Hardware, peak: float, utilisation: float, sharding: Sharding, devices: int) -> Step:
     """A step on so many devices, data parallel.
 
-    Rings across nodes are as fast as a device's link out of its node; communication hides behind `HIDDEN` of the
-    arithmetic. A device that has too little to do is not slower here, so large numbers of devices flatter.
+    The update is as fast as a device's memory; where its bandwidth is not known it is part of the utilisation. Rings
+    across nodes are as fast as a device's link out of its node; communication hides behind `HIDDEN` of the arithmetic.
+    A device that has too little to do is not slower here, so large numbers of devices flatter.
     """
     compute = work.flops / (devices * peak * utilisation)
+    own = work.updated_bytes / (1 if sharding == "none" else devices)
+    update = own / hardware.memory_bandwidth if hardware.memory_bandwidth else 0.0
     if devices == 1:
-        return Step(1, compute, compute, 0.0)
+        return Step(1, compute + update, compute, update, 0.0)
     link = hardware.within_bytes if devices <= hardware.devices_per_node else hardware.between_bytes
-    hops = 2 * math.ceil(math.log2(devices)) * LATENCY
+    hops = collectives(work, sharding, devices) * math.ceil(math.log2(devices)) * LATENCY
     communication = sent_bytes(work, sharding, devices) / link + hops
     added = max(0.0, communication - HIDDEN * compute)
-    return Step(devices, compute + added, compute, communication)
+    return Step(devices, compute + update + added, compute, update, communication)
 
 
 def curve(work: Work, hardware: Hardware, peak: float, utilisation: float, sharding: Sharding) -> list[Step]:

@@ -51,6 +51,12 @@ def _values(optimiser: Spec, shape: tuple[int, ...]) -> int:
     raise TypeError(f"no account of the state of {type(optimiser).__name__}")
 
 
+def updated(trained: int, state: float, low_precision: bool) -> float:
+    """Bytes that an update reads and writes: gradients are read, masters and the optimiser's state read and written,
+    and the copy in the compute format, where that is another one, written."""
+    return trained * (4.0 + 8.0 + (2.0 if low_precision else 0.0)) + 2 * state
+
+
 def held(
     trained: int, frozen: int, low_precision: bool, state: float, averages: bool, sharding: Sharding, devices: int
 ) -> dict[str, float]:

@@ -10,8 +10,9 @@ from typing import Any
 from corestone.core.format import si
 from corestone.core.spec import Spec
 from corestone.plan import cluster, expected, memory
+from corestone.plan.probed import Probed
 from corestone.plan.shapes import Activations
-from corestone.plan.spec import CPU, FLOAT32_SHARE, Hardware, Region
+from corestone.plan.spec import CPU, Hardware, Region
 
 POWER_OVERHEAD = 1.2
 """What a data centre draws for each watt of its devices and hosts; assumed (power usage effectiveness)."""
@@ -23,6 +24,7 @@ class Subject:
 
     Attributes:
         parts: parameters by part.
+        blocks: pieces that full sharding gathers one after the other.
         shapes: of the trained parameters.
         body: parameters without tables of tokens and positions, as the rules of Kaplan et al. count them; the law of
             loss counts all (Pearce and Song 2024, arXiv 2406.12907).
@@ -32,7 +34,7 @@ class Subject:
         logits_width: of the vocabulary that tokens are predicted from; 0: none are. row_tokens: of a row.
         available: units of the training side; None: not known.
         text: whether the run predicts next tokens, which laws of loss are about.
-        checkpoints, evaluations: how many the run makes, and how many units one evaluation sees.
+        checkpoints, evaluations: how many the run makes; evaluated_units, evaluated_rows: what one evaluation sees.
     """
 
     name: str
@@ -41,6 +43,7 @@ class Subject:
     body: int
     frozen: int
     largest_block: int
+    blocks: int
     unit: str
     units_per_step: int
     rows: int
@@ -58,7 +61,8 @@ class Subject:
     text: bool
     checkpoints: int
     evaluations: int
-    evaluated_units: int
+    evaluated_units: float
+    evaluated_rows: float
 
     @property
     def parameters(self) -> int:
@@ -83,7 +87,10 @@ class Scale:
     Attributes:
         utilisation: share of the peak that a device reaches on what it computes, recomputed operations among them.
         base_bytes: what a process holds before it trains.
-        factors, calibrated_by: measured over predicted, and where they are from; empty where there are none.
+        startup_seconds: until the first step.
+        factors, calibrated_by: measured over predicted, and where they are from; empty where there are none. The
+            utilisation has its factor already.
+        probed: what a few steps of the run took here, from which the factors then are; None: there was no probe.
     """
 
     hardware: Hardware
@@ -95,6 +102,8 @@ class Scale:
     base_bytes: float = 0.0
     factors: Mapping[str, float] = field(default_factory=dict)
     calibrated_by: str = ""
+    startup_seconds: float = 0.0
+    probed: Probed | None = None
 
 
 def predict(subject: Subject, scale: Scale) -> dict[str, Any]:
@@ -111,7 +120,7 @@ def predict(subject: Subject, scale: Scale) -> dict[str, Any]:
             "precision": subject.precision,
             "peak_flops": scale.hardware.peak(subject.precision),
             "utilisation": scale.utilisation,
-            "unverified": rests_on(scale),
+            "unverified": rests_on(scale, subject.precision),
         },
         "parameters": {"total": subject.parameters, "trained": subject.trained, "parts": dict(subject.parts)},
         "flops": _flops(subject),
@@ -128,10 +137,12 @@ def predict(subject: Subject, scale: Scale) -> dict[str, Any]:
     return plan
 
 
-def rests_on(scale: Scale) -> list[str]:
+def rests_on(scale: Scale, precision: str) -> list[str]:
     """Figures that were not seen at their source and that this plan rests on."""
     node = scale.hardware.devices_per_node
-    used = {"peak_bf16", "memory_bytes", "power_w", "within_bytes" if scale.devices <= node else "between_bytes"}
+    peak = "peak_float32" if precision == "float32" else "peak_bf16"
+    link = "within_bytes" if scale.devices <= node else "between_bytes"
+    used = {peak, link, "memory_bytes", "memory_bandwidth", "power_w"}
     if scale.price == scale.hardware.price_usd_hour:
         used.add("price_usd_hour")
     return [name for name in scale.hardware.unverified if name in used]
@@ -187,12 +198,16 @@ def memory_of(subject: Subject, scale: Scale, devices: int, sharding: memory.Sha
 
 
 def _work(subject: Subject) -> cluster.Work:
+    low = subject.precision != "float32"
     return cluster.Work(
         flops=_flops(subject)["done"] / max(1, subject.steps),
         parameters=subject.trained,
+        frozen=subject.frozen,
+        blocks=subject.blocks,
         rows=subject.rows,
         micro_rows=subject.micro_rows,
-        weight_bytes=4.0 if subject.precision == "float32" else 2.0,
+        weight_bytes=2.0 if low else 4.0,
+        updated_bytes=memory.updated(subject.trained, memory.optimiser_state(subject.optimiser, subject.shapes), low),
     )
 
 
@@ -201,19 +216,20 @@ def _time(subject: Subject, scale: Scale) -> tuple[dict[str, Any], list[cluster.
     work, peak = _work(subject), scale.hardware.peak(subject.precision)
     step = cluster.step_on(work, scale.hardware, peak, scale.utilisation, scale.sharding, scale.devices)
     training = step.seconds * subject.steps
-    nodes = -(-scale.devices // scale.hardware.devices_per_node)
+    nodes = 1 if scale.sharding == "none" else -(-scale.devices // scale.hardware.devices_per_node)  # that write
     writing = _checkpoint_bytes(subject) / nodes / cluster.DISK_BYTES_PER_SECOND
-    evaluating = (
-        subject.evaluations
-        * subject.evaluated_units
-        * _flops(subject)["forward_per_unit"]
-        / (scale.devices * peak * scale.utilisation)
-    )
+    forward = _flops(subject)["forward_per_unit"] / (scale.devices * peak * scale.utilisation)
+    evaluating = subject.evaluations * subject.evaluated_units * forward
+    if (probed := scale.probed) is not None:
+        writing = probed.checkpoint_seconds
+        one = probed.settle_seconds + subject.evaluated_rows * probed.evaluated_row_seconds
+        evaluating = subject.evaluations * one
     lost = cluster.failures(scale.devices, training, writing, subject.checkpoints)
     unlucky = 0.0 if scale.hardware.name == CPU else training * lost.lost
     return {
         "steps": subject.steps,
         "step_seconds": step.seconds,
+        "update_seconds_per_step": step.update_seconds,
         "communication_seconds_per_step": step.communication_seconds,
         "efficiency": step.efficiency,
         "units_per_second": subject.units_per_step / step.seconds,
@@ -224,7 +240,8 @@ def _time(subject: Subject, scale: Scale) -> tuple[dict[str, Any], list[cluster.
         "failures": lost.expected,
         "checkpoint_interval_seconds": lost.interval_seconds,
         "failure_seconds": unlucky,
-        "total_seconds": training + writing * subject.checkpoints + evaluating + unlucky,
+        "startup_seconds": scale.startup_seconds,
+        "total_seconds": scale.startup_seconds + training + writing * subject.checkpoints + evaluating + unlucky,
     }, cluster.curve(work, scale.hardware, peak, scale.utilisation, scale.sharding)
 
 
@@ -311,7 +328,8 @@ def warnings(subject: Subject, scale: Scale, plan: Mapping[str, Any]) -> list[st
             f"{scale.devices:,} devices for {subject.rows:,} rows of a step: data parallelism needs a row for each"
         )
     if subject.precision == "float32" and not scale.hardware.measured:
-        found.append(f"float32 is counted at {FLOAT32_SHARE:.0%} of bfloat16's peak; take training.precision=bfloat16")
+        share = scale.hardware.peak("float32") / scale.hardware.peak_bf16
+        found.append(f"float32 has {share:.0%} of bfloat16's peak there; take training.precision=bfloat16")
     seconds = plan["time"]["step_seconds"]
     if seconds < SHORT_STEP and not scale.hardware.measured:
         found.append(

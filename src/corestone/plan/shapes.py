@@ -10,11 +10,13 @@ Shape letters: B batch, N heads, T queries, S keys, H head dim, D width.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
+from math import prod
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -25,6 +27,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 from corestone.nn.init import materialise
 from corestone.nn.stack import StackLayer
+from corestone.plan.answers import NOT_KNOWN, answer
 
 _FILLS = {nn.init.normal_, nn.init.uniform_, nn.init.kaiming_uniform_, nn.init.trunc_normal_, nn.init.xavier_uniform_}
 _INDEXING = {
@@ -77,6 +80,11 @@ def largest_block(model: nn.Module) -> int:
     return max(sum(parameter.numel() for parameter in block.parameters()) for block in blocks)
 
 
+def block_count(model: nn.Module) -> int:
+    """Pieces that full sharding gathers one after the other: the blocks of all stacks, and what is around them."""
+    return 1 + sum(len(stack.blocks) for stack in _stacks(model))
+
+
 def _stacks(model: nn.Module) -> list[StackLayer]:
     return [module for module in model.modules() if isinstance(module, StackLayer)]
 
@@ -117,11 +125,16 @@ class Activations:
 
 class _Mixed(TorchDispatchMode):
     """Real batches through models without values. What follows from the batch alone is computed, since control flow may
-    depend on it; what meets a tensor without values becomes one."""
+    depend on it; what meets a tensor without values becomes one, and so does what is large (position biases).
 
-    def __init__(self, within: AbstractContextManager[Any]) -> None:
+    Args:
+        within: makes tensors without values.
+        device: where they are.
+    """
+
+    def __init__(self, within: AbstractContextManager[Any], device: torch.device) -> None:
         super().__init__()
-        self.within = within
+        self.within, self.device = within, device
         self.stand_ins: dict[tuple[int, torch.dtype], tuple[Any, Tensor]] = {}
         self.stands_for: dict[int, int] = {}
 
@@ -132,25 +145,23 @@ class _Mixed(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        empty = [leaf for leaf in tree_leaves((args, kwargs)) if _is_empty(leaf)]
-        if not empty:
+        tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        if not any(map(_is_empty, tensors)) and not _makes_much(func, tensors):
             return func(*args, **kwargs)
         if func in _INDEXING:  # a mask of known values has a known number of places
             args = (args[0], _places(args[1]), *args[2:])
-        if func is torch.ops.aten.native_layer_norm.default and args[0].is_meta:
-            return _layer_norm(args[0], len(args[1]))
-        device = empty[0].device
         with self.within:
-            args, kwargs = tree_map_only(Tensor, lambda tensor: self._emptied(tensor, device), (args, kwargs))
-            return func(*args, **kwargs)
+            args, kwargs = tree_map_only(Tensor, self._emptied, (args, kwargs))
+            found = answer(func, args, kwargs)
+            return func(*args, **kwargs) if found is NOT_KNOWN else found
 
-    def _emptied(self, tensor: Tensor, device: torch.device) -> Tensor:
+    def _emptied(self, tensor: Tensor) -> Tensor:
         """The tensor's stand-in; those of one memory have one memory, so that it counts once."""
         if _is_empty(tensor):
             return tensor
         storage, dtype = tensor.untyped_storage(), tensor.dtype
         if (storage._cdata, dtype) not in self.stand_ins:
-            made = torch.empty(storage.nbytes() // tensor.element_size(), dtype=dtype, device=device)
+            made = torch.empty(storage.nbytes() // tensor.element_size(), dtype=dtype, device=self.device)
             self.stand_ins[storage._cdata, dtype] = storage, made  # both are held, so that no id comes twice
             self.stands_for[made.untyped_storage()._cdata] = storage._cdata
         return self.stand_ins[storage._cdata, dtype][1].as_strided(
@@ -158,15 +169,18 @@ class _Mixed(TorchDispatchMode):
         )
 
 
-def _layer_norm(x: Tensor, axes: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Output, means and inverse deviations. (On the meta device torch takes the norm apart, and loads its compiler for
-    that, which takes a second.)"""
-    shape = [*x.shape[:-axes], *[1] * axes]
-    return torch.empty_like(x), x.new_empty(shape, dtype=torch.float32), x.new_empty(shape, dtype=torch.float32)
+MUCH = 1 << 25
+"""Values that no model's control flow depends on."""
 
 
-def _is_empty(value: Any) -> bool:
-    return isinstance(value, FakeTensor) or (isinstance(value, Tensor) and value.is_meta)
+def _makes_much(func: Any, tensors: Sequence[Tensor]) -> bool:
+    if torch.Tag.pointwise not in func.tags or not tensors:
+        return False
+    return bool(prod(np.broadcast_shapes(*[tensor.shape for tensor in tensors])) > MUCH)
+
+
+def _is_empty(tensor: Tensor) -> bool:
+    return isinstance(tensor, FakeTensor) or tensor.is_meta
 
 
 def _places(indices: Any) -> list[Any]:
@@ -206,8 +220,8 @@ class _Seen(nn.Module):
 
 
 class _Saved:
-    """What autograd keeps, each piece of memory once, with the block that made it; what follows from the batch alone is
-    of no block, since all share it.
+    """What autograd keeps, each piece of memory once, with the block that made it; what a block is given beside its
+    input, such as masks, positions and another text's hidden values, is of no block, since all share it.
 
     Args:
         stands_for: of memory without values, the batch's memory that it stands for.
@@ -220,17 +234,22 @@ class _Saved:
         self.inputs = 0.0
         self.pieces: dict[int, tuple[Any, int | None]] = {}
         self.own: set[int] = set()
+        self.given: set[int] = set()
 
     def keep(self, tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        place = self.stands_for.get(storage._cdata, storage._cdata)
+        storage, place = tensor.untyped_storage(), self._place(tensor)
         if place not in self.own and place not in self.pieces:
-            shared = place != storage._cdata or not _is_empty(tensor)
-            self.pieces[place] = (storage, None if shared else self.block)  # held, so that no id comes twice
+            # held, so that no id comes twice
+            self.pieces[place] = (storage, None if place in self.given else self.block)
         return tensor
+
+    def _place(self, tensor: Tensor) -> int:
+        place = tensor.untyped_storage()._cdata
+        return self.stands_for.get(place, place)
 
     def enter(self, block: nn.Module, args: Any) -> None:
         self.block = id(block)
+        self.given = {self._place(tensor) for tensor in _tensors(args[1:])}
         self.inputs += args[0].untyped_storage().nbytes() * self.times[self.block]
 
     def leave(self, *_: Any) -> None:
@@ -249,42 +268,72 @@ class _Saved:
         )
 
 
-def _once_each(model: nn.Module, saved: _Saved) -> None:
-    """Let of blocks with equal records only the first run, and count for all."""
+def _tensors(value: Any) -> Iterator[Tensor]:
+    """Those in a record of records, sequences and mappings."""
+    if isinstance(value, Tensor):
+        yield value
+    elif is_dataclass(value):
+        yield from _tensors([getattr(value, one.name) for one in fields(value)])
+    elif isinstance(value, Mapping):
+        yield from _tensors(list(value.values()))
+    elif isinstance(value, (list, tuple)):
+        for one in value:
+            yield from _tensors(one)
+
+
+def _once_each(model: nn.Module) -> dict[nn.Module, int]:
+    """Let of blocks with equal records only the first run; how many each stands for."""
+    times = {}
     for stack in _stacks(model):
         counts = Counter(stack.spec.blocks)
         for place, record in enumerate(stack.spec.blocks):
-            if record not in counts:
+            if record in counts:
+                times[stack.blocks[place]] = counts.pop(record)
+            else:
                 stack.blocks[place] = _Seen()
-                continue
-            block = stack.blocks[place]
-            saved.times[id(block)] = counts.pop(record)
-            block.register_forward_pre_hook(saved.enter)
-            block.register_forward_hook(saved.leave)
+    return times
 
 
-def trace(model: nn.Module, loss: Callable[[Any, Any], Any], batch: Any, dtype: torch.dtype, cpu: bool = True) -> Kept:
-    """What a forward pass of a batch keeps for backward.
+def trace(
+    model: nn.Module, loss: Callable[[Any, Any], Any], batches: Sequence[Any], dtype: torch.dtype, cpu: bool = True
+) -> list[Kept]:
+    """What forward passes of some batches keep for backward, each by itself.
 
     Args:
         model: on the meta device; it is spent afterwards.
         loss: an objective's, of a model and a batch.
-        batch: real, on the CPU, as the objective's `corrupt` gives it.
+        batches: real, on the CPU, as the objective's `corrupt` gives them.
         dtype: that the model computes in.
         cpu: as a CPU's kernels keep it; else as an accelerator's.
     """
+    times = _once_each(model)
     model.to(dtype)
     within: AbstractContextManager[Any] = FakeTensorMode(allow_non_fake_inputs=True) if cpu else nullcontext()
     if cpu:
         with within:
             materialise(model, "cpu")
-    mixed = _Mixed(within)
+    return [_traced(model, loss, batch, times, within, cpu) for batch in batches]
+
+
+def _traced(
+    model: nn.Module,
+    loss: Callable[[Any, Any], Any],
+    batch: Any,
+    times: Mapping[nn.Module, int],
+    within: AbstractContextManager[Any],
+    cpu: bool,
+) -> Kept:
+    mixed = _Mixed(within, torch.device("cpu" if cpu else "meta"))
     saved = _Saved(mixed.stands_for)
-    _once_each(model, saved)
+    saved.times |= {id(block): count for block, count in times.items()}
     saved.own = {parameter.untyped_storage()._cdata for parameter in model.parameters()}
+    hooks = [block.register_forward_pre_hook(saved.enter) for block in times]
+    hooks += [block.register_forward_hook(saved.leave) for block in times]
     fused = nullcontext() if cpu else _FusedKernels()
     with torch.autograd.graph.saved_tensors_hooks(saved.keep, _same), fused, mixed:
         loss(model, batch)
+    for hook in hooks:
+        hook.remove()
     return saved.kept(len(batch))
 
 

@@ -21,10 +21,6 @@ UTILISATION = 0.45
 better is known: OPT-175B reached 147 of an A100's 312 TFLOP/s (0.47; Zhang et al. 2022), PaLM 540B 0.58 of a TPU v4's
 peak, 0.46 without what it recomputed (Chowdhery et al. 2022, section 4.1)."""
 
-FLOAT32_SHARE = 1 / 16
-"""An accelerator's float32 peak over its bfloat16 one, as an A100's is (19.5 of 312 TFLOP/s; an H100's 67 of 989 are
-1/15). TF32, which is faster, is off in training."""
-
 CPU_UTILISATION = 0.5
 """The same of a processor, against the measured peak of its own matrix products; a guess that calibration replaces."""
 
@@ -33,7 +29,8 @@ class Hardware(Spec):
     """One kind of device.
 
     Attributes:
-        peak_bf16, peak_fp8: dense peaks; None: there is none.
+        peak_bf16, peak_float32: dense peaks; None: not known. TF32, which is faster than float32, is off in training.
+        memory_bandwidth: of a device's own memory; None: not known.
         within_bytes, between_bytes: a device's links to others of its node (or pod), and beyond, one direction.
         devices_per_node: that the faster links join.
         power_w, price_usd_hour: of one device; None: not known.
@@ -45,9 +42,9 @@ class Hardware(Spec):
     title: str
     year: int | None = None
     peak_bf16: float = Field(gt=0)
-    peak_fp8: float | None = None
+    peak_float32: float | None = Field(default=None, gt=0)
     memory_bytes: float = Field(gt=0)
-    memory_bandwidth: float | None = None
+    memory_bandwidth: float | None = Field(default=None, gt=0)
     within_bytes: float = Field(default=1e10, gt=0)
     between_bytes: float = Field(default=1e9, gt=0)
     devices_per_node: int = Field(default=1, ge=1)
@@ -59,8 +56,12 @@ class Hardware(Spec):
     unverified: tuple[str, ...] = ()
 
     def peak(self, precision: str) -> float:
-        """FLOP/s in a number format."""
-        return self.peak_bf16 * FLOAT32_SHARE if precision == "float32" and not self.measured else self.peak_bf16
+        """FLOP/s in a number format; SpecError where none is known."""
+        if precision != "float32" or self.measured:
+            return self.peak_bf16
+        if self.peak_float32 is None:
+            raise SpecError(f"{self.name}: no float32 peak is known of it; take training.precision=bfloat16")
+        return self.peak_float32
 
     @property
     def utilisation(self) -> float:

@@ -128,6 +128,10 @@ class PairData:
         """Retrieval among the first pictures of the validation side."""
         return retrieval(self.pairs("validation", run.evaluation.pictures_while_training), run.evaluation.batch_size)
 
+    def held_out_units(self, run: Run) -> int:
+        """The first pictures of the validation side."""
+        return min(len(self.sides["validation"]), run.evaluation.pictures_while_training)
+
     def samples(self, run: Run, model: Any) -> list[tuple[str, str]]:
         """What a captioner writes of some held-out pictures, evenly spread, beside each one's id and own caption; two
         towers write nothing."""

@@ -5,17 +5,16 @@ from __future__ import annotations
 import json
 import math
 import re
+import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
-from corestone.core.batch import ImageBatch, ImageTextBatch
-from corestone.core.environment import environment
+from corestone.core.environment import began, environment
 from corestone.core.errors import CheckpointError, SpecError
 from corestone.core.format import clock, si
 from corestone.core.protocols import Objective
@@ -23,10 +22,7 @@ from corestone.core.rng import Draws
 from corestone.core.runlog import number, read_events
 from corestone.core.spec import plain
 from corestone.core.units import Duration
-from corestone.core.vocabulary import Vocabulary
-from corestone.data.images.caption_rows import caption_batch, caption_rows
-from corestone.data.images.spec import Images, Pairs
-from corestone.data.packing import pack
+from corestone.data.images.spec import Images
 from corestone.data.spec import Data
 from corestone.nn.modes import freeze
 from corestone.objectives.spec import Contrastive, NextToken
@@ -40,9 +36,12 @@ from corestone.plan.expected import compute_optimal
 from corestone.plan.hardware import devices, find_hardware, find_region, this_device, this_machine
 from corestone.plan.memory import Sharding
 from corestone.plan.prediction import Scale, Subject, memory_of, predict
-from corestone.plan.shapes import Activations, largest_block, parameter_parts, shaped, trace
+from corestone.plan.probed import Probed
+from corestone.plan.shapes import Activations, block_count, largest_block, parameter_parts, shaped, trace
 from corestone.plan.spec import CPU, Hardware
 from corestone.plan.suggestions import Measured, Settings, off_the_rules, suggest
+from corestone.recipes.made_up import Known, guessed, made_up, step_size
+from corestone.recipes.probe import probe
 from corestone.recipes.registry import MODELS, OBJECTIVES
 from corestone.recipes.spec import Run
 from corestone.train.noise import SCALE
@@ -53,37 +52,19 @@ PLAN = "plan.json"
 TRACED = (2, 4)
 """Rows of the two traced steps; an even number, which pairs of sentences need."""
 
-PROCESS_BYTES = 0.45e9
-"""What a process of Corestone holds on a CPU before it trains, where it is not this one that will; assumed, and put
-right by calibration. `pretrain` measures its own."""
+MORE_LOADED = 75e6
+"""Bytes that a process which trains has loaded beyond one that plans (888 against 812 MB, measured once); put right by
+calibration."""
+
+STARTUP_SECONDS = 5.0
+"""From the start of a process on a CPU to its first step, where data is prepared; assumed, until it is measured."""
+
+WORTH_A_PROBE = 900.0
+"""Seconds of training from which `pretrain` tries some steps in a process of its own before it says how long it will
+take: some 15 s."""
 
 USUAL = "h100"
 """What a run that does not fit this machine is planned for unless it is said."""
-
-
-@dataclass(frozen=True)
-class Known:
-    """What is known of a run's data: of all where it is prepared, of less where it is planned alone.
-
-    Attributes:
-        available: units of the training side; None: not known.
-        row_tokens: tokens of a row.
-    """
-
-    vocabulary: Vocabulary | None
-    available: float | None
-    row_tokens: int
-
-
-def guessed(run: Run, available: float | None) -> Known:
-    """Of data that is not opened: an ordinary vocabulary of the model's size, rows as long as they may be."""
-    if isinstance(run.data, Images):
-        return Known(None, available, 1)
-    size = int(model_of(run).vocab_size)
-    marks = tuple(range(size - min(100, size // 4), size))
-    starts = np.ones(size, dtype=np.bool_)
-    made = Vocabulary(size, 0, 1, 2, 3, None, marks, (0, 1, 2, 3), starts)
-    return Known(made, available, run.data.context_length)
 
 
 def model_of(run: Run) -> Any:
@@ -93,49 +74,27 @@ def model_of(run: Run) -> Any:
     return model
 
 
-def made_up(run: Run, known: Known, model: Any, rows: int) -> Any:
-    """A batch of the loader's form: ordinary tokens in two documents a row, where documents are kept apart."""
-    data = run.data
-    if isinstance(data, Data):
-        T = data.context_length
-        inner = np.arange(rows) * T + T // 2 if data.keep_documents_apart else None
-        return pack(_ids(known, rows, T + 1), inner)
-    images = torch.zeros(rows, data.augmentation.channels, *data.augmentation.size)
-    if isinstance(data, Pairs):
-        assert known.vocabulary is not None  # captions are of tokens
-        ids = _ids(known, rows, max(1, known.row_tokens - 2)).tolist()
-        texts = caption_batch(ids, caption_rows(data.rows, known.vocabulary), data.context_length)
-        return ImageTextBatch(ImageBatch(images), texts)
-    targets = torch.zeros(rows, model.classes)
-    targets[:, 0] = 1.0
-    return ImageBatch(images, targets)
+def activations(run: Run, known: Known, model: Any, objective: Objective, dtype: torch.dtype, cpu: bool) -> Activations:
+    """What two small steps keep for backward; the model is spent."""
+    batches = [objective.corrupt(made_up(run, known, model, rows), Draws(run.seed, range(rows))) for rows in TRACED]
+    return Activations(*trace(model, objective.loss, batches, dtype, cpu))
 
 
-def _ids(known: Known, rows: int, columns: int) -> Any:
-    assert known.vocabulary is not None
-    half = max(1, known.vocabulary.size // 2)
-    return (known.vocabulary.size // 4 + np.arange(rows * columns) % half).reshape(rows, columns)
+def subject_of(run: Run, known: Known, model: Any, precision: str, cpu: bool) -> Subject:
+    """The run in numbers; SpecError where its length is in epochs of unknown length.
 
-
-def activations(run: Run, known: Known, objective: Objective, dtype: torch.dtype, cpu: bool) -> Activations:
-    """What two small steps keep for backward."""
-    kept = []
-    for rows in TRACED:
-        model = model_of(run)
-        batch = objective.corrupt(made_up(run, known, model, rows), Draws(run.seed, range(rows)))
-        kept.append(trace(model, objective.loss, batch, dtype, cpu))
-    return Activations(*kept)
-
-
-def subject_of(run: Run, known: Known, precision: str, cpu: bool) -> Subject:
-    """The run in numbers; SpecError where its length is in epochs of unknown length."""
-    model, objective = model_of(run), OBJECTIVES.build(run.objective, known.vocabulary)
+    Args:
+        model: as `model_of` makes it; it is spent.
+    """
+    objective = OBJECTIVES.build(run.objective, known.vocabulary)
     trained = [tuple(p.shape) for p in model.parameters() if p.requires_grad]
     parts = parameter_parts(model)
     rows, units = step_size(run)
     steps = partial(in_steps, rows=rows, units=units, epoch=known.available)
     total, rhythm = steps(run.training.length), run.rhythm
     text = isinstance(run.data, Data)
+    bound = run.evaluation.tokens_while_training if text else run.evaluation.pictures_while_training
+    evaluated = bound if known.held_out is None else known.held_out
     return Subject(
         name=run.name,
         parts=parts,
@@ -143,6 +102,7 @@ def subject_of(run: Run, known: Known, precision: str, cpu: bool) -> Subject:
         body=sum(size for part, size in parts.items() if "embedding" not in part and not part.startswith("head")),
         frozen=sum(p.numel() for p in model.parameters() if not p.requires_grad),
         largest_block=largest_block(model),
+        blocks=block_count(model),
         unit="tokens" if text else "pictures",
         units_per_step=units,
         rows=rows,
@@ -150,7 +110,7 @@ def subject_of(run: Run, known: Known, precision: str, cpu: bool) -> Subject:
         steps=total,
         flops_per_unit=objective.training_flops(model, known.row_tokens),
         recompute=run.training.recompute,
-        activations=activations(run, known, objective, getattr(torch, precision), cpu),
+        activations=activations(run, known, model, objective, getattr(torch, precision), cpu),
         logits_width=0 if isinstance(run.data, Images) or isinstance(run.objective, Contrastive) else model.vocab_size,
         row_tokens=known.row_tokens,
         optimiser=run.optimiser,
@@ -160,16 +120,9 @@ def subject_of(run: Run, known: Known, precision: str, cpu: bool) -> Subject:
         text=isinstance(run.objective, NextToken),
         checkpoints=_times(total, rhythm.checkpoint, steps),
         evaluations=_times(total, rhythm.evaluate, steps),
-        evaluated_units=run.evaluation.tokens_while_training if text else run.evaluation.pictures_while_training,
+        evaluated_units=evaluated,
+        evaluated_rows=evaluated / max(1, units // rows),
     )
-
-
-def step_size(run: Run) -> tuple[int, int]:
-    """Rows and units of a step over all ranks."""
-    if isinstance(run.data, Data):
-        tokens = run.training.batch_tokens or 0
-        return max(1, tokens // run.data.context_length), tokens
-    return run.training.batch_examples or 1, run.training.batch_examples or 1
 
 
 def in_steps(length: Duration, rows: int, units: int, epoch: float | None) -> int:
@@ -194,6 +147,7 @@ class Wanted:
         price: USD per device and hour.
         budget: as `parse_budget` reads it.
         available: tokens or pictures of the training side.
+        probe: whether to try a few steps on this machine first.
         noise_from: folder of a run that measured its noise scale, in the unit of this one.
     """
 
@@ -205,17 +159,27 @@ class Wanted:
     region: str = "world"
     budget: str | None = None
     available: float | None = None
+    probe: bool = False
     noise_from: Path | None = None
 
 
-def plan_recipe(run: Run, wanted: Wanted) -> dict[str, Any]:
-    """The plan of a run that was not prepared."""
-    name = (wanted.hardware or (CPU if _fits_here(run) else USUAL)).lower()
+def plan_recipe(run: Run, wanted: Wanted, known: Known | None = None) -> dict[str, Any]:
+    """The plan of a run; SpecError for a probe on other hardware than this machine's processor.
+
+    Args:
+        known: of its data, where that is prepared.
+    """
+    model = model_of(run)
+    name = (wanted.hardware or (CPU if _fits_here(model) else USUAL)).lower()
     cpu = name == CPU
     precision = run.training.precision
     if precision == "auto":
         precision = _format(compute_dtype("auto", torch.device("cpu"))) if cpu else "bfloat16"  # type: ignore[assignment]
-    subject = subject_of(run, guessed(run, wanted.available), precision, cpu)
+    if wanted.probe and not (cpu and (wanted.devices or 1) == 1):
+        raise SpecError(f"--probe: tries one process on this machine's processor, and the plan is for {name}")
+    known = known or guessed(run, wanted.available, model)
+    subject = subject_of(run, known, model, precision, cpu)
+    probed = probe(run, precision) if wanted.probe else None
     hardware = find_hardware(name, precision)
     count, sharding = _layout(subject, hardware, wanted)
     learnt, told = factors(_machine(), _kind(run)) if cpu else ({}, "")
@@ -226,13 +190,17 @@ def plan_recipe(run: Run, wanted: Wanted) -> dict[str, Any]:
         utilisation=wanted.mfu or hardware.utilisation * learnt.get("utilisation", 1.0),
         price=hardware.price_usd_hour if wanted.price is None else wanted.price,
         region=find_region(wanted.region),
-        base_bytes=PROCESS_BYTES if cpu else 0.0,
+        base_bytes=resident_bytes() + MORE_LOADED if cpu else 0.0,
         factors=learnt,
         calibrated_by=told,
+        startup_seconds=0.0 if not cpu else STARTUP_SECONDS if probed is None else probed.startup_seconds,
     )
-    measured = None if wanted.noise_from is None else noise_scale(wanted.noise_from, subject.unit)
-    plan = _with_suggestions(predict(subject, scale), run, subject, measured)
+    plan = predict(subject, scale)
     plan["utilisation_from"] = "--mfu" if wanted.mfu else told or "the default for this kind of device"
+    if probed is not None:
+        plan, scale = with_probe(plan, subject, scale, probed)
+    measured = None if wanted.noise_from is None else noise_scale(wanted.noise_from, subject.unit)
+    plan = _with_suggestions(plan, run, subject, measured)
     plan["others"] = [] if cpu else _others(subject, scale, wanted.mfu)
     if wanted.budget is not None:
         plan["budget"] = within(plan, *parse_budget(wanted.budget))
@@ -280,8 +248,38 @@ def noise_scale(folder: Path, unit: str) -> Measured:
     return Measured(folder.resolve().name, step, unit, value)
 
 
-def _fits_here(run: Run) -> bool:
-    parameters = sum(p.numel() for p in model_of(run).parameters())
+def with_probe(
+    unprobed: dict[str, Any], subject: Subject, scale: Scale, probed: Probed
+) -> tuple[dict[str, Any], Scale]:
+    """The plan by what a few steps took, and how far the one without them was off; and the scale that it rests on.
+
+    Args:
+        scale: of the plan without them.
+    """
+    plain = predict(subject, replace(scale, factors={}))
+    done = unprobed["flops"]["done"] / subject.steps
+    utilisation = done / probed.step_seconds / probed.peak_flops
+    told = f"a probe of {probed.steps} steps"
+    hardware = scale.hardware.model_copy(update={"peak_bf16": probed.peak_flops})
+    scale = replace(
+        scale,
+        hardware=hardware,
+        utilisation=utilisation,
+        factors={
+            "memory": probed.peak_bytes / plain["memory"]["peak_bytes"],
+            "utilisation": utilisation / hardware.utilisation,
+        },
+        calibrated_by=told,
+        probed=probed,
+    )
+    plan = predict(subject, scale) | {"utilisation_from": told}
+    earlier = {"step_seconds": unprobed["time"]["step_seconds"], "peak_bytes": unprobed["memory"]["peak_bytes"]}
+    plan["probe"] = asdict(probed) | {"unprobed": earlier | {"by": unprobed["calibrated_by"]}}
+    return plan, scale
+
+
+def _fits_here(model: Any) -> bool:
+    parameters = sum(p.numel() for p in model.parameters())
     return bool(16.0 * parameters < this_machine(torch.float32, 1.0).memory_bytes)
 
 
@@ -303,7 +301,7 @@ def _others(subject: Subject, scale: Scale, mfu: float | None) -> list[dict[str,
     """The same run on as many devices of each other kind, with their own utilisation where none was asked for."""
     rows = []
     for hardware in devices().values():
-        if hardware.name == scale.hardware.name:
+        if hardware.name == scale.hardware.name or (subject.precision == "float32" and hardware.peak_float32 is None):
             continue
         utilisation = mfu or hardware.utilisation
         other = replace(scale, hardware=hardware, price=hardware.price_usd_hour, utilisation=utilisation)
@@ -357,7 +355,7 @@ def plan_built(run: Run, known: Known, precision: str, peak: float, world: World
         peak: FLOP/s of a rank, as measured.
     """
     cpu = world.device.type == "cpu"
-    subject = subject_of(run, known, precision, cpu)
+    subject = subject_of(run, known, model_of(run), precision, cpu)
     hardware = this_device(world.device, getattr(torch, precision), peak)
     learnt, told = factors(_machine(), _kind(run)) if cpu else ({}, "")
     own = (4.0 if precision == "float32" else 6.0) * subject.parameters + 4.0 * subject.parameters * subject.averages
@@ -371,8 +369,13 @@ def plan_built(run: Run, known: Known, precision: str, peak: float, world: World
         base_bytes=max(0.0, resident_bytes() - own) if cpu else 0.0,
         factors=learnt,
         calibrated_by=told,
+        startup_seconds=time.time() - began(),
     )
-    return _with_suggestions(predict(subject, scale), run, subject)
+    plan = predict(subject, scale)
+    room = 2 * plan["memory"]["peak_bytes"] < hardware.memory_bytes  # the run is there already while it is tried
+    if cpu and world.size == 1 and room and plan["time"]["training_seconds"] > WORTH_A_PROBE:
+        plan, _ = with_probe(plan, subject, scale, probe(run, precision))
+    return _with_suggestions(plan, run, subject)
 
 
 def resident_bytes() -> float:
@@ -421,7 +424,8 @@ def store_plan(
         path.write_text(json.dumps(plan, indent=1) + "\n", encoding="utf-8")
     except Exception as error:
         return f"no plan was kept ({type(error).__name__}: {error})".splitlines()[0]
-    memory, seconds = plan["memory"]["peak_bytes"], plan["time"]["training_seconds"]
-    return f"{si(memory, 'B')} at most, {clock(seconds)} of training" + (
+    memory, times = plan["memory"]["peak_bytes"], plan["time"]
+    training, whole = times["training_seconds"], times["total_seconds"]
+    return f"{si(memory, 'B')} at most, {clock(training)} of training, {clock(whole)} until its end" + (
         f", calibrated by {plan['calibrated_by']}" if plan["calibrated_by"] else ""
     )

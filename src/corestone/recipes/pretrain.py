@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from rich.console import Console
 
-from corestone.core.environment import environment
+from corestone.core.environment import began, environment
 from corestone.core.errors import CheckpointError
 from corestone.core.format import clock, si
 from corestone.core.runlog import RunLog, read_events
@@ -23,7 +23,8 @@ from corestone.recipes.build import Built
 from corestone.recipes.evaluate import evaluate
 from corestone.recipes.hooks import SHORT, Scored, Watch
 from corestone.recipes.load import open_data, open_run
-from corestone.recipes.plan import Known, store_plan
+from corestone.recipes.made_up import Known
+from corestone.recipes.plan import store_plan
 from corestone.recipes.show_progress import PrepareProgress
 from corestone.recipes.spec import Run
 from corestone.report.folder import CERTIFICATE
@@ -98,7 +99,7 @@ def train_run(
         describe_folder(run, folder, built, peak)
         introduce(console, built, folder, peak)
         precision = str(built.dtype).removeprefix("torch.")
-        known = Known(data.vocabulary, built.loader.epoch_units, data.row_tokens())
+        known = Known(data.vocabulary, built.loader.epoch_units, data.row_tokens(), data.held_out_units(run))
         told = store_plan(run, known, folder, precision, peak / world.size, world, fresh)
         if told:
             console.print(f"plan       {told}", highlight=False, soft_wrap=True)
@@ -174,6 +175,7 @@ def describe_folder(run: Run, folder: Path, built: Built, peak: float) -> None:
         "precision": str(built.dtype).removeprefix("torch."),
         "ranks": built.world.size,
         "parameters": built.parameters,
+        "began": began(),
         "gemm_peak_flops": {str(built.dtype).removeprefix("torch."): peak},
     }
     (folder / "environment.json").write_text(json.dumps(facts, indent=1), encoding="utf-8")

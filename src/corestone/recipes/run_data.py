@@ -69,6 +69,10 @@ class RunData(Protocol):
         """The scorer used while training."""
         ...
 
+    def held_out_units(self, run: Run) -> int:
+        """Tokens or pictures that it scores."""
+        ...
+
     def samples(self, run: Run, model: Any) -> Sequence[tuple[str, str]]:
         """What the model makes of the recipe's prompts; none where it makes nothing."""
         ...

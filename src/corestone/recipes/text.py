@@ -99,6 +99,11 @@ class TextData:
         tokens = run.evaluation.tokens_while_training
         return scorer(objective, self.validation[0], self.tokenizer, reading, tokens)
 
+    def held_out_units(self, run: Run) -> int:
+        """Tokens of whole documents, or of rows where the objective asks questions of its own, as in `scorer`."""
+        starts, bound = self.validation[0].starts, run.evaluation.tokens_while_training
+        return int(starts[documents_within(self.validation[0], bound)] - starts[0])
+
     def samples(self, run: Run, model: Any) -> list[tuple[str, str]]:
         """The recipe's prompts, continued."""
         prompts = list(run.samples.prompts)

@@ -106,6 +106,15 @@ def elapsed(run: Run) -> float | None:
     return max(times) - min(times) if len(times) > 1 else None
 
 
+def whole_time(run: Run) -> float | None:
+    """Seconds from the start of the process to the end of training, with all that came between: data, evaluation,
+    samples, checkpoints. None where several processes trained, or where the log has no end."""
+    began, ends = number(run.environment, "began"), run.events.of("end")
+    first = min((value for row in run.events.rows if (value := number(row, "time")) is not None), default=0.0)
+    end = number(ends[-1], "time") if ends else None
+    return end - began if began is not None and end is not None and began < first else None
+
+
 def time_figure(run: Run) -> Figure:
     """How long the run trained, and what passed meanwhile on the clock."""
     seconds, passed = training_time(run), elapsed(run)
@@ -218,7 +227,8 @@ def memory(run: Run) -> float | None:
 
 def measured(run: Run) -> dict[str, float]:
     """What a plan is held to, of what was measured, by the plan's names: parameters, peak_bytes and, where all planned
-    steps were taken and no more, flops, training_seconds, loss (nats per token of held-out text)."""
+    steps were taken and no more, flops, training_seconds, total_seconds (where one process took them all), loss (nats
+    per token of held-out text)."""
     rate, per_second, units = speed(run), arithmetic(run), units_seen(run)
     held = held_out(run)
     found = {
@@ -229,6 +239,7 @@ def measured(run: Run) -> dict[str, float]:
         found |= {
             "flops": per_second / rate * units if rate and per_second and units else None,
             "training_seconds": training_time(run),
+            "total_seconds": whole_time(run),
             "loss": held.value if held is not None and held.unit == "nats/token" else None,
         }
     return {name: float(value) for name, value in found.items() if value}

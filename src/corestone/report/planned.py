@@ -15,7 +15,7 @@ Tree = Mapping[str, Any]
 DAY = 86_400
 MARK = "*"
 """Behind what rests on a figure that was not seen at its source."""
-TIME = ("peak_bf16", "within_bytes", "between_bytes")
+TIME = ("peak_bf16", "peak_float32", "memory_bandwidth", "within_bytes", "between_bytes")
 """Figures of a device that the time of a run rests on."""
 
 
@@ -48,7 +48,7 @@ def _where(plan: Tree) -> list[tuple[str, str]]:
         (
             "hardware",
             f"{machine['devices']:,} x {machine['title']}, sharding {machine['sharding']}, {machine['precision']}, "
-            f"peak {si(machine['peak_flops'], 'FLOP/s')}{_mark(plan, 'peak_bf16')}",
+            f"peak {si(machine['peak_flops'], 'FLOP/s')}{_mark(plan, 'peak_bf16', 'peak_float32')}",
         ),
         (
             "memory",
@@ -65,7 +65,8 @@ def _where(plan: Tree) -> list[tuple[str, str]]:
             f"{span(time['total_seconds'])}{_mark(plan, *TIME)}: "
             f"{time['steps']:,} steps of {time['step_seconds']:.3g} s, "
             f"{si(time['units_per_second'], plan['data']['unit'])}/s, {1 - time['efficiency']:.0%} waiting for others; "
-            f"checkpoints {span(time['checkpoint_seconds'])}, evaluation {span(time['evaluation_seconds'])}",
+            f"start {span(time['startup_seconds'])}, checkpoints {span(time['checkpoint_seconds'])}, evaluation "
+            f"{span(time['evaluation_seconds'])}",
         ),
         *_failures(plan),
         *_curve(plan),
@@ -148,9 +149,23 @@ def _result(plan: Tree) -> list[tuple[str, str]]:
                 f"{si(budget['units'], data['unit'])}{least}",
             )
         )
-    if plan["calibrated_by"]:
+    if (probe := plan.get("probe")) is not None:
+        found.append(("probed", _probed(plan, probe)))
+    elif plan["calibrated_by"]:
         found.append(("calibrated", f"by {plan['calibrated_by']}"))
     return found
+
+
+def _probed(plan: Tree, probe: Tree) -> str:
+    """What a few steps took, and how far the plan without them would have been off."""
+    without = probe["unprobed"]
+    by = f"calibrated by {without['by']}" if without["by"] else "not calibrated"
+    return (
+        f"{probe['steps']} steps in a process of their own: {probe['step_seconds']:.3g} s a step, "
+        f"{si(probe['peak_bytes'], 'B')}; without them ({by}) {without['step_seconds']:.3g} s "
+        f"({without['step_seconds'] / probe['step_seconds'] - 1:+.0%}), {si(without['peak_bytes'], 'B')} "
+        f"({without['peak_bytes'] / probe['peak_bytes'] - 1:+.0%})"
+    )
 
 
 def _mark(plan: Tree, *fields: str) -> str:
@@ -257,6 +272,7 @@ def held_to_account(plan: Tree | None, measured: Mapping[str, float]) -> list[He
         ("Operations", "flops", plan["flops"]["total"], "FLOPs"),
         ("Peak memory", "peak_bytes", plan["memory"]["peak_bytes"], "B"),
         ("Training time", "training_seconds", plan["time"]["training_seconds"], "s"),
+        ("From start to end of training", "total_seconds", plan["time"].get("total_seconds"), "s"),
         ("Loss at the end", "loss", plan["loss"]["nats_per_token"] if plan["loss"] else None, "nats/token"),
     ]
     return [

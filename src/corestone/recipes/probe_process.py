@@ -1,0 +1,138 @@
+"""The process of a probe. It loads what `pretrain` loads, so that it holds as much memory before it trains."""
+
+from __future__ import annotations
+
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from corestone.core.environment import began
+from corestone.core.spec import read_yaml
+from corestone.parallel.allocator import keep_freed_memory
+from corestone.parallel.collectives import World
+from corestone.parallel.compiled import Compiled
+from corestone.parallel.peak import gemm_peak
+from corestone.plan.probed import Probed
+from corestone.recipes import pretrain
+from corestone.recipes.build import Built
+from corestone.recipes.made_up import guessed, made_up_data
+from corestone.recipes.plan import model_of
+from corestone.recipes.probe import FOUND
+from corestone.recipes.spec import Run
+from corestone.train.loop import Hook, StepResult, Trainer
+from corestone.train.meter import Meter, peak_memory
+from corestone.train.spec import Anomaly
+from corestone.train.state import State
+
+assert pretrain  # loaded for the memory that it takes
+
+STEPS = (4, 100)
+"""At least and at most so many, the first, which is not timed, among them."""
+
+SECONDS = 6.0
+"""After which a probe ends where it has the fewest steps."""
+
+EVALUATIONS = 3
+"""Of one batch each; the first is not timed."""
+
+
+class _EnoughError(Exception):
+    """Ends the loop."""
+
+
+def main() -> None:
+    """Read the recipe of a folder and write there what was found: `python -c ... FOLDER PRECISION`."""
+    folder = Path(sys.argv[1])
+    found = measure(read_yaml(Run, folder / "recipe.yaml"), getattr(torch, sys.argv[2]), folder)
+    (folder / FOUND).write_text(json.dumps(asdict(found)), encoding="utf-8")
+
+
+def measure(run: Run, dtype: torch.dtype, folder: Path) -> Probed:
+    """Some steps of a run in this process, then an evaluation and a checkpoint, which is left in the folder.
+
+    The run begins by chance, whatever its recipe begins with, and no step is held to be an anomaly.
+    """
+    keep_freed_memory()
+    world = World(rank=0, size=1, device=torch.device("cpu"))
+    peak = gemm_peak(dtype, world.device)
+    calm = run.training.model_copy(update={"anomaly": Anomaly(spike_deviations=None)})
+    run = run.model_copy(update={"start": None, "training": calm})
+    shape = model_of(run)
+    data = made_up_data(run, guessed(run, None, shape), shape)
+    built = Built(run, data, world, dtype)
+    startup = time.time() - began()
+    seconds = _steps(built, peak)
+    settling, row = _evaluation(built)
+    checkpoint = _timed(lambda: built.save(folder / "checkpoint", State()))
+    return Probed(
+        steps=len(seconds),
+        step_seconds=statistics.median(seconds),
+        peak_bytes=peak_memory(world.device),
+        peak_flops=peak,
+        startup_seconds=startup,
+        settle_seconds=settling,
+        evaluated_row_seconds=row,
+        checkpoint_seconds=checkpoint,
+    )
+
+
+def _steps(built: Built, peak: float) -> list[float]:
+    """Seconds of each step but the first."""
+    at: list[float] = []
+    begun = time.perf_counter()
+
+    def mark(state: State, result: StepResult | None) -> None:
+        at.append(time.perf_counter())
+        if len(at) >= STEPS[0] and at[-1] - begun > SECONDS:
+            raise _EnoughError
+
+    trainer = Trainer(
+        spec=built.run.training,
+        seed=built.run.seed,
+        total_steps=min(STEPS[1], max(STEPS[0], built.total_steps)),
+        step_units=built.step_units,
+        model=Compiled(built.model) if built.run.training.compile else built.model,
+        objective=built.objective,
+        loader=built.loader,
+        weights=built.weights,
+        optimiser=built.optimiser,
+        learning_rate=built.learning_rate,
+        world=built.world,
+        meter=Meter(1.0, peak, built.world.device),
+        hooks=[Hook(1, mark)],
+        updated=built.updated,
+        save=lambda state: None,
+        roll_back=State,
+        log_anomaly=lambda state, problem, documents: None,
+    )
+    try:
+        trainer.run(State())
+    except _EnoughError:
+        pass
+    finally:
+        built.loader.close()
+    return [later - earlier for earlier, later in pairwise(at)]
+
+
+def _evaluation(built: Built) -> tuple[float, float]:
+    """Seconds before an evaluation, and of a row in it."""
+    scorer = built.data.held_out(built.run, built.objective)
+    begun = time.perf_counter()
+    with built.given_away() as model:
+        settling = time.perf_counter() - begun
+        seconds = [_timed(lambda: list(scorer.run(model))) for _ in range(EVALUATIONS)]
+    return settling, statistics.median(seconds[1:]) / built.run.evaluation.batch_size
+
+
+def _timed(call: Callable[[], Any]) -> float:
+    begun = time.perf_counter()
+    call()
+    return time.perf_counter() - begun
