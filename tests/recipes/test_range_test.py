@@ -190,22 +190,13 @@ def test_every_optimiser_is_tested(here, optimiser):
     assert found["suggested"] is not None, found["why_none"]
 
 
-@pytest.mark.parametrize(
-    ("name", "words"),
-    [
-        (
-            "mnist-vit",
-            ["training.batch_examples=16", "model.stack.width=32", "evaluation.pictures_while_training=16"],
-        ),
-        ("clip-emoji", ["training.batch_examples=16"]),
-    ],
-)
-def test_pictures_and_pairs_are_tested(tmp_path, name, words):
-    """That they run to the end; so few steps tell no rate."""
-    range_test(find_recipe(name, words[:1]), tmp_path / "out", steps=20, console=quietly())
+@pytest.mark.parametrize("name", ["mnist-vit", "clip-emoji"])
+def test_pictures_and_pairs_are_tested(tmp_path, name):
+    """Whole recipes with small batches run to the end, on objectives whose losses add up and one whose do not."""
+    range_test(find_recipe(name, ["training.batch_examples=16"]), tmp_path / "out", steps=20, console=quietly())
     found = json.loads((tmp_path / "out" / "range-test.json").read_text())
     assert len(found["rates"]) >= 15
-    assert "nats" in (tmp_path / "out" / "report.html").read_text()
+    assert "smoothed loss, nats<" in (tmp_path / "out" / "report.html").read_text()
 
 
 def test_the_recipe_of_a_test_keeps_what_is_learnt():
