@@ -34,7 +34,9 @@ NOISES = 3.0
 DONE = 0.8
 RULE = "where four fifths of the fall are done"
 """How a rate is suggested: the lowest one at which that share of the whole fall, from the first loss to the least, is
-done. It stands for the place where the gain slows, Smith's bound for the largest useful rate; the share is ours."""
+done. It stands for the place where the gain slows, Smith's bound for the largest useful rate; the share is ours. On a
+tiny decoder, against the best of a grid of half powers of ten over 100 steps, it was there with Lion, Adafactor and
+LAMB, half a power of ten above with AdamW, and a whole one below with SGD."""
 
 
 @dataclass(frozen=True)
