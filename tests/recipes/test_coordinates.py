@@ -15,6 +15,7 @@ from corestone.recipes import coordinates
 from corestone.recipes.catalogue import find_recipe
 from corestone.recipes.coordinates import FLAT, coordinate_check, slope, widths_of
 from corestone.recipes.spec import Run
+from corestone.report.mup import draw_coordinates
 
 WIDTHS = [32, 64, 128, 256]
 
@@ -68,6 +69,16 @@ def test_a_rule_that_is_left_out_is_seen(tmp_path, monkeypatch, name):
     print(name, {p: round(s, 3) for p, s in found["slopes"]["muP"].items()})
     assert not found["flat"]
     assert worst(found, "muP") > 1.2 * FLAT
+
+
+def test_a_run_that_diverges_is_told_as_one_that_does_not_hold(tmp_path):
+    run = find_recipe(recipe(tmp_path, decoder()), ["optimiser.learning_rate=1e30"])
+    told: list[str] = []
+    found = coordinate_check(run, [32, 64], 32, steps=3, seeds=1, tell=told.append)
+    assert found["slopes"]["muP"]["logits"] == float("inf")
+    assert not found["flat"]
+    assert told[-1] == "width 64, muP: 1 runs of 3 steps"
+    assert draw_coordinates(found, tmp_path / "c.png").is_file()
 
 
 def test_a_slope_is_the_exponent_of_the_width():

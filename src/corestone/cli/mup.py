@@ -51,7 +51,7 @@ def check(
     from corestone.report.mup import draw_coordinates
 
     chosen, least = widths_of(run, _whole(widths), base)
-    found = coordinate_check(run, chosen, least, steps, seeds)
+    found = coordinate_check(run, chosen, least, steps, seeds, lambda line: typer.echo(line, err=True))
     folder = out or Path("runs") / f"{run.name}-mup"
     _end(found, draw_coordinates(found, folder / "coordinates.png"), as_json, _show_check)
     if not found["flat"]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -16,7 +16,7 @@ from corestone.core.protocols import Output
 from corestone.core.rng import Draws, fold
 from corestone.parallel.collectives import World
 from corestone.recipes.build import Built
-from corestone.recipes.checks.context import Changes, train_steps
+from corestone.recipes.checks.context import Changes, Diverged, train_steps
 from corestone.recipes.load import open_data
 from corestone.recipes.mup import at_width, mup, smallest_width
 from corestone.recipes.run_data import RunData
@@ -51,12 +51,23 @@ def widths_of(run: Run, widths: Sequence[int] | None, base: int | None) -> tuple
     return found, base
 
 
-def coordinate_check(run: Run, widths: Sequence[int], base: int, steps: int = 5, seeds: int = 3) -> dict[str, Any]:
+def coordinate_check(
+    run: Run,
+    widths: Sequence[int],
+    base: int,
+    steps: int = 5,
+    seeds: int = 3,
+    tell: Callable[[str], None] = lambda line: None,
+) -> dict[str, Any]:
     """Train the recipe at several widths for a few steps, in the standard parametrisation and in muP, and tell how far
     each part's values on the first batch moved: root mean squares, means over seeds.
 
     In muP what moves is of one size at all widths; in the standard parametrisation it grows with the width. Computes in
-    float32 on the CPU, at the recipe's full learning rate from the first step on.
+    float32 on the CPU, at the recipe's full learning rate from the first step on. Where a run diverges, all of its
+    changes are infinite.
+
+    Args:
+        tell: is given a line of what is done.
 
     Returns:
         What was tried; `changes` by parametrisation and part, one per width; `slopes`, the exponents of the width that
@@ -70,6 +81,7 @@ def coordinate_check(run: Run, widths: Sequence[int], base: int, steps: int = 5,
             found = [
                 _moved(planned.model_copy(update={"seed": run.seed + n}), data, world, steps) for n in range(seeds)
             ]
+            tell(f"width {width}, {kind}: {seeds} runs of {steps} steps")
             for part in found[0]:
                 mean = statistics.mean(moves[part] for moves in found)
                 changes.setdefault(kind, {}).setdefault(part, []).append(mean)
@@ -104,6 +116,8 @@ def _moved(run: Run, data: RunData, world: World, steps: int) -> dict[str, float
         rate = run.optimiser.learning_rate
         train_steps(built, steps, Changes(clip_norm=run.training.clip_norm, learning_rate=lambda step: rate))
         after = _values(built)
+    except Diverged:
+        return dict.fromkeys(before, math.inf)
     finally:
         built.loader.close()
     return {part: float((after[part] - value).square().mean().sqrt()) for part, value in before.items()}

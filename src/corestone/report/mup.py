@@ -36,11 +36,12 @@ def draw_coordinates(found: Mapping[str, Any], path: Path) -> Path:
             if kind == "standard":
                 _guide(axes, found["widths"], parts, colours)
             _dress(axes, colours, TITLES[kind], "width")
-            axes.set_yscale("log")
             axes.xaxis.set_major_locator(FixedLocator(found["widths"]))
             axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0f}"))
-            axes.yaxis.set_major_locator(LogLocator(numticks=8))
-            axes.yaxis.set_minor_locator(NullLocator())
+            if any(math.isfinite(size) for sizes in parts.values() for size in sizes):  # else nothing is drawn
+                axes.set_yscale("log")
+                axes.yaxis.set_major_locator(LogLocator(numticks=8))
+                axes.yaxis.set_minor_locator(NullLocator())
         steps = f"{found['steps']} steps" if found["steps"] > 1 else "one step"
         panels[0].set_ylabel(f"change of values after {steps}", color=colours["muted"])
         handles = [Line2D([], [], linewidth=2.2, label=name, **style) for name, style in _legend(parts, colours)]
