@@ -39,6 +39,7 @@ from corestone.recipes.catalogue import find_recipe
 from corestone.recipes.load import open_data
 from corestone.recipes.made_up import Known
 from corestone.recipes.plan import Wanted, plan_recipe
+from corestone.recipes.registry import OBJECTIVES
 from corestone.recipes.spec import Run
 from corestone.report import figures
 from corestone.report.folder import read_run
@@ -54,6 +55,7 @@ import sys
 from pathlib import Path
 from corestone.core.spec import read_yaml
 from corestone.recipes.pretrain import train_run
+from corestone.recipes.registry import OBJECTIVES
 from corestone.recipes.spec import Run
 train_run(read_yaml(Run, Path(sys.argv[1])), Path(sys.argv[2]))
 """
@@ -94,8 +96,9 @@ def lasting(run: Run, steps: int) -> Run:
 def known_of(run: Run) -> Known:
     """What its prepared data tells a plan."""
     data = open_data(run, CPU)
+    objective = OBJECTIVES.build(run.objective, data.vocabulary)
     loader = data.loader(run, data.batch(run)[0], CPU)
-    known = Known(data.vocabulary, loader.epoch_units, data.row_tokens(), data.held_out_units(run))
+    known = Known(data.vocabulary, loader.epoch_units, data.row_tokens(), data.held_out_units(run, objective))
     loader.close()
     return known
 

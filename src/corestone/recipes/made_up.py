@@ -149,7 +149,7 @@ class MadeUpData:
         """The objective's loss of as many rows as the recipe scores at a time."""
         return _Losses(made_up(run, self.known, self.model, run.evaluation.batch_size), objective)
 
-    def held_out_units(self, run: Run) -> int:
+    def held_out_units(self, run: Run, objective: Any) -> int:
         """Of the rows that `held_out` scores."""
         rows, units = step_size(run)
         return run.evaluation.batch_size * max(1, units // rows)
