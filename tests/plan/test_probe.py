@@ -20,7 +20,8 @@ from corestone.recipes import plan as plans
 from corestone.recipes import probe as probing
 from corestone.recipes.build import Built
 from corestone.recipes.catalogue import find_recipe
-from corestone.recipes.made_up import Known, guessed, made_up_data
+from corestone.recipes.made_up import Known, guessed
+from corestone.recipes.made_up_data import made_up_data
 from corestone.recipes.plan import Wanted, model_of, plan_built, plan_recipe
 from corestone.recipes.probe import probe
 from corestone.report import figures

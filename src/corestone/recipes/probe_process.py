@@ -23,7 +23,8 @@ from corestone.parallel.peak import gemm_peak
 from corestone.plan.probed import Probed
 from corestone.recipes import pretrain
 from corestone.recipes.build import Built
-from corestone.recipes.made_up import guessed, made_up_data
+from corestone.recipes.made_up import guessed
+from corestone.recipes.made_up_data import made_up_data
 from corestone.recipes.plan import model_of
 from corestone.recipes.probe import FOUND
 from corestone.recipes.spec import Run
