@@ -81,8 +81,12 @@ def test_real_steps_are_timed_in_a_process_of_their_own(name):
 def test_what_cannot_be_tried_is_said(monkeypatch):
     run = find_recipe("shakespeare", [])
     monkeypatch.setattr(probing, "COMMAND", "import sys; sys.exit('out of luck')")
-    with pytest.raises(CorestoneError, match=r"--probe: shakespeare cannot be tried here \(out of luck\); plan it"):
+    with pytest.raises(CorestoneError, match=r"^probe: shakespeare cannot be tried here \(out of luck\); plan it"):
         probe(run, "float32")
+    long = find_recipe("shakespeare", ["training.length=1000000 steps"])
+    kept = plan_built(long, guessed(run, 1e6, model_of(run)), "float32", 1e12, ALONE)
+    assert "probe" not in kept
+    assert any("out of luck" in warning for warning in kept["warnings"])
     for wanted in (Wanted(hardware="h100", probe=True), Wanted(hardware="cpu", devices=2, probe=True)):
         with pytest.raises(SpecError, match="--probe: tries one process on this machine's processor"):
             plan_recipe(run, wanted)

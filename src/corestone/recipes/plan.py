@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from corestone.core.environment import began, environment
-from corestone.core.errors import SpecError
+from corestone.core.errors import CorestoneError, SpecError
 from corestone.core.format import clock, si
 from corestone.core.protocols import Objective
 from corestone.core.rng import Draws
@@ -325,7 +325,10 @@ def plan_built(run: Run, known: Known, precision: str, peak: float, world: World
     plan = predict(subject, scale)
     room = 2 * plan["memory"]["peak_bytes"] < hardware.memory_bytes  # the run is there already while it is tried
     if cpu and world.size == 1 and room and plan["time"]["training_seconds"] > WORTH_A_PROBE:
-        plan, _ = with_probe(plan, subject, scale, probe(run, precision))
+        try:
+            plan, _ = with_probe(plan, subject, scale, probe(run, precision))
+        except CorestoneError as error:
+            plan["warnings"].append(str(error))
     return plan
 
 
