@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from math import prod
 from typing import Any
 
@@ -70,10 +71,15 @@ class Subject:
         """All of them."""
         return sum(self.parts.values())
 
-    @property
+    @cached_property
     def trained(self) -> int:
         """Those that are not frozen."""
         return sum(prod(shape) for shape in self.shapes)
+
+    @cached_property
+    def optimiser_bytes(self) -> float:
+        """Of the optimiser's state."""
+        return memory.optimiser_state(self.optimiser, self.shapes)
 
     @property
     def units(self) -> int:
@@ -174,7 +180,7 @@ def memory_of(subject: Subject, scale: Scale, devices: int, sharding: memory.Sha
             subject.trained,
             subject.frozen,
             low,
-            memory.optimiser_state(subject.optimiser, subject.shapes),
+            subject.optimiser_bytes,
             subject.averages,
             sharding,
             devices,
@@ -208,7 +214,7 @@ def _work(subject: Subject) -> cluster.Work:
         rows=subject.rows,
         micro_rows=subject.micro_rows,
         weight_bytes=2.0 if low else 4.0,
-        updated_bytes=memory.updated(subject.trained, memory.optimiser_state(subject.optimiser, subject.shapes), low),
+        updated_bytes=memory.updated(subject.trained, subject.optimiser_bytes, low),
     )
 
 
@@ -295,7 +301,7 @@ def _data(subject: Subject, scale: Scale) -> dict[str, Any]:
 def _checkpoint_bytes(subject: Subject) -> float:
     """Float32 weights, their averages where there are any, and the optimiser's state."""
     copies = 2 if subject.averages else 1
-    return memory.optimiser_state(subject.optimiser, subject.shapes) + 4.0 * copies * subject.parameters
+    return subject.optimiser_bytes + 4.0 * copies * subject.parameters
 
 
 def _loss(subject: Subject) -> dict[str, Any] | None:
