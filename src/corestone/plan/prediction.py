@@ -20,6 +20,10 @@ POWER_OVERHEAD = 1.2
 """What a data centre draws for each watt of its devices and hosts; assumed (power usage effectiveness)."""
 
 
+SAMPLED_TOKEN_SECONDS = 0.005
+"""To write one token behind each prompt of a sample; assumed, until a probe measures it."""
+
+
 @dataclass(frozen=True)
 class Subject:
     """What a plan is of: the run's model and step, as numbers.
@@ -36,7 +40,8 @@ class Subject:
         logits_width: of the vocabulary that tokens are predicted from; 0: none are. row_tokens: of a row.
         available: units of the training side; None: not known.
         text: whether the run predicts next tokens, which laws of loss are about.
-        checkpoints, evaluations: how many the run makes; evaluated_units, evaluated_rows: what one evaluation sees.
+        checkpoints, evaluations, samples: how often the run makes them; evaluated_units, evaluated_rows: what one
+            evaluation sees; sampled_tokens: that continue a prompt, 0 where the run writes none.
     """
 
     name: str
@@ -65,6 +70,8 @@ class Subject:
     evaluations: int
     evaluated_units: float
     evaluated_rows: float
+    samples: int
+    sampled_tokens: int
 
     @property
     def parameters(self) -> int:
@@ -231,6 +238,7 @@ def _time(subject: Subject, scale: Scale) -> tuple[dict[str, Any], list[cluster.
         writing = probed.checkpoint_seconds
         one = probed.settle_seconds + subject.evaluated_rows * probed.evaluated_row_seconds
         evaluating = subject.evaluations * one
+    sampling = subject.samples * (probed.sample_seconds if probed else subject.sampled_tokens * SAMPLED_TOKEN_SECONDS)
     lost = cluster.failures(scale.devices, training, writing, subject.checkpoints)
     unlucky = 0.0 if scale.hardware.name == CPU else training * lost.lost
     return {
@@ -248,7 +256,10 @@ def _time(subject: Subject, scale: Scale) -> tuple[dict[str, Any], list[cluster.
         "checkpoint_interval_seconds": lost.interval_seconds,
         "failure_seconds": unlucky,
         "startup_seconds": scale.startup_seconds,
-        "total_seconds": scale.startup_seconds + training + writing * subject.checkpoints + evaluating + unlucky,
+        "sample_seconds": sampling,
+        "total_seconds": sum(
+            (scale.startup_seconds, training, writing * subject.checkpoints, evaluating, sampling, unlucky)
+        ),
     }, cluster.curve(work, scale.hardware, peak, scale.utilisation, scale.sharding)
 
 

@@ -19,6 +19,7 @@ from corestone.data.images.loader import ImageLoader
 from corestone.data.images.picture import Choose, Pixels, Size, cut
 from corestone.data.images.spec import Images, Pairs
 from corestone.data.spec import Data
+from corestone.generate.decode import generate
 from corestone.nn.modes import evaluation_mode
 from corestone.parallel.collectives import World
 from corestone.recipes.made_up import Known, made_up, step_size
@@ -29,6 +30,9 @@ from corestone.recipes.spec import Run
 def made_up_data(run: Run, known: Known, model: Any) -> MadeUpData:
     """The data of a run, of which no file is read."""
     return MadeUpData(run, known, model, "tokens" if isinstance(run.data, Data) else "pictures")
+
+
+PROMPT_TOKENS = 8
 
 
 @dataclass
@@ -94,8 +98,13 @@ class MadeUpData:
         return run.evaluation.batch_size * max(1, units // rows)
 
     def samples(self, run: Run, model: Any) -> Sequence[tuple[str, str]]:
-        """No text is asked for."""
-        return []
+        """What the model of a text makes of as many prompts as the recipe has."""
+        prompts, vocabulary = run.samples.prompts, self.known.vocabulary
+        if not prompts or vocabulary is None or model.generates not in ("continuations", "answers"):
+            return []
+        begun = list(range(vocabulary.size // 4, vocabulary.size // 4 + PROMPT_TOKENS))
+        written = generate(model, vocabulary, [begun] * len(prompts), run.samples.sampling)
+        return [(prompt, " ".join(map(str, ids))) for prompt, ids in zip(prompts, written, strict=True)]
 
 
 @dataclass(frozen=True)

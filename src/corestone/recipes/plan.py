@@ -88,7 +88,7 @@ def subject_of(run: Run, known: Known, model: Any, precision: str, cpu: bool) ->
     rows, units = step_size(run)
     steps = partial(in_steps, rows=rows, units=units, epoch=known.available)
     total, rhythm = steps(run.training.length), run.rhythm
-    text = isinstance(run.data, Data)
+    text, writes = isinstance(run.data, Data), model.generates != "nothing"
     bound = run.evaluation.tokens_while_training if text else run.evaluation.pictures_while_training
     evaluated = bound if known.held_out is None else known.held_out
     return Subject(
@@ -118,6 +118,8 @@ def subject_of(run: Run, known: Known, model: Any, precision: str, cpu: bool) ->
         evaluations=_times(total, rhythm.evaluate, steps),
         evaluated_units=evaluated,
         evaluated_rows=evaluated / max(1, units // rows),
+        samples=_times(total, rhythm.sample, steps),
+        sampled_tokens=run.samples.sampling.max_tokens if text and run.samples.prompts and writes else 0,
     )
 
 

@@ -57,7 +57,7 @@ def main() -> None:
 
 
 def measure(run: Run, dtype: torch.dtype, folder: Path) -> Probed:
-    """Some steps of a run in this process, then an evaluation and a checkpoint, which is left in the folder.
+    """Some steps of a run in this process, then an evaluation, samples and a checkpoint, which is left in the folder.
 
     The run begins by chance, whatever its recipe begins with, and no step is held to be an anomaly.
     """
@@ -72,6 +72,7 @@ def measure(run: Run, dtype: torch.dtype, folder: Path) -> Probed:
     startup = time.time() - began()
     seconds = _steps(built, peak)
     settling, row = _evaluation(built)
+    samples = _timed(lambda: data.samples(run, built.model))
     checkpoint = _timed(lambda: built.save(folder / "checkpoint", State()))
     return Probed(
         steps=len(seconds),
@@ -82,6 +83,7 @@ def measure(run: Run, dtype: torch.dtype, folder: Path) -> Probed:
         settle_seconds=settling,
         evaluated_row_seconds=row,
         checkpoint_seconds=checkpoint,
+        sample_seconds=samples,
     )
 
 
