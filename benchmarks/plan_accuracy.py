@@ -17,6 +17,8 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 
 import torch
@@ -39,6 +41,7 @@ from corestone.recipes.catalogue import find_recipe
 from corestone.recipes.load import open_data
 from corestone.recipes.made_up import Known
 from corestone.recipes.plan import Wanted, plan_recipe
+from corestone.recipes.registry import OBJECTIVES
 from corestone.recipes.spec import Run
 from corestone.report import figures
 from corestone.report.folder import read_run
@@ -54,6 +57,7 @@ import sys
 from pathlib import Path
 from corestone.core.spec import read_yaml
 from corestone.recipes.pretrain import train_run
+from corestone.recipes.registry import OBJECTIVES
 from corestone.recipes.spec import Run
 train_run(read_yaml(Run, Path(sys.argv[1])), Path(sys.argv[2]))
 """
@@ -94,8 +98,9 @@ def lasting(run: Run, steps: int) -> Run:
 def known_of(run: Run) -> Known:
     """What its prepared data tells a plan."""
     data = open_data(run, CPU)
+    objective = OBJECTIVES.build(run.objective, data.vocabulary)
     loader = data.loader(run, data.batch(run)[0], CPU)
-    known = Known(data.vocabulary, loader.epoch_units, data.row_tokens(), data.held_out_units(run))
+    known = Known(data.vocabulary, loader.epoch_units, data.row_tokens(), data.held_out_units(run, objective))
     loader.close()
     return known
 
@@ -120,9 +125,16 @@ def counted(run: Run) -> float:
     return float(counter.get_total_flops())
 
 
+def planned(run: Run, wanted: Wanted, known: Known) -> dict:
+    """The plan, made in a fresh process as `corestone plan` makes it: this one holds more memory with every recipe, and
+    what a process holds is part of a plan."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as fresh:
+        return fresh.submit(plan_recipe, run, wanted, known).result()
+
+
 def steps_for(run: Run, seconds: float, known: Known) -> int:
     """So many that training takes about as long, by a probe."""
-    plan = plan_recipe(run, Wanted(hardware="cpu", probe=True), known)
+    plan = planned(run, Wanted(hardware="cpu", probe=True), known)
     return max(6, round(seconds / plan["time"]["step_seconds"]))
 
 
@@ -173,8 +185,8 @@ def judge(asked: argparse.Namespace, precision: str, work: Path, console: Consol
             continue
         known = known_of(run)
         run = lasting(run, steps_for(run, asked.seconds, known))
-        probed = plan_recipe(run, Wanted(hardware="cpu", probe=True), known)
-        plain = plan_recipe(run, Wanted(hardware="cpu"), known)
+        probed = planned(run, Wanted(hardware="cpu", probe=True), known)
+        plain = planned(run, Wanted(hardware="cpu"), known)
         found = trained(run, work / run.name) | {"step_flops": counted(run)}
         for figure, told in (
             ("peak memory, MB", lambda plan: plan["memory"]["peak_bytes"] / 1e6),

@@ -32,8 +32,12 @@ def training_mode(model: nn.Module) -> None:
 
 def is_frozen(module: nn.Module) -> bool:
     """Whether it has parameters and trains none of them."""
-    parameters = list(module.parameters())
-    return bool(parameters) and not any(parameter.requires_grad for parameter in parameters)
+    some = False
+    for parameter in module.parameters():
+        if parameter.requires_grad:  # most models train, and their parameters are many
+            return False
+        some = True
+    return some
 
 
 def freeze(model: nn.Module, names: Collection[str]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from math import prod
 from typing import Any
 
@@ -16,6 +17,10 @@ from corestone.plan.spec import CPU, Hardware, Region
 
 POWER_OVERHEAD = 1.2
 """What a data centre draws for each watt of its devices and hosts; assumed (power usage effectiveness)."""
+
+
+SAMPLED_TOKEN_SECONDS = 0.005
+"""To write one token behind each prompt of a sample; assumed, until a probe measures it."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +39,8 @@ class Subject:
         logits_width: of the vocabulary that tokens are predicted from; 0: none are. row_tokens: of a row.
         available: units of the training side; None: not known.
         text: whether the run predicts next tokens, which laws of loss are about.
-        checkpoints, evaluations: how many the run makes; evaluated_units, evaluated_rows: what one evaluation sees.
+        checkpoints, evaluations, samples: how often the run makes them; evaluated_units, evaluated_rows: what one
+            evaluation sees; sampled_tokens: that continue a prompt, 0 where the run writes none.
     """
 
     name: str
@@ -63,16 +69,23 @@ class Subject:
     evaluations: int
     evaluated_units: float
     evaluated_rows: float
+    samples: int
+    sampled_tokens: int
 
     @property
     def parameters(self) -> int:
         """All of them."""
         return sum(self.parts.values())
 
-    @property
+    @cached_property
     def trained(self) -> int:
         """Those that are not frozen."""
         return sum(prod(shape) for shape in self.shapes)
+
+    @cached_property
+    def optimiser_bytes(self) -> float:
+        """Of the optimiser's state."""
+        return memory.optimiser_state(self.optimiser, self.shapes)
 
     @property
     def units(self) -> int:
@@ -173,7 +186,7 @@ def memory_of(subject: Subject, scale: Scale, devices: int, sharding: memory.Sha
             subject.trained,
             subject.frozen,
             low,
-            memory.optimiser_state(subject.optimiser, subject.shapes),
+            subject.optimiser_bytes,
             subject.averages,
             sharding,
             devices,
@@ -207,7 +220,7 @@ def _work(subject: Subject) -> cluster.Work:
         rows=subject.rows,
         micro_rows=subject.micro_rows,
         weight_bytes=2.0 if low else 4.0,
-        updated_bytes=memory.updated(subject.trained, memory.optimiser_state(subject.optimiser, subject.shapes), low),
+        updated_bytes=memory.updated(subject.trained, subject.optimiser_bytes, low),
     )
 
 
@@ -224,6 +237,7 @@ def _time(subject: Subject, scale: Scale) -> tuple[dict[str, Any], list[cluster.
         writing = probed.checkpoint_seconds
         one = probed.settle_seconds + subject.evaluated_rows * probed.evaluated_row_seconds
         evaluating = subject.evaluations * one
+    sampling = subject.samples * (probed.sample_seconds if probed else subject.sampled_tokens * SAMPLED_TOKEN_SECONDS)
     lost = cluster.failures(scale.devices, training, writing, subject.checkpoints)
     unlucky = 0.0 if scale.hardware.name == CPU else training * lost.lost
     return {
@@ -241,7 +255,10 @@ def _time(subject: Subject, scale: Scale) -> tuple[dict[str, Any], list[cluster.
         "checkpoint_interval_seconds": lost.interval_seconds,
         "failure_seconds": unlucky,
         "startup_seconds": scale.startup_seconds,
-        "total_seconds": scale.startup_seconds + training + writing * subject.checkpoints + evaluating + unlucky,
+        "sample_seconds": sampling,
+        "total_seconds": sum(
+            (scale.startup_seconds, training, writing * subject.checkpoints, evaluating, sampling, unlucky)
+        ),
     }, cluster.curve(work, scale.hardware, peak, scale.utilisation, scale.sharding)
 
 
@@ -294,7 +311,7 @@ def _data(subject: Subject, scale: Scale) -> dict[str, Any]:
 def _checkpoint_bytes(subject: Subject) -> float:
     """Float32 weights, their averages where there are any, and the optimiser's state."""
     copies = 2 if subject.averages else 1
-    return memory.optimiser_state(subject.optimiser, subject.shapes) + 4.0 * copies * subject.parameters
+    return subject.optimiser_bytes + 4.0 * copies * subject.parameters
 
 
 def _loss(subject: Subject) -> dict[str, Any] | None:

@@ -18,6 +18,7 @@ class Probed:
         settle_seconds: before each evaluation, for averaged weights and their statistics.
         evaluated_row_seconds: of one row of an evaluation.
         checkpoint_seconds: to write one.
+        sample_seconds: to continue the recipe's prompts once.
     """
 
     steps: int
@@ -28,3 +29,4 @@ class Probed:
     settle_seconds: float
     evaluated_row_seconds: float
     checkpoint_seconds: float
+    sample_seconds: float

@@ -106,7 +106,7 @@ class ImageData:
         """A side in order, for a batch size."""
         return partial(evaluation_batches, self.sides[side], self.spec.augmentation)
 
-    def held_out_units(self, run: Run) -> int:
+    def held_out_units(self, run: Run, objective: Any) -> int:
         """The first pictures of the validation side."""
         return min(len(self.sides["validation"]), run.evaluation.pictures_while_training)
 

@@ -128,7 +128,7 @@ class PairData:
         """Retrieval among the first pictures of the validation side."""
         return retrieval(self.pairs("validation", run.evaluation.pictures_while_training), run.evaluation.batch_size)
 
-    def held_out_units(self, run: Run) -> int:
+    def held_out_units(self, run: Run, objective: Any) -> int:
         """The first pictures of the validation side."""
         return min(len(self.sides["validation"]), run.evaluation.pictures_while_training)
 

@@ -15,11 +15,10 @@ from typing import Any
 import torch
 
 from corestone.core.environment import began, environment
-from corestone.core.errors import CheckpointError, SpecError
+from corestone.core.errors import CorestoneError, SpecError
 from corestone.core.format import clock, si
 from corestone.core.protocols import Objective
 from corestone.core.rng import Draws
-from corestone.core.runlog import number, read_events
 from corestone.core.spec import plain
 from corestone.core.units import Duration
 from corestone.data.images.spec import Images
@@ -27,7 +26,6 @@ from corestone.data.spec import Data
 from corestone.nn.modes import freeze
 from corestone.objectives.spec import Contrastive, NextToken
 from corestone.optim.build import frozen_names
-from corestone.optim.spec import ExponentialRise, WarmupStableDecay
 from corestone.parallel.collectives import World
 from corestone.parallel.precision import compute_dtype
 from corestone.plan.calibration import factors
@@ -39,12 +37,11 @@ from corestone.plan.prediction import Scale, Subject, memory_of, predict
 from corestone.plan.probed import Probed
 from corestone.plan.shapes import Activations, block_count, largest_block, parameter_parts, shaped, trace
 from corestone.plan.spec import CPU, Hardware
-from corestone.plan.suggestions import Measured, Settings, off_the_rules, suggest
-from corestone.recipes.made_up import Known, guessed, made_up, step_size
+from corestone.recipes.made_up import Known, guessed, in_steps, made_up, step_size
 from corestone.recipes.probe import probe
 from corestone.recipes.registry import MODELS, OBJECTIVES
 from corestone.recipes.spec import Run
-from corestone.train.noise import SCALE
+from corestone.recipes.suggested import noise_scale, with_suggestions
 
 PLAN = "plan.json"
 """In a run's folder: what was predicted before its first step."""
@@ -92,7 +89,7 @@ def subject_of(run: Run, known: Known, model: Any, precision: str, cpu: bool) ->
     rows, units = step_size(run)
     steps = partial(in_steps, rows=rows, units=units, epoch=known.available)
     total, rhythm = steps(run.training.length), run.rhythm
-    text = isinstance(run.data, Data)
+    text, writes = isinstance(run.data, Data), model.generates != "nothing"
     bound = run.evaluation.tokens_while_training if text else run.evaluation.pictures_while_training
     evaluated = bound if known.held_out is None else known.held_out
     return Subject(
@@ -122,14 +119,9 @@ def subject_of(run: Run, known: Known, model: Any, precision: str, cpu: bool) ->
         evaluations=_times(total, rhythm.evaluate, steps),
         evaluated_units=evaluated,
         evaluated_rows=evaluated / max(1, units // rows),
+        samples=_times(total, rhythm.sample, steps),
+        sampled_tokens=run.samples.sampling.max_tokens if text and run.samples.prompts and writes else 0,
     )
-
-
-def in_steps(length: Duration, rows: int, units: int, epoch: float | None) -> int:
-    """A duration in steps."""
-    if length.unit == "epochs" and epoch is None:
-        raise SpecError(f"plan: {length} of data whose size is not known; say how much there is by --available N")
-    return length.steps(batch_tokens=units, batch_examples=rows, epoch_tokens=int(epoch or 0))
 
 
 def _times(total: int, every: Duration | None, steps: Callable[[Duration], int]) -> int:
@@ -200,52 +192,11 @@ def plan_recipe(run: Run, wanted: Wanted, known: Known | None = None) -> dict[st
     if probed is not None:
         plan, scale = with_probe(plan, subject, scale, probed)
     measured = None if wanted.noise_from is None else noise_scale(wanted.noise_from, subject.unit)
-    plan = _with_suggestions(plan, run, subject, measured)
+    plan = with_suggestions(plan, run, subject, measured)
     plan["others"] = [] if cpu else _others(subject, scale, wanted.mfu)
     if wanted.budget is not None:
         plan["budget"] = within(plan, *parse_budget(wanted.budget))
     return plan
-
-
-def _with_suggestions(
-    plan: dict[str, Any], run: Run, subject: Subject, measured: Measured | None = None
-) -> dict[str, Any]:
-    """The plan, with what rules say of the recipe's settings, and warnings where a rate is far off them."""
-    schedule = run.schedule
-    rows, units = step_size(run)
-    steps = partial(in_steps, rows=rows, units=units, epoch=subject.available)
-    settings = Settings(
-        model=_kind(run),
-        objective=str(plain(run.objective)["kind"]),
-        schedule=schedule,
-        warmup_steps=0 if isinstance(schedule, ExponentialRise) else steps(schedule.warmup),
-        decay_steps=steps(schedule.decay) if isinstance(schedule, WarmupStableDecay) else None,
-        by_chance=run.start is None,
-        measured=measured,
-    )
-    suggestions = suggest(subject, settings, plan["loss"] and plan["loss"]["nats_per_token"])
-    return plan | {"suggestions": suggestions, "warnings": plan["warnings"] + off_the_rules(suggestions)}
-
-
-def noise_scale(folder: Path, unit: str) -> Measured:
-    """The last noise scale that a run measured.
-
-    Raises CheckpointError where it measured none, or counts in another unit.
-    """
-    found = [
-        (event["step"], value, unit in event)
-        for event in read_events(folder).of("train")
-        if (value := number(event, SCALE)) is not None and math.isfinite(value)
-    ]
-    if not found:
-        raise CheckpointError(
-            f"--noise-from {folder}: its log has no noise scale; train it with 'training.noise_scale={{}}' and a "
-            "training.micro_batch below its batch"
-        )
-    step, value, same = found[-1]
-    if not same:
-        raise CheckpointError(f"--noise-from {folder}: does not count in {unit}, as this recipe does; name another run")
-    return Measured(folder.resolve().name, step, unit, value)
 
 
 def with_probe(
@@ -374,8 +325,11 @@ def plan_built(run: Run, known: Known, precision: str, peak: float, world: World
     plan = predict(subject, scale)
     room = 2 * plan["memory"]["peak_bytes"] < hardware.memory_bytes  # the run is there already while it is tried
     if cpu and world.size == 1 and room and plan["time"]["training_seconds"] > WORTH_A_PROBE:
-        plan, _ = with_probe(plan, subject, scale, probe(run, precision))
-    return _with_suggestions(plan, run, subject)
+        try:
+            plan, _ = with_probe(plan, subject, scale, probe(run, precision))
+        except CorestoneError as error:
+            plan["warnings"].append(str(error))
+    return with_suggestions(plan, run, subject)
 
 
 def resident_bytes() -> float:

@@ -99,7 +99,9 @@ def train_run(
         describe_folder(run, folder, built, peak)
         introduce(console, built, folder, peak)
         precision = str(built.dtype).removeprefix("torch.")
-        known = Known(data.vocabulary, built.loader.epoch_units, data.row_tokens(), data.held_out_units(run))
+        known = Known(
+            data.vocabulary, built.loader.epoch_units, data.row_tokens(), data.held_out_units(run, built.objective)
+        )
         told = store_plan(run, known, folder, precision, peak / world.size, world, fresh)
         if told:
             console.print(f"plan       {told}", highlight=False, soft_wrap=True)

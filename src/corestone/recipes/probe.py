@@ -44,9 +44,9 @@ def probe(run: Run, precision: str) -> Probed:
             )
         except subprocess.TimeoutExpired:
             raise CorestoneError(
-                f"--probe: {run.name} took more than {PATIENCE_SECONDS} s for a few steps; plan it without --probe"
+                f"probe: {run.name} took more than {PATIENCE_SECONDS} s for a few steps; plan it without --probe"
             ) from None
         if done.returncode or not (folder / FOUND).is_file():
             last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
-            raise CorestoneError(f"--probe: {run.name} cannot be tried here ({last}); plan it without --probe")
+            raise CorestoneError(f"probe: {run.name} cannot be tried here ({last}); plan it without --probe")
         return Probed(**json.loads((folder / FOUND).read_text(encoding="utf-8")))

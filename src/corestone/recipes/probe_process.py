@@ -23,7 +23,8 @@ from corestone.parallel.peak import gemm_peak
 from corestone.plan.probed import Probed
 from corestone.recipes import pretrain
 from corestone.recipes.build import Built
-from corestone.recipes.made_up import guessed, made_up_data
+from corestone.recipes.made_up import guessed
+from corestone.recipes.made_up_data import made_up_data
 from corestone.recipes.plan import model_of
 from corestone.recipes.probe import FOUND
 from corestone.recipes.spec import Run
@@ -56,7 +57,7 @@ def main() -> None:
 
 
 def measure(run: Run, dtype: torch.dtype, folder: Path) -> Probed:
-    """Some steps of a run in this process, then an evaluation and a checkpoint, which is left in the folder.
+    """Some steps of a run in this process, then an evaluation, samples and a checkpoint, which is left in the folder.
 
     The run begins by chance, whatever its recipe begins with, and no step is held to be an anomaly.
     """
@@ -71,6 +72,7 @@ def measure(run: Run, dtype: torch.dtype, folder: Path) -> Probed:
     startup = time.time() - began()
     seconds = _steps(built, peak)
     settling, row = _evaluation(built)
+    samples = _timed(lambda: data.samples(run, built.model))
     checkpoint = _timed(lambda: built.save(folder / "checkpoint", State()))
     return Probed(
         steps=len(seconds),
@@ -81,6 +83,7 @@ def measure(run: Run, dtype: torch.dtype, folder: Path) -> Probed:
         settle_seconds=settling,
         evaluated_row_seconds=row,
         checkpoint_seconds=checkpoint,
+        sample_seconds=samples,
     )
 
 

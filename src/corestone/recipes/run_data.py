@@ -69,7 +69,7 @@ class RunData(Protocol):
         """The scorer used while training."""
         ...
 
-    def held_out_units(self, run: Run) -> int:
+    def held_out_units(self, run: Run, objective: Any) -> int:
         """Tokens or pictures that it scores."""
         ...
 

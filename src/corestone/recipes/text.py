@@ -99,10 +99,12 @@ class TextData:
         tokens = run.evaluation.tokens_while_training
         return scorer(objective, self.validation[0], self.tokenizer, reading, tokens)
 
-    def held_out_units(self, run: Run) -> int:
+    def held_out_units(self, run: Run, objective: Any) -> int:
         """Tokens of whole documents, or of rows where the objective asks questions of its own, as in `scorer`."""
-        starts, bound = self.validation[0].starts, run.evaluation.tokens_while_training
-        return int(starts[documents_within(self.validation[0], bound)] - starts[0])
+        held_out, bound, T = self.validation[0], run.evaluation.tokens_while_training, self.spec.context_length
+        if objective.asks:
+            return max(T, min(bound, held_out.n_tokens) // T * T)
+        return int(held_out.starts[documents_within(held_out, bound)] - held_out.starts[0])
 
     def samples(self, run: Run, model: Any) -> list[tuple[str, str]]:
         """The recipe's prompts, continued."""

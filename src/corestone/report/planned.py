@@ -66,7 +66,7 @@ def _where(plan: Tree) -> list[tuple[str, str]]:
             f"{time['steps']:,} steps of {time['step_seconds']:.3g} s, "
             f"{si(time['units_per_second'], plan['data']['unit'])}/s, {1 - time['efficiency']:.0%} waiting for others; "
             f"start {span(time['startup_seconds'])}, checkpoints {span(time['checkpoint_seconds'])}, evaluation "
-            f"{span(time['evaluation_seconds'])}",
+            f"{span(time['evaluation_seconds'])}, samples {span(time['sample_seconds'])}",
         ),
         *_failures(plan),
         *_curve(plan),

@@ -1,0 +1,150 @@
+"""Plans by a probe: what a few real steps took replaces what was counted, and the difference is told."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import asdict
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from corestone.cli.main import app
+from corestone.core.environment import began
+from corestone.core.errors import CorestoneError, SpecError
+from corestone.core.spec import to_yaml
+from corestone.parallel.collectives import World
+from corestone.plan.probed import Probed
+from corestone.recipes import plan as plans
+from corestone.recipes import probe as probing
+from corestone.recipes.build import Built
+from corestone.recipes.catalogue import find_recipe
+from corestone.recipes.made_up import Known, guessed
+from corestone.recipes.made_up_data import made_up_data
+from corestone.recipes.plan import Wanted, model_of, plan_built, plan_recipe
+from corestone.recipes.probe import probe
+from corestone.report import figures
+from corestone.report.folder import read_run
+from corestone.report.planned import held_to_account, rows
+
+ALONE = World(rank=0, size=1, device=torch.device("cpu"))
+FOUND = Probed(
+    steps=7,
+    step_seconds=0.5,
+    peak_bytes=2e9,
+    peak_flops=1e11,
+    startup_seconds=3.0,
+    settle_seconds=0.25,
+    evaluated_row_seconds=0.01,
+    checkpoint_seconds=0.75,
+    sample_seconds=0.4,
+)
+
+
+def test_a_probe_takes_the_place_of_what_was_counted(monkeypatch):
+    monkeypatch.setattr(plans, "probe", lambda run, precision: FOUND)
+    run = find_recipe("shakespeare", [])
+    known = Known(guessed(run, None, model_of(run)).vocabulary, 1e6, 256, held_out=2560)
+    plain = plan_recipe(run, Wanted(hardware="cpu"), known)
+    plan = plan_recipe(run, Wanted(hardware="cpu", probe=True), known)
+    times = plan["time"]
+    assert plan["memory"]["peak_bytes"] == pytest.approx(2e9)
+    assert times["step_seconds"] == pytest.approx(0.5)
+    assert times["training_seconds"] == pytest.approx(1000 * 0.5)
+    assert times["checkpoint_seconds"] == pytest.approx(4 * 0.75)  # of 1,000 steps one each 300, and at the end
+    assert times["evaluation_seconds"] == pytest.approx(7 * (0.25 + 10 * 0.01))  # one each 150, of ten rows
+    assert times["sample_seconds"] == pytest.approx(4 * 0.4)
+    parts = ("startup_seconds", "training_seconds", "checkpoint_seconds", "evaluation_seconds", "sample_seconds")
+    assert times["startup_seconds"] == 3.0
+    assert times["total_seconds"] == pytest.approx(sum(times[part] for part in parts))
+    without = plan["probe"]["unprobed"]
+    assert without["peak_bytes"] == pytest.approx(
+        plain["memory"]["peak_bytes"], rel=0.05
+    )  # this process grew meanwhile
+    told = dict(rows(plan))
+    assert told["probed"].startswith("7 steps in a process of their own: 0.5 s a step, 2 GB; without them (")
+    assert "a probe of 7 steps" in told["utilisation"]
+    assert "probe" not in plain
+    json.dumps(plan, allow_nan=False)
+
+
+@pytest.mark.parametrize("name", ["shakespeare-bert", "mnist"])
+def test_real_steps_are_timed_in_a_process_of_their_own(name):
+    """Text, and pictures whose weights are averaged."""
+    small = ["training.batch_tokens=512"] if name != "mnist" else ["training.batch_examples=20"]
+    found = probe(find_recipe(name, [*small, "training.precision=float32"]), "float32")
+    assert found.steps >= 3
+    assert all(value > 0 for value in asdict(found).values())
+    assert 2e8 < found.peak_bytes < 4e9
+    assert found.startup_seconds < 120
+
+
+def test_what_cannot_be_tried_is_said(monkeypatch):
+    run = find_recipe("shakespeare", [])
+    monkeypatch.setattr(probing, "COMMAND", "import sys; sys.exit('out of luck')")
+    with pytest.raises(CorestoneError, match=r"^probe: shakespeare cannot be tried here \(out of luck\); plan it"):
+        probe(run, "float32")
+    long = find_recipe("shakespeare", ["training.length=1000000 steps"])
+    kept = plan_built(long, guessed(run, 1e6, model_of(run)), "float32", 1e12, ALONE)
+    assert "probe" not in kept
+    assert any("out of luck" in warning for warning in kept["warnings"])
+    for wanted in (Wanted(hardware="h100", probe=True), Wanted(hardware="cpu", devices=2, probe=True)):
+        with pytest.raises(SpecError, match="--probe: tries one process on this machine's processor"):
+            plan_recipe(run, wanted)
+    refused = CliRunner().invoke(app, ["plan", "opt-175b", "--probe"])
+    assert "the plan is for h100" in str(refused.exception)
+
+
+def test_long_runs_alone_are_tried_before_they_begin(monkeypatch):
+    tried = []
+    monkeypatch.setattr(plans, "probe", lambda run, precision: tried.append(str(run.training.length)) or FOUND)
+    for steps in (1000, 1_000_000):
+        run = find_recipe("shakespeare", [f"training.length={steps} steps"])
+        plan = plan_built(run, guessed(run, 1e6, model_of(run)), "float32", 1e12, ALONE)
+        assert ("probe" in plan) == (steps > 1000)
+        assert plan["time"]["startup_seconds"] > 0
+    assert tried == [str(run.training.length)]
+
+
+@pytest.mark.parametrize("name", ["shakespeare", "shakespeare-t5", "mnist-vit", "clip-emoji"])
+def test_made_up_data_is_what_a_run_needs(name):
+    """A step's batch, an evaluation and a checkpoint's files, of text, pictures and pairs."""
+    run = find_recipe(name, [])
+    shape = model_of(run)
+    data = made_up_data(run, guessed(run, None, shape), shape)
+    built = Built(run, data, ALONE, torch.float32)
+    batch = built.loader.batch(0)
+    assert len(batch) == built.examples
+    built.loader.close()
+    (figure,) = data.held_out(run, built.objective).run(built.model)
+    assert figure.value > 0
+    assert built.data.unit == ("tokens" if "shakespeare" in name else "pictures")
+    assert len(data.samples(run, built.model)) == (len(run.samples.prompts) if built.data.unit == "tokens" else 0)
+    assert data.held_out_units(run, built.objective) == run.evaluation.batch_size * (built.step_units // built.examples)
+
+
+def test_the_whole_time_is_measured_where_one_process_trained(tmp_path):
+    run = find_recipe("shakespeare", [])
+    plan = plan_built(run, guessed(run, 1e6, model_of(run)), "float32", 1e12, ALONE)
+    (tmp_path / "plan.json").write_text(json.dumps(plan))
+    (tmp_path / "recipe.yaml").write_text(to_yaml(run))
+    (tmp_path / "environment.json").write_text(json.dumps({"began": 100.0}))
+    lines = [
+        {"event": "train", "step": 1000, "time": 150.0, "tokens": 2_048_000, "tokens_per_second": 4e4},
+        {"event": "end", "step": 1000, "time": 160.0, "tokens": 2_048_000},
+    ]
+    log = tmp_path / "metrics.jsonl"
+    log.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert figures.measured(read_run(tmp_path))["total_seconds"] == 60.0
+    held = {one.name: one for one in held_to_account(plan, figures.measured(read_run(tmp_path)))}
+    assert held["From start to end of training"].measured == "1:00"
+    log.write_text("".join(json.dumps(line | {"time": line["time"] - 100}) + "\n" for line in lines))
+    assert "total_seconds" not in figures.measured(read_run(tmp_path))  # another process wrote the first line
+    log.write_text(json.dumps(lines[0]) + "\n")
+    assert "total_seconds" not in figures.measured(read_run(tmp_path))  # it has no end
+
+
+def test_a_process_knows_when_it_began():
+    assert 0 < time.time() - began() < 24 * 3600
+    assert began() == pytest.approx(began(), abs=0.1)
