@@ -46,7 +46,6 @@ def healthy(tmp_path_factory):
 
 
 def test_a_healthy_recipe_passes_every_stage(healthy):
-    """Weights in one process in place of two: 2.8e-7 of their way apart in float32."""
     _, found = healthy
     assert {name: (one.verdict, one.reason) for name, (one, _) in found.items()} == dict.fromkeys(
         STAGES, ("passed", "")
@@ -109,16 +108,6 @@ from corestone.recipes import build
 def refuse(folder, tensors, texts):
     raise CheckpointError(f"{folder}: the checkpoint could not be written (the disk is full)")
 build.write_checkpoint = refuse
-"""
-
-TORN = """
-from corestone.recipes import build
-_write = build.write_checkpoint
-def torn(folder, tensors, texts):
-    _write(folder, tensors, texts)
-    with (folder / "model.safetensors").open("r+b") as file:
-        file.truncate(1000)
-build.write_checkpoint = torn
 """
 
 FORGETFUL = """
@@ -187,7 +176,9 @@ def test_a_torn_checkpoint_is_found_where_it_is_written_and_where_it_is_read(hea
     assert "has 1000 of" in training_stages.resume(setting).reason
 
 
-@pytest.mark.parametrize(("plant", "said"), [(FORGETFUL, "ends elsewhere"), (AFRESH, "began anew")])
+@pytest.mark.parametrize(
+    ("plant", "said"), [(FORGETFUL, "ends elsewhere"), (AFRESH, "began anew")], ids=["forgetful", "afresh"]
+)
 def test_a_resume_that_is_none(healthy, tmp_path, plant, said):
     found = training_stages.resume(killed_by(healthy, tmp_path, plant))
     assert found.verdict == "failed"
@@ -199,7 +190,8 @@ def test_one_process_that_reads_other_rows_than_two(healthy, tmp_path):
     (middle,) = (setting.folder / "checkpoints").iterdir()
     shutil.copytree(middle, setting.middle / middle.name)
     found = training_stages.resize(setting)
-    assert (found.verdict, found.ran[:11]) == ("failed", "from step-0")
+    assert found.verdict == "failed"
+    assert found.reason.startswith("losses and gradient norms of")
 
 
 def test_an_export_that_lies_is_refused(healthy, monkeypatch):
