@@ -19,7 +19,8 @@ from corestone.recipes.checks.children import killed
 from corestone.recipes.checks.scale import STEPS
 from corestone.recipes.load import open_data
 from corestone.recipes.plan import Wanted, plan_recipe
-from corestone.recipes.rehearsal.setting import ALONE, Outcome, Setting, failed, passed, skipped, told
+from corestone.recipes.rehearsal.setting import Outcome, Setting, failed, passed, skipped, told
+from corestone.recipes.rehearsal.stand_in import ALONE
 from corestone.recipes.rehearsal.toy import rows_of, whatever_the_processes
 from corestone.train.archive import WEIGHTS
 from corestone.train.checkpoint import checkpoint_folder, checkpoints, damage, newest_whole, read_tensors, step_of
@@ -36,8 +37,9 @@ COMPARED = ("loss", "grad_norm")
 
 
 def prepare(setting: Setting) -> Outcome:
-    """The data of here is prepared and opened, as `corestone prepare` does."""
+    """The data of here is prepared, as `corestone prepare` does, and fits the model."""
     data = open_data(setting.run, ALONE)
+    data.check(build_model(setting.run.model, 0, torch.device("meta")))
     loader = data.loader(setting.run, rows_of(setting.run), ALONE)
     epoch = loader.epoch_units
     loader.close()
