@@ -26,6 +26,8 @@ from corestone.train.archive import PICTURES, TOKENIZER_FILES, WEIGHTS, read_mod
 from corestone.train.checkpoint import read_tensors
 from corestone.train.state import State
 
+TOWER = "text_tower."
+"""What the names of a two-tower model's tensors begin with that are its text tower's."""
 LIBRARIES = ("huggingface", "timm", "open_clip")
 
 
@@ -52,8 +54,10 @@ def imported_apart(source: Path, out: Path, again: Path) -> tuple[float, str]:
     the checkpoint, and where it is; padding rows of the token table, which no export has, are left out."""
     _importing(source)(out, again)
     ours, found = given_away(source), read_tensors(again / WEIGHTS)
-    sized = {name: _rows(name, tensor, len(found[name])) if name in found else tensor for name, tensor in ours.items()}
-    return tensors_apart(found, sized)
+    for name in ours.keys() & found.keys():
+        if name.removeprefix(TOWER) in BY_TOKEN:
+            ours[name] = ours[name][: len(found[name])]
+    return tensors_apart(found, ours)
 
 
 def given_away(source: Path) -> dict[str, Tensor]:
@@ -65,11 +69,6 @@ def given_away(source: Path) -> dict[str, Tensor]:
     model = build_model(read_model_spec(files.model_yaml, str(source)), 0, torch.device("cpu"))
     load_weights(dict(model.named_parameters()), files.tensors, str(source))
     return {name: parameter.detach() for name, parameter in model.discriminator.named_parameters()}
-
-
-def _rows(name: str, tensor: Tensor, rows: int) -> Tensor:
-    """Without the padding of the token table."""
-    return tensor[:rows] if name in BY_TOKEN else tensor
 
 
 def exported(source: Path, out: Path) -> tuple[str, list[str]]:
