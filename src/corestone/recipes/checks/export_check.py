@@ -51,12 +51,17 @@ def export(ctx: Context) -> Finding:
 
 def imported_apart(source: Path, out: Path, again: Path) -> tuple[float, str]:
     """Import what was exported of a checkpoint into a new folder: the largest difference of its tensors from those of
-    the checkpoint, and where it is; padding rows of the token table, which no export has, are left out."""
+    the checkpoint, and where it is.
+
+    Rows of the token table that one side alone has are left out: the checkpoint's padding, and the row that CLIP's
+    folders have for a token of their own that ends a text.
+    """
     _importing(source)(out, again)
     ours, found = given_away(source), read_tensors(again / WEIGHTS)
     for name in ours.keys() & found.keys():
         if name.removeprefix(TOWER) in BY_TOKEN:
-            ours[name] = ours[name][: len(found[name])]
+            rows = min(len(ours[name]), len(found[name]))
+            ours[name], found[name] = ours[name][:rows], found[name][:rows]
     return tensors_apart(found, ours)
 
 
