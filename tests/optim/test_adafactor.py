@@ -90,3 +90,17 @@ def test_factored_state_is_a_row_and_a_column():
     give_gradients(named, 0)
     optimiser.step()
     assert sum(value.numel() for value in optimiser_tensors(optimiser).values()) == 300 + 200 + 1
+
+
+@pytest.mark.parametrize("size", [1e-9, 1e-12, 1e-14])
+def test_small_gradients_make_steps_of_the_same_size(size):
+    """In float32 the product of two means of their squares would be zero, and the step no number. Means of squares are
+    1e-30 at least, as published, which shortens the steps of 1e-14 by 1.0 % here at most."""
+    steps = []
+    for scale in (1.0, size):
+        named = {"matrix": torch.ones(5, 7)}
+        optimiser = build_optimiser(Adafactor(learning_rate=1e-2), named)
+        named["matrix"].grad = torch.randn(5, 7, generator=torch.Generator().manual_seed(1)) * scale
+        optimiser.step()
+        steps.append(1 - named["matrix"])
+    torch.testing.assert_close(steps[1], steps[0], rtol=0.02, atol=0)

@@ -21,7 +21,7 @@ def rehearse(
     out: Annotated[Path | None, typer.Option(help="The rehearsal's folder. Default: runs/rehearsals/NAME.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print what came of each stage as JSON.")] = False,
 ) -> None:
-    """Live through a run on this CPU at toy width, before it is paid for.
+    """Live through a run at toy width, before it is paid for.
 
     Its whole life in its real structure: prepare, plan, start, checkpoint, kill (a real SIGKILL), resume (also in
     another number of processes), evaluate, generate, export, import, report. So nothing is done for the first time

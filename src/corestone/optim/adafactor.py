@@ -83,7 +83,8 @@ def second_moment(state: dict[str, Tensor], gradient: Tensor, fresh: float, fact
         return running_mean(state, "exp_avg_sq", squares, fresh)
     rows = running_mean(state, "row_avg_sq", squares.mean(dim=-1, keepdim=True), fresh)
     columns = running_mean(state, "column_avg_sq", squares.mean(dim=-2, keepdim=True), fresh)
-    return rows * columns / rows.mean(dim=-2, keepdim=True)
+    # Divided first: the product of two means of squares of small gradients (1e-12) is zero in float32.
+    return rows / rows.mean(dim=-2, keepdim=True) * columns
 
 
 def running_mean(state: dict[str, Tensor], name: str, value: Tensor, weight: float) -> Tensor:

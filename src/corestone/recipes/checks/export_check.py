@@ -26,6 +26,8 @@ from corestone.train.archive import PICTURES, TOKENIZER_FILES, WEIGHTS, read_mod
 from corestone.train.checkpoint import read_tensors
 from corestone.train.state import State
 
+TOWER = "text_tower."
+"""What the names of a two-tower model's tensors begin with that are its text tower's."""
 LIBRARIES = ("huggingface", "timm", "open_clip")
 
 
@@ -49,11 +51,18 @@ def export(ctx: Context) -> Finding:
 
 def imported_apart(source: Path, out: Path, again: Path) -> tuple[float, str]:
     """Import what was exported of a checkpoint into a new folder: the largest difference of its tensors from those of
-    the checkpoint, and where it is; padding rows of the token table, which no export has, are left out."""
+    the checkpoint, and where it is.
+
+    Rows of the token table that one side alone has are left out: the checkpoint's padding, and the row that CLIP's
+    folders have for a token of their own that ends a text.
+    """
     _importing(source)(out, again)
     ours, found = given_away(source), read_tensors(again / WEIGHTS)
-    sized = {name: _rows(name, tensor, len(found[name])) if name in found else tensor for name, tensor in ours.items()}
-    return tensors_apart(found, sized)
+    for name in ours.keys() & found.keys():
+        if name.removeprefix(TOWER) in BY_TOKEN:
+            rows = min(len(ours[name]), len(found[name]))
+            ours[name], found[name] = ours[name][:rows], found[name][:rows]
+    return tensors_apart(found, ours)
 
 
 def given_away(source: Path) -> dict[str, Tensor]:
@@ -65,11 +74,6 @@ def given_away(source: Path) -> dict[str, Tensor]:
     model = build_model(read_model_spec(files.model_yaml, str(source)), 0, torch.device("cpu"))
     load_weights(dict(model.named_parameters()), files.tensors, str(source))
     return {name: parameter.detach() for name, parameter in model.discriminator.named_parameters()}
-
-
-def _rows(name: str, tensor: Tensor, rows: int) -> Tensor:
-    """Without the padding of the token table."""
-    return tensor[:rows] if name in BY_TOKEN else tensor
 
 
 def exported(source: Path, out: Path) -> tuple[str, list[str]]:

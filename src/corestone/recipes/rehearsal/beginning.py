@@ -49,10 +49,9 @@ def _pieces(source: Source, on_bad: OnBad) -> Iterator[str]:
 
 
 class Beginning(NamedTuple):
-    """The beginning of a source of pictures: where it is, its classes, and what of it was left out, in words."""
+    """The beginning of a source of pictures: where it is, and what of it was left out, in words."""
 
     source: ImageSource
-    classes: int
     told: str
 
 
@@ -75,7 +74,7 @@ def beginning_of_pictures(data: Images | Pairs, folder: Path) -> Beginning | Non
     folder.mkdir(parents=True, exist_ok=True)
     parts = [_table(data, folder, side, rows[side]) for side in SIDES if rows[side]]
     told = "".join(f", {count:,} {why} left out" for why, count in left_out.items())
-    return Beginning(Together(parts=tuple(parts)), len(_classes(rows)), told)
+    return Beginning(Together(parts=tuple(parts)), told)
 
 
 def _useless(picture: Picture, data: Images | Pairs) -> str:
@@ -114,8 +113,3 @@ def _table(data: Images | Pairs, folder: Path, side: Side, rows: list[dict[str, 
         caption_key="captions" if isinstance(data, Pairs) else None,
         side=side,
     )
-
-
-def _classes(rows: dict[str, list[dict[str, Any]]]) -> set[str]:
-    labels = [row.get("label") for part in rows.values() for row in part]
-    return {name for label in labels for name in (label if isinstance(label, list) else [label]) if name is not None}

@@ -24,8 +24,8 @@ from corestone.core.spec import fingerprint, plain
 from corestone.parallel.precision import compute_dtype
 from corestone.recipes.catalogue import find_recipe
 from corestone.recipes.rehearsal import training_stages, use_stages
-from corestone.recipes.rehearsal.setting import ALONE, Outcome, Setting, failed, skipped
-from corestone.recipes.rehearsal.stand_in import sources_here
+from corestone.recipes.rehearsal.setting import Outcome, Setting, failed, skipped
+from corestone.recipes.rehearsal.stand_in import ALONE, sources_here
 from corestone.recipes.rehearsal.toy import rehearsed
 from corestone.report.figures import measured
 from corestone.report.folder import REHEARSAL, read_run

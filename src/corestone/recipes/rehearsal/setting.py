@@ -8,18 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import torch
-
 from corestone.core.errors import CorestoneError
 from corestone.core.spec import to_yaml
-from corestone.parallel.collectives import World
 from corestone.recipes.checks.children import ended, start_ranks
 from corestone.recipes.rehearsal.process import TRAIN
 from corestone.recipes.rehearsal.stand_in import Instead
 from corestone.recipes.spec import Run
 
-ALONE = World(rank=0, size=1, device=torch.device("cpu"))
-"""This process, which prepares and looks at what the others have made."""
 SAID = "processes.log"
 """What the processes said, in the rehearsal's folder."""
 _ERROR = re.compile(

@@ -7,6 +7,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
+
 from corestone.core.errors import DataError
 from corestone.core.format import si
 from corestone.core.paths import expanded
@@ -29,14 +31,16 @@ from corestone.data.prepare.estimate import total_bytes
 from corestone.data.sources import describe as describe_text
 from corestone.data.sources import documents
 from corestone.data.spec import Embedded, OnBad, Source
+from corestone.parallel.collectives import World
+from corestone.recipes.images import open_sides
 from corestone.recipes.rehearsal.beginning import PICTURES, TEXT_BYTES, beginning_of_pictures, beginning_of_text
 from corestone.recipes.spec import Run
 
 TEXT = Embedded(name="shakespeare")
-COLOURED, CONCEPTS = EmbeddedImages(name="emoji", split="artist"), 1634
-"""Encoded drawings in colour with captions, and the number of their classes."""
-GREY, FIGURES = EmbeddedImages(name="mnist5k"), 10
-"""Digits as arrays, and the number of their classes."""
+COLOURED, GREY = EmbeddedImages(name="emoji", split="artist"), EmbeddedImages(name="mnist5k")
+"""Encoded drawings in colour with classes and captions, and digits as arrays."""
+ALONE = World(rank=0, size=1, device=torch.device("cpu"))
+"""This process, which prepares and looks at what the others have made."""
 ABSENT = {"missing file", "missing shard"}
 """Why nothing is read where nothing is; whatever else is wrong with data is the recipe's own, and a finding."""
 
@@ -109,15 +113,21 @@ def _pictures_here(data: Images | Pairs, folder: Path) -> Instead | None:
     name, counts = describe_pictures(data.source), Counts()
     why = "" if _is_there(data.source) else _why_not(pictures(data.source, "skip", counts), counts)
     if why:
-        grey = data.augmentation.channels == 1 and isinstance(data, Images)
-        source, classes = (GREY, FIGURES) if grey else (COLOURED, CONCEPTS)
-        told = _standing_in(name, source.name, why)
-        return Instead(plain(source), told, classes if isinstance(data, Images) else None)
-    found = beginning_of_pictures(data, folder)
-    if found is None:
+        found: ImageSource = GREY if data.augmentation.channels == 1 and isinstance(data, Images) else COLOURED
+        return Instead(plain(found), _standing_in(name, describe_pictures(found), why), _classes(data, found))
+    beginning = beginning_of_pictures(data, folder)
+    if beginning is None:
         return None
-    told = f"the first {PICTURES:,} pictures of {name}{found.told}"
-    return Instead(plain(found.source), told, found.classes if isinstance(data, Images) else None)
+    told = f"the first {PICTURES:,} pictures of {name}{beginning.told}"
+    return Instead(plain(beginning.source), told, _classes(data, beginning.source))
+
+
+def _classes(data: Images | Pairs, source: ImageSource) -> int | None:
+    """How many classes pictures have when they are prepared as the recipe wants it; None: of pairs."""
+    if isinstance(data, Pairs):
+        return None
+    _, sides = open_sides(data.model_copy(update={"source": source}), ALONE)
+    return len(sides["train"].classes)
 
 
 def _is_there(source: ImageSource) -> bool:

@@ -36,7 +36,7 @@ TABLE, SIDE = 2048, 64
 WRITTEN, SHOWN = 16, 64
 """Tokens that a sample has, and pictures or rows of text that are scored at a time and while training, at most."""
 WORKERS = 2
-"""Processes that decode pictures, at most."""
+"""Threads that decode pictures, at most."""
 
 
 def rehearsed(run: Run, processes: int, instead: Sequence[Instead | None], precision: Format) -> tuple[Run, list[str]]:

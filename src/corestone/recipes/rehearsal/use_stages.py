@@ -16,7 +16,8 @@ from corestone.recipes.checks.export_check import exported, imported_apart
 from corestone.recipes.evaluate import evaluate as run_evaluation
 from corestone.recipes.load import load_model, open_data
 from corestone.recipes.picture_model import load_picture_model
-from corestone.recipes.rehearsal.setting import ALONE, Outcome, Setting, failed, passed, skipped
+from corestone.recipes.rehearsal.setting import Outcome, Setting, failed, passed, skipped
+from corestone.recipes.rehearsal.stand_in import ALONE
 from corestone.report.folder import metrics, read_run
 from corestone.report.write import write_report
 from corestone.train.archive import locate
