@@ -1,0 +1,164 @@
+"""What runs of a recipe will cost on this machine: a few real steps, and one very short run from start to report."""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from corestone.core.errors import CorestoneError
+from corestone.core.spec import override, to_yaml
+from corestone.parallel.collectives import World
+from corestone.parallel.peak import gemm_peak
+from corestone.plan.ladder import FEWEST_STEPS, Budget, Size, Target
+from corestone.plan.spec import CPU_UTILISATION
+from corestone.recipes.build import Built
+from corestone.recipes.compare import Job, train_all
+from corestone.recipes.plan import model_of
+from corestone.recipes.pretrain import compute_format
+from corestone.recipes.registry import OBJECTIVES
+from corestone.recipes.run_data import RunData
+from corestone.recipes.smaller import Smaller, shortened
+from corestone.recipes.spec import Run
+from corestone.recipes.text import TextData
+from corestone.train.loop import Hook, Trainer
+from corestone.train.meter import Meter
+from corestone.train.state import State
+
+STEPS = 4
+"""Steps that are timed of each size; the first one, which is slower, does not count."""
+LONGEST_STEP = 2.0
+"""Seconds of a step that is timed, at most, as estimated: a larger batch is cut, and counts in proportion."""
+SHARE = 1 / 10
+"""Sizes whose shortest rung would take more of a budget than this are not tried."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A recipe and what it costs; or the reason, in words, why it cannot be trained."""
+
+    made: Smaller
+    size: Size | None
+    reason: str = ""
+
+
+def target_of(run: Run, data: RunData, world: World) -> tuple[Target, int]:
+    """A run in numbers, and its tokens or pictures per step; its model is not allocated."""
+    rows, units = data.batch(run)
+    loader = data.loader(run, rows, world)
+    loader.close()
+    lengths = {"batch_tokens": units, "batch_examples": rows, "epoch_tokens": loader.epoch_units}
+    model = model_of(run)
+    objective = OBJECTIVES.build(run.objective, data.vocabulary)
+    flops = objective.training_flops(model, data.row_tokens()) * units
+    count = sum(parameter.numel() for parameter in model.parameters())
+    return Target(count, run.training.length.steps(**lengths), flops), units
+
+
+def measure(made: Sequence[Smaller], data: RunData, target: Target, budget: Budget, world: World) -> list[Measured]:
+    """What each size costs a step and beside its steps; those that no rung can be made of under the budget are left
+    out."""
+    dtype = compute_format(made[0].run, None, world)
+    speed = CPU_UTILISATION * gemm_peak(dtype, world.device)
+    flops = [target.flops_per_step * one.parameters / target.parameters for one in made]  # roughly
+    cost = [count * FEWEST_STEPS / (speed if budget.unit == "seconds" else 1.0) for count in flops]
+    tried = [place for place, one in enumerate(cost) if one <= SHARE * budget.amount] or [0]
+    timed = []
+    for place in tried:
+        try:
+            timed.append(_timed(made[place].run, data, world, flops[place] / speed, target.steps))
+        except CorestoneError as error:  # such as rules of the optimiser that fit the target's layers alone
+            timed.append(str(error))
+    first = next((place for place, found in enumerate(timed) if not isinstance(found, str)), None)
+    if first is None:
+        raise CorestoneError(f"plan ladder: no size can be trained: {timed[0]}")
+    seconds, scoring, _ = timed[first]
+    besides = max(0.0, _whole_run(made[tried[first]].run, target.steps) - STEPS * seconds - scoring)
+    return [
+        Measured(made[place], None, found)
+        if isinstance(found, str)
+        else Measured(made[place], Size(made[place].parameters, found[2], found[0], besides + found[1]))
+        for place, found in zip(tried, timed, strict=True)
+    ]
+
+
+def _timed(run: Run, data: RunData, world: World, step: float, target: int) -> Any:
+    """Seconds of a step, seconds of scoring at the end of a run, and FLOPs of a step.
+
+    Args:
+        step: seconds of one, as estimated.
+    """
+    rows, units = data.batch(run)
+    few = max(1, min(rows, int(rows * LONGEST_STEP / step)))
+    key = "batch_tokens" if run.training.batch_tokens else "batch_examples"
+    cut = override(
+        shortened(run, STEPS, target, "probe"), [f"training.{key}={units // rows * few}", "training.noise_scale=null"]
+    )
+    built = Built(cut, data, world, compute_format(cut, None, world))
+    moments = [time.perf_counter()]
+    try:
+        _trainer(built, Hook(1, lambda state, result: moments.append(time.perf_counter()))).run(State())
+    finally:
+        built.loader.close()
+    begun = time.perf_counter()
+    with built.given_away() as model:
+        scored = next(iter(data.held_out(cut, built.objective).run(model)))
+    scoring = time.perf_counter() - begun
+    assert scored is not None  # each held-out side has a figure
+    steps = [after - before for before, after in pairwise(moments)][1:]
+    flops = built.objective.training_flops(built.model, data.row_tokens()) * units
+    return statistics.median(steps) * rows / few, scoring * (1 + _all_over_some(run, data)), flops
+
+
+def _trainer(built: Built, hook: Hook) -> Trainer:
+    def ruined(*told: Any) -> Any:
+        raise CorestoneError(f"a step of it gave no finite loss or gradient: {told[1] if told else ''}")
+
+    return Trainer(
+        spec=built.run.training,
+        seed=built.run.seed,
+        total_steps=built.total_steps,
+        step_units=built.step_units,
+        model=built.model,
+        objective=built.objective,
+        loader=built.loader,
+        weights=built.weights,
+        optimiser=built.optimiser,
+        learning_rate=built.learning_rate,
+        world=built.world,
+        meter=Meter(1.0, 1.0, built.world.device),
+        hooks=[hook],
+        updated=built.updated,
+        save=ruined,
+        roll_back=ruined,
+        log_anomaly=ruined,
+    )
+
+
+def _all_over_some(run: Run, data: RunData) -> float:
+    """All held-out data, which a run is scored on in the end, over what it is scored on while it trains."""
+    if not isinstance(data, TextData):
+        return 1.0
+    tokens = [held_out.n_tokens for held_out in data.validation]
+    return max(1.0, sum(tokens) / min(tokens[0], run.evaluation.tokens_while_training))
+
+
+def _whole_run(run: Run, target: int) -> float:
+    """Seconds of a run of `STEPS` steps in a process of its own, from its start to its report."""
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder)
+        short = shortened(run, STEPS, target, "probe")
+        (place / "probe.yaml").write_text(to_yaml(short), encoding="utf-8")
+        job = Job(str(place / "probe.yaml"), (), short, place / "run", place / "probe.txt")
+        begun = time.perf_counter()
+        failures = train_all([job], place, Console(quiet=True))
+        if failures:
+            raise CorestoneError(f"plan ladder: the shortest run failed: {failures[0]}")
+        return time.perf_counter() - begun
