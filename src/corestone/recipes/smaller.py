@@ -28,7 +28,7 @@ FEWEST_LAYERS = 2
 """One layer is another kind of model, in which nothing reads what an earlier layer found: none is made that shallow."""
 TRIED = 12
 """Widths and depths that are tried, at most each."""
-APART = 1.3
+APART = 1.25
 """Sizes nearer than this to each other are taken for one."""
 OFF_SHAPE = 0.5
 """How much a ratio of width to depth other than the target's counts against a size, beside how far it is from the
