@@ -57,7 +57,9 @@ def test_a_ladder_never_exceeds_its_budget_and_allows_its_law(ratios, steps, amo
     assert flops == sorted(flops)
     assert flops[-1] <= LARGEST * target.flops
     assert min(rung.steps for rung in found.rungs) >= FEWEST_STEPS
-    rows = [Row(rung.size.parameters, rung.steps * BATCH, 1.0, rung.flops) for rung in found.rungs]
+    rows = [
+        Row(rung.size.parameters, rung.steps * BATCH, 1.0, rung.flops) for rung in found.rungs for _ in range(seeds)
+    ]
     check(rows, found.variables)  # raises where they do not
     check(largest_apart(rows, found.variables)[2], found.variables)
 
@@ -84,6 +86,11 @@ def test_more_budget_reaches_farther():
     assert reach[0] < reach[1] <= reach[2]
 
 
+def test_a_target_too_costly_for_any_rung_is_no_reason_to_vary_the_length_of_another_model():
+    with pytest.raises(SpecError, match=r"and 1 size\(s\) suit; give a longer training.length, a larger --budget"):
+        choose(SIZES[:1], TARGET, Budget(1e9, "seconds"), 8)
+
+
 def test_one_size_gives_lengths_alone():
     found = choose(SIZES[-1:], TARGET, Budget(1200.0, "seconds"), 8)
     assert found.variables == LENGTH
@@ -94,9 +101,17 @@ def test_one_size_gives_lengths_alone():
 @pytest.mark.parametrize(
     ("target", "budget", "said"),
     [
-        (TARGET, Budget(60.0, "seconds"), r"need 2\.\d minutes at least; raise --budget from 1\.0 minutes"),
+        (
+            TARGET,
+            Budget(60.0, "seconds"),
+            r"need 2\.\d minutes at least, and 1\.0 minutes of the budget are left; raise --budget",
+        ),
         (TARGET, Budget(1e10, "flops"), r"need [\d.]+ TFLOPs at least"),
-        (Target(TARGET.parameters, 150, TARGET.flops_per_step), Budget(1e9, "seconds"), "makes 150 steps, too few"),
+        (
+            Target(TARGET.parameters, 150, TARGET.flops_per_step),
+            Budget(1e9, "seconds"),
+            "the target makes 150 steps, and 5 size",
+        ),
     ],
 )
 def test_what_cannot_be_chosen_is_one_line(target, budget, said):

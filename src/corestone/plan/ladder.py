@@ -118,7 +118,7 @@ def choose(sizes: Sequence[Size], target: Target, budget: Budget, count: int | N
     """The ladder that reaches farthest under a budget.
 
     Args:
-        sizes: the target's own among them, or alone where it cannot be made smaller.
+        sizes: the target's own among them, unless it is too costly for a rung; alone where it cannot be made smaller.
         count: rungs, each of which is run with `seeds` seeds; None: as `COUNTS` has it.
 
     Raises:
@@ -148,12 +148,13 @@ def _of_count(sizes: Sequence[Size], target: Target, budget: Budget, count: int,
         cheapest = min(cheapest, cost)
     if math.isinf(cheapest):
         raise SpecError(
-            f"plan ladder: the target makes {target.steps:,} steps, too few for {count} rungs of {FEWEST_STEPS} steps "
-            "or more and an eighth of its operations or less; give a longer training.length, or fewer --rungs"
+            f"plan ladder: no {count} rungs of {FEWEST_STEPS} steps or more, an eighth of the target's operations or "
+            f"less, and models that suit the budget: the target makes {target.steps:,} steps, and {len(sizes)} size(s) "
+            "suit; give a longer training.length, a larger --budget, or fewer --rungs"
         )
     raise SpecError(
-        f"plan ladder: {count} rungs with {seeds} seed(s) need {budget.told(1.05 * cheapest)} at least; raise --budget "
-        f"from {budget.told(budget.amount)}, or give fewer --rungs or --seeds"
+        f"plan ladder: {count} rungs with {seeds} seed(s) need {budget.told(1.05 * cheapest)} at least, and "
+        f"{budget.told(budget.amount)} of the budget are left; raise --budget, or give fewer --rungs or --seeds"
     )
 
 
@@ -171,9 +172,9 @@ def _ladders(sizes: Sequence[Size], target: Target, count: int, seeds: int) -> I
                 found = True
                 yield Ladder(rungs, BOTH, share)
             before = rungs
-    if found:
-        return
     own = sizes[-1]
+    if found or own.parameters < target.parameters:  # lengths alone tell of the model that is trained
+        return
     for most in _downwards(target.flops * LARGEST / own.flops_per_step, FEWEST_STEPS):
         rungs = _over_lengths(own, most, count)
         if _allows(rungs, LENGTH, count, seeds):

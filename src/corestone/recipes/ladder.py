@@ -160,7 +160,7 @@ def plan(asked: Asked, console: Console) -> Chosen:
     measured = measure(made, data, target, budget, world)
     spent = time.perf_counter() - begun
     if budget.unit == "seconds":
-        budget = replace(budget, amount=budget.amount - spent)
+        budget = replace(budget, amount=max(0.0, budget.amount - spent))
     found = choose([one.size for one in measured if one.size], target, budget, asked.rungs, asked.seeds)
     runs = {one.size: one.made.run for one in measured if one.size}
     recipes = {
@@ -217,7 +217,7 @@ def notes(found: Ladder, made: Sequence[Any], measured: Sequence[Measured]) -> l
     said = [f"{size_name(one.made.parameters)} parameters left out: {one.reason}" for one in measured if one.reason]
     large = len(made) - len(measured)
     if large:
-        said.append(f"{large} larger size(s) left out: their shortest rung takes more than a tenth of the budget")
+        said.append(f"{large} larger size(s) left out: their shortest rung takes more than a quarter of the budget")
     if found.variables != BOTH:
         said.append("lengths alone vary: the recipe gives too few smaller models, or its runs are too short for them")
     elif found.path < 1:

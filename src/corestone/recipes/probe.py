@@ -36,7 +36,7 @@ STEPS = 4
 """Steps that are timed of each size; the first one, which is slower, does not count."""
 LONGEST_STEP = 2.0
 """Seconds of a step that is timed, at most, as estimated: a larger batch is cut, and counts in proportion."""
-SHARE = 1 / 10
+SHARE = 1 / 4
 """Sizes whose shortest rung would take more of a budget than this are not tried."""
 
 
@@ -96,7 +96,7 @@ def _timed(run: Run, data: RunData, world: World, step: float, target: int) -> A
         step: seconds of one, as estimated.
     """
     rows, units = data.batch(run)
-    few = max(1, min(rows, int(rows * LONGEST_STEP / step)))
+    few = min(rows, max(2, int(rows * LONGEST_STEP / step) // 2 * 2))  # an even number, which pairs of sentences need
     key = "batch_tokens" if run.training.batch_tokens else "batch_examples"
     cut = override(
         shortened(run, STEPS, target, "probe"), [f"training.{key}={units // rows * few}", "training.noise_scale=null"]
