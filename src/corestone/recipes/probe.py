@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
@@ -49,6 +48,15 @@ class Measured:
     reason: str = ""
 
 
+@dataclass(frozen=True)
+class Timed:
+    """Seconds of a step, and of scoring at the end of a run; FLOPs of a step."""
+
+    step: float
+    scoring: float
+    flops: float
+
+
 def target_of(run: Run, data: RunData, world: World) -> tuple[Target, int]:
     """A run in numbers, and its tokens or pictures per step; its model is not allocated."""
     rows, units = data.batch(run)
@@ -70,30 +78,31 @@ def measure(made: Sequence[Smaller], data: RunData, target: Target, budget: Budg
     flops = [target.flops_per_step * one.parameters / target.parameters for one in made]  # roughly
     cost = [count * FEWEST_STEPS / (speed if budget.unit == "seconds" else 1.0) for count in flops]
     tried = [place for place, one in enumerate(cost) if one <= SHARE * budget.amount] or [0]
-    timed = []
+    timed: list[Timed | str] = []
     for place in tried:
         try:
             timed.append(_timed(made[place].run, data, world, flops[place] / speed, target.steps))
         except CorestoneError as error:  # such as rules of the optimiser that fit the target's layers alone
             timed.append(str(error))
-    first = next((place for place, found in enumerate(timed) if not isinstance(found, str)), None)
-    if first is None:
+    whole = [(place, found) for place, found in zip(tried, timed, strict=True) if isinstance(found, Timed)]
+    if not whole:
         raise CorestoneError(f"plan ladder: no size can be trained: {timed[0]}")
-    seconds, scoring, _ = timed[first]
-    besides = max(0.0, _whole_run(made[tried[first]].run, target.steps) - STEPS * seconds - scoring)
+    first, least = whole[0]
+    besides = max(0.0, _whole_run(made[first].run, target.steps) - STEPS * least.step - least.scoring)
     return [
-        Measured(made[place], None, found)
-        if isinstance(found, str)
-        else Measured(made[place], Size(made[place].parameters, found[2], found[0], besides + found[1]))
+        Measured(made[place], Size(made[place].parameters, found.flops, found.step, besides + found.scoring))
+        if isinstance(found, Timed)
+        else Measured(made[place], None, found)
         for place, found in zip(tried, timed, strict=True)
     ]
 
 
-def _timed(run: Run, data: RunData, world: World, step: float, target: int) -> Any:
-    """Seconds of a step, seconds of scoring at the end of a run, and FLOPs of a step.
+def _timed(run: Run, data: RunData, world: World, step: float, target: int) -> Timed:
+    """Take a few steps, and score once.
 
     Args:
         step: seconds of one, as estimated.
+        target: steps of the target.
     """
     rows, units = data.batch(run)
     few = min(rows, max(2, int(rows * LONGEST_STEP / step) // 2 * 2))  # an even number, which pairs of sentences need
@@ -109,17 +118,16 @@ def _timed(run: Run, data: RunData, world: World, step: float, target: int) -> A
         built.loader.close()
     begun = time.perf_counter()
     with built.given_away() as model:
-        scored = next(iter(data.held_out(cut, built.objective).run(model)))
+        list(data.held_out(cut, built.objective).run(model))
     scoring = time.perf_counter() - begun
-    assert scored is not None  # each held-out side has a figure
     steps = [after - before for before, after in pairwise(moments)][1:]
     flops = built.objective.training_flops(built.model, data.row_tokens()) * units
-    return statistics.median(steps) * rows / few, scoring * (1 + _all_over_some(run, data)), flops
+    return Timed(statistics.median(steps) * rows / few, scoring * (1 + _all_over_some(run, data)), flops)
 
 
 def _trainer(built: Built, hook: Hook) -> Trainer:
-    def ruined(*told: Any) -> Any:
-        raise CorestoneError(f"a step of it gave no finite loss or gradient: {told[1] if told else ''}")
+    def ruined(state: State, problem: str, documents: Sequence[str]) -> None:
+        raise CorestoneError(f"step {state.step + 1} failed: {problem}")
 
     return Trainer(
         spec=built.run.training,
@@ -136,9 +144,9 @@ def _trainer(built: Built, hook: Hook) -> Trainer:
         meter=Meter(1.0, 1.0, built.world.device),
         hooks=[hook],
         updated=built.updated,
-        save=ruined,
-        roll_back=ruined,
-        log_anomaly=ruined,
+        save=lambda state: None,  # a signal ends the probe, of which nothing is kept
+        roll_back=State,
+        log_anomaly=ruined,  # before anything is rolled back
     )
 
 

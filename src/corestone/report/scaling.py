@@ -120,27 +120,11 @@ def _compute(figure: Figure, found: Study, loss: str, colours: Colours, goal: Go
 def _goal(axes: Axes, goal: Goal, colours: Colours) -> None:
     """What is predicted, with its interval, and what was reached."""
     if goal.interval is not None:
-        axes.vlines(goal.flops, *goal.interval, color=colours["c5"], linewidth=1.6, zorder=6)
-    axes.plot(
-        goal.flops,
-        goal.loss,
-        marker="D",
-        linewidth=0,
-        color=colours["c5"],
-        markersize=7,
-        zorder=7,
-        label="target, predicted",
-    )
+        axes.vlines(goal.flops, *goal.interval, color=colours["c3"], linewidth=1.6, zorder=6)
+    axes.plot(goal.flops, goal.loss, "D", color=colours["c3"], markersize=7, zorder=7, label="target, predicted")
     if goal.measured is not None:
         axes.plot(
-            goal.flops,
-            goal.measured,
-            marker="*",
-            linewidth=0,
-            color=colours["ink"],
-            markersize=11,
-            zorder=8,
-            label="target, measured",
+            goal.flops, goal.measured, "*", color=colours["ink"], markersize=11, zorder=8, label="target, measured"
         )
 
 
