@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -227,3 +228,16 @@ def test_what_cannot_be_used_is_counted_by_its_reason():
 def test_the_optimum_of_a_fit_is_that_of_its_law():
     best, known = (optimum(law, 1e19) for law in (fit(made(), BOTH).law, BESIROGLU))
     assert best.parameters == pytest.approx(known.parameters, rel=2e-3)
+
+
+def test_few_rows_keep_one_that_is_off():
+    """Eight rows and five constants: some law meets seven of them closely, and the largest run must still count."""
+    rows = [
+        Row(size, tokens, 1.4 + 60 / size**0.3 + 190 / tokens**0.38) for size in (3e5, 2e6) for tokens in (2e5, 8e5)
+    ]
+    rows += [Row(8e5, tokens, 1.4 + 60 / 8e5**0.3 + 190 / tokens**0.38) for tokens in (2e5, 4e5, 8e5)]
+    rows.append(Row(2e6, 1.6e6, 1.06 * (1.4 + 60 / 2e6**0.3 + 190 / 1.6e6**0.38)))
+    assert not fit(rows, BOTH).dropped
+    three_times = [replace(row, tokens=row.tokens * factor) for row in rows[:-1] for factor in (1.0, 1.01, 1.02)]
+    many = [replace(row, loss=1.4 + 60 / row.parameters**0.3 + 190 / row.tokens**0.38) for row in three_times]
+    assert [one.row for one in fit([*many, rows[-1]], BOTH).dropped] == [rows[-1]]

@@ -9,7 +9,7 @@ import numpy as np
 
 from corestone.plan.rows import Row
 from corestone.plan.study import study
-from corestone.report.scaling import write_figures
+from corestone.report.scaling import Goal, write_figures
 
 
 def test_runs_of_one_size_have_two_figures_without_valleys(tmp_path: Path) -> None:
@@ -43,3 +43,15 @@ def test_valleys_name_their_compute(tmp_path: Path) -> None:
     drawn = (tmp_path / "isoflop.svg").read_text()
     for words in ("1e12", "1e13", "1e14", "IsoFLOP valleys", "parameters", "Best size and length"):
         assert words in drawn
+
+
+def test_a_goal_is_drawn_beyond_the_runs(tmp_path: Path) -> None:
+    rows = [Row(1e6, tokens, 1 + 30 / tokens**0.3) for tokens in np.geomspace(1e5, 1e9, 9)]
+    found = study(rows, seed=0, resamples=10)
+    write_figures(found, tmp_path / "a", "nats", "tokens", Goal(1e18, 1.05, (1.04, 1.06), None))
+    drawn = (tmp_path / "a" / "loss-over-compute.svg").read_text()
+    assert "target, predicted" in drawn
+    assert "target, measured" not in drawn
+    assert "10^{18}" in drawn  # the axis reaches the goal, 160 times beyond the largest run
+    write_figures(found, tmp_path / "b", "nats", "tokens", Goal(1e18, 1.05, None, 1.055))
+    assert "target, measured" in (tmp_path / "b" / "loss-over-compute.svg").read_text()

@@ -70,7 +70,7 @@ app.command("import")(interop.import_)
 app.command("convert")(interop.convert)
 app.command("export")(interop.export)
 
-TRAINING_VERBS = {"pretrain", "compare", "sweep", "mup"}
+TRAINING_VERBS = {"pretrain", "compare", "sweep", "mup", "plan ladder"}
 """Verbs whose memory is worth a restart of the process, before torch is loaded (docs/LOG.md)."""
 
 
@@ -99,7 +99,7 @@ def main() -> None:
     given = sys.argv[1:]
     debug = "--debug" in given
     sys.argv[1:] = [argument for argument in given if argument != "--debug"]
-    if TRAINING_VERBS.intersection(sys.argv[1:2]):
+    if TRAINING_VERBS.intersection([" ".join(sys.argv[1:end]) for end in (2, 3)]):
         restart_without_thread_cache(given)
     try:
         app()

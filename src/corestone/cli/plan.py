@@ -10,6 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 from corestone.cli.plan_fit import fit
+from corestone.cli.plan_ladder import ladder
 
 DEFAULT = "recipe"
 """The command that plans a run: the one that is meant where no other is named."""
@@ -61,6 +62,10 @@ def recipe(
     price: Annotated[float | None, typer.Option(min=0, help="USD per device and hour, not the table's.")] = None,
     region: Annotated[str, typer.Option(help="Electricity grid, such as france.")] = "world",
     budget: Annotated[str | None, typer.Option(help="100USD, 10hours or 1e21FLOPs: what it buys.")] = None,
+    fit: Annotated[
+        Path | None,
+        typer.Option(help="The loss by own runs: ladder.json of plan ladder, or study.json of plan fit."),
+    ] = None,
     available: Annotated[float | None, typer.Option(min=1, help="Training tokens or pictures that there are.")] = None,
     probe: Annotated[
         bool, typer.Option("--probe", help="Try a few steps on this machine first, which takes some 15 s.")
@@ -84,7 +89,7 @@ def recipe(
     from corestone.recipes.plan import Wanted, plan_recipe
 
     devices = counts[-1] if counts else None
-    wanted = Wanted(hardware, devices, sharding, mfu, price, region, budget, available, probe, noise_from)
+    wanted = Wanted(hardware, devices, sharding, mfu, price, region, budget, available, probe, noise_from, fit)
     plan = plan_recipe(run, wanted)
     if html is not None:
         from corestone.report.plan import write_plan
@@ -97,6 +102,7 @@ def recipe(
 
 
 app.command("fit")(fit)
+app.command("ladder")(ladder)
 
 
 @app.command("calibrate")

@@ -41,7 +41,7 @@ def fit(
 
     data = measured(paths, metric)
     found = study(data.rows, seed)
-    tree = {"loss": data.loss, "material": data.material, "unusable_runs": _unusable(data.dropped), **told(found)}
+    tree = {"loss": data.loss, "material": data.material, "unusable_runs": unusable(data.dropped), **told(found)}
     figures = write_figures(found, out, data.loss, data.material)
     text = json.dumps(tree, indent=1)
     (out / "study.json").write_text(text + "\n", encoding="utf-8")
@@ -51,19 +51,19 @@ def fit(
     from rich.console import Console
 
     console = Console()
-    _show(console, tree)
+    show(console, tree)
     for line in [
-        *_notes(tree),
+        *notes(tree),
         f"figures: {', '.join(path.name for path in figures if path.suffix == '.png')} in {out}",
     ]:
         console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
-def _unusable(dropped: Any) -> list[dict[str, str]]:
+def unusable(dropped: Any) -> list[dict[str, str]]:
     return [{"name": one.row.label, "reason": one.reason} for one in dropped]
 
 
-def _show(console: Console, tree: dict[str, Any]) -> None:
+def show(console: Console, tree: dict[str, Any]) -> None:
     """The laws, how far they reach, and the best use of compute."""
     fitted = {name: law for name, law in tree["laws"].items() if "reason" not in law}
     laws = _table(f"Laws of {tree['loss']} over {tree['material']}", ("law", "constant"), ("value", "95 % interval"))
@@ -95,16 +95,16 @@ _ERRORS = ("mean_error", "worst_error", "bias")
 def _fill_best(table: Table, tree: dict[str, Any]) -> None:
     law, valleys = tree["best"], tree["isoflop"]
     if "reason" not in law:
-        exponents = [f"~ C^{_ranged(law[f'{one}_exponent'], 3)}" for one in ("parameters", "tokens")]
+        exponents = [f"~ C^{ranged(law[f'{one}_exponent'], 3)}" for one in ("parameters", "tokens")]
         table.add_row("parameters and tokens", "C", *exponents, "")
         for one in law["at"]:
-            cells = (_ranged(one[name], 4) for name in ("parameters", "tokens", "loss"))
+            cells = (ranged(one[name], 4) for name in ("parameters", "tokens", "loss"))
             table.add_row(f"  at {one['factor']:g} x the largest", f"{one['flops']:.3g}", *cells)
         table.add_section()
     if "reason" not in valleys:
         if "reason" not in valleys["parameters"]:
             lines = (valleys[name] for name in ("parameters", "tokens"))
-            cells = (f"~ C^{_ranged({'value': line['exponent'], 'interval': line['interval']}, 3)}" for line in lines)
+            cells = (f"~ C^{ranged({'value': line['exponent'], 'interval': line['interval']}, 3)}" for line in lines)
             table.add_row("IsoFLOP", "C", *cells, "")
         for one in valleys["valleys"]:
             mark = " (beyond the sizes)" if one["bottom_outside_of_the_sizes"] else ""
@@ -126,14 +126,14 @@ def _cells(figure: dict[str, Any]) -> tuple[str, str]:
     return f"{figure['value']:.5g}", "" if ends is None else f"{ends[0]:.4g} to {ends[1]:.4g}"
 
 
-def _ranged(figure: dict[str, Any], digits: int) -> str:
+def ranged(figure: dict[str, Any], digits: int) -> str:
     """A value with its interval in brackets."""
     ends = figure["interval"]
     shown = "" if ends is None else f" ({ends[0]:.{digits}g} to {ends[1]:.{digits}g})"
     return f"{figure['value']:.{digits}g}{shown}"
 
 
-def _notes(tree: dict[str, Any]) -> list[str]:
+def notes(tree: dict[str, Any]) -> list[str]:
     """What was left out and what could not be told."""
     notes = [f"left out: {one['name']}: {one['reason']}" for one in tree["unusable_runs"]]
     notes += [f"left out: {one['name']}: {one['reason']} ({one['found']})" for one in tree["dropped"]["rows"]]

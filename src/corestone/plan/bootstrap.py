@@ -131,17 +131,21 @@ def leave_largest_out(rows: Sequence[Row], variables: Sequence[str]) -> Extrapol
     Raises:
         DataError: the rest cannot be fitted.
     """
-    by = variables[0] if len(variables) == 1 else "flops"
-    sizes = sorted((row.value(by) for row in rows), reverse=True)
-    least = sizes[math.ceil(LARGEST * len(sizes)) - 1] / SAME_COMPUTE if sizes else 0.0
-    held = [row for row in rows if row.value(by) > least]
-    rest = [row for row in rows if row.value(by) <= least]
+    by, held, rest = largest_apart(rows, variables)
     try:
         law = fit(rest, variables).law
     except DataError as error:
         raise DataError(f"without the largest runs ({len(held)} of {len(rows)}): {error}") from None
-    factor = float(sizes[0] / max(row.value(by) for row in rest))
+    factor = float(max(row.value(by) for row in held) / max(row.value(by) for row in rest))
     return Extrapolation(by, factor, tuple(Predicted(row, predict(law, row, variables)) for row in held), law)
+
+
+def largest_apart(rows: Sequence[Row], variables: Sequence[str]) -> tuple[str, list[Row], list[Row]]:
+    """What rows are ordered by, the largest of them, and the rest."""
+    by = variables[0] if len(variables) == 1 else "flops"
+    sizes = sorted((row.value(by) for row in rows), reverse=True)
+    least = sizes[math.ceil(LARGEST * len(sizes)) - 1] / SAME_COMPUTE if sizes else 0.0
+    return by, [row for row in rows if row.value(by) > least], [row for row in rows if row.value(by) <= least]
 
 
 def predict(law: SaturatingLaw, row: Row, variables: Sequence[str]) -> float:

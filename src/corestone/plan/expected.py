@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from corestone.core.errors import SpecError
 from corestone.plan import kaplan, law
 from corestone.plan.chinchilla import BESIROGLU, PARAMETERS
-from corestone.plan.law import FLOPS_PER_PARAMETER_AND_TOKEN, OutsideRange
+from corestone.plan.law import FLOPS_PER_PARAMETER_AND_TOKEN, OutsideRange, SaturatingLaw
 
 CAVEAT = "a law of another corpus and tokenizer, and of at most 16 B parameters: compare plans by it, not models"
 
@@ -35,10 +35,11 @@ def _beyond() -> Iterator[None]:
         yield
 
 
-def expected_loss(parameters: float, tokens: float) -> float:
-    """Nats per token at the end of training, by the corrected fit (Besiroglu et al. 2024)."""
+def expected_loss(parameters: float, tokens: float, by: SaturatingLaw = BESIROGLU) -> float:
+    """Loss at the end of training, by a law of parameters and tokens: unless another is given the corrected fit
+    (Besiroglu et al. 2024), in nats per token."""
     with _beyond():
-        return BESIROGLU.loss(parameters, tokens)
+        return by.loss(parameters, tokens)
 
 
 def is_lawful(parameters: float, tokens: float) -> bool:
@@ -46,10 +47,10 @@ def is_lawful(parameters: float, tokens: float) -> bool:
     return parameters >= PARAMETERS.low and tokens >= LEAST_TOKENS
 
 
-def compute_optimal(flops: float) -> tuple[float, float]:
+def compute_optimal(flops: float, by: SaturatingLaw = BESIROGLU) -> tuple[float, float]:
     """Parameters and tokens of least loss at a compute."""
     with _beyond():
-        best = law.optimum(BESIROGLU, flops)
+        best = law.optimum(by, flops)
     return best.parameters, best.tokens
 
 
@@ -93,9 +94,9 @@ class Alternative:
     loss: float
 
 
-def alternatives(parameters: float, tokens: float) -> list[Alternative]:
+def alternatives(parameters: float, tokens: float, by: SaturatingLaw = BESIROGLU) -> list[Alternative]:
     """The plan's own split, the best one by the law, and half and twice the parameters."""
     work = parameters * tokens
     splits = {"this plan": parameters, "half the parameters": parameters / 2, "twice the parameters": parameters * 2}
-    splits["least loss"] = compute_optimal(FLOPS_PER_PARAMETER_AND_TOKEN * work)[0]
-    return [Alternative(name, N, work / N, expected_loss(N, work / N)) for name, N in splits.items()]
+    splits["least loss"] = compute_optimal(FLOPS_PER_PARAMETER_AND_TOKEN * work, by)[0]
+    return [Alternative(name, N, work / N, expected_loss(N, work / N, by)) for name, N in splits.items()]

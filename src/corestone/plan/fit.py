@@ -7,7 +7,9 @@ not take it for converged too early (as the published fit was: Besiroglu et al. 
 and the best starts are descended from with exact gradients.
 
 The outlier rule: a row whose log residual is farther from the median than 5 robust standard deviations (1.4826 times
-the median absolute deviation) and than 1 % is dropped, and the rest is fitted anew, until no row is.
+the median absolute deviation) and than 1 % is dropped, and the rest is fitted anew, until no row is. None is dropped
+where fewer than twice as many rows as the law has constants would be left: so few are met closely by some law in any
+case, and the row that is off may be the one that tells most.
 """
 
 from __future__ import annotations
@@ -31,6 +33,9 @@ DELTA = 1e-3
 
 DEVIATIONS, LEAST_OUTLIER = 5.0, 0.01
 """The outlier rule, in robust standard deviations and as a log residual."""
+
+FEWEST_PER_CONSTANT = 2
+"""Rows per constant of the law under which no outlier is told."""
 
 DESCENTS = 24
 """Starts that are descended from: those of the grid with the smallest loss."""
@@ -86,7 +91,7 @@ def fit(rows: Sequence[Row], variables: Sequence[str]) -> Fit:
         middle = np.median(residuals)
         spread = 1.4826 * np.median(np.abs(residuals - middle))
         bad = np.abs(residuals - middle) > max(DEVIATIONS * spread, LEAST_OUTLIER)
-        if not bad.any():
+        if not bad.any() or len(left) - bad.sum() < FEWEST_PER_CONSTANT * (1 + 2 * len(variables)):
             break
         gone = [(row, residual) for row, residual, out in zip(left, residuals, bad, strict=True) if out]
         dropped += [Dropped(row, "outlier", f"loss {np.expm1(residual):+.1%} off the fit") for row, residual in gone]

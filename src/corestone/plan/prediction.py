@@ -8,10 +8,13 @@ from functools import cached_property
 from math import prod
 from typing import Any
 
+from corestone.core.errors import SpecError
 from corestone.core.format import si
 from corestone.core.spec import Spec
 from corestone.plan import cluster, expected, memory
+from corestone.plan.own import OwnLaw, expect
 from corestone.plan.probed import Probed
+from corestone.plan.rows import Row
 from corestone.plan.shapes import Activations
 from corestone.plan.spec import CPU, Hardware, Region
 
@@ -119,8 +122,12 @@ class Scale:
     probed: Probed | None = None
 
 
-def predict(subject: Subject, scale: Scale) -> dict[str, Any]:
-    """The plan, as a JSON tree: `what` is of each section what it is about; numbers carry their unit in their name."""
+def predict(subject: Subject, scale: Scale, own: OwnLaw | None = None) -> dict[str, Any]:
+    """The plan, as a JSON tree: `what` is of each section what it is about; numbers carry their unit in their name.
+
+    Args:
+        own: a law of own runs, by which the loss is told in place of the published one.
+    """
     held = memory_of(subject, scale, scale.devices, scale.sharding)
     time, steps = _time(subject, scale)
     plan: dict[str, Any] = {
@@ -141,7 +148,7 @@ def predict(subject: Subject, scale: Scale) -> dict[str, Any]:
         "time": time,
         "cost": _cost(scale, time["total_seconds"]),
         "data": _data(subject, scale),
-        "loss": _loss(subject),
+        "loss": _loss(subject) if own is None else _own_loss(subject, own),
         "curve": _curve(subject, scale, steps),
         "calibrated_by": scale.calibrated_by,
         "factors": dict(scale.factors),
@@ -327,6 +334,36 @@ def _loss(subject: Subject) -> dict[str, Any] | None:
     }
 
 
+def _own_loss(subject: Subject, own: OwnLaw) -> dict[str, Any]:
+    """By a law of own runs; SpecError where these saw another material."""
+    if own.material != subject.unit:
+        raise SpecError(f"--fit {own.source}: is of runs on {own.material}, and this one is on {subject.unit}")
+    flops = subject.flops_per_unit * subject.units
+    found = expect(own, Row(subject.parameters, subject.units, 1.0, flops))
+    both = len(own.variables) == 2
+    known = {"parameters": subject.parameters, "tokens": subject.units}
+    other = expected.alternatives(known["parameters"], known["tokens"], own.law) if both else []
+    return {
+        "value": found.value,
+        "interval": None if found.interval is None else list(found.interval),
+        "of": own.loss,
+        "nats_per_token": found.value if own.loss.endswith("(nats/token)") else None,
+        "caveat": f"law of {' and '.join(own.variables)}; {_reach(own, found.beyond)}",
+        "fit": own.source,
+        "alternatives": [asdict(one) for one in other],
+    }
+
+
+def _reach(own: OwnLaw, beyond: float) -> str:
+    """How far a law of own runs is stretched, and how well it did when it was tried, in words."""
+    tried = (
+        "how far it holds was not tried"
+        if own.error is None or own.factor is None
+        else f"the largest runs, {own.factor:.3g} times beyond the rest, were missed by {own.error:.2%}"
+    )
+    return f"{tried}; this run lies {beyond:.3g} times outside" if beyond > 1 else f"{tried}; this run lies inside"
+
+
 SHORT_STEP = 0.02
 """Seconds: some thousand kernels a step at 5 to 10 microseconds each, as eager training of a few dozen layers has."""
 
@@ -367,7 +404,7 @@ def warnings(subject: Subject, scale: Scale, plan: Mapping[str, Any]) -> list[st
 
 def _rules(subject: Subject, plan: Mapping[str, Any]) -> list[str]:
     """By rules that are about language models."""
-    if plan["loss"] is None:
+    if plan["loss"] is None or plan["loss"]["nats_per_token"] is None:
         return []
     found = []
     least = expected.least_tokens(subject.body)

@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
+from threadpoolctl import threadpool_limits
+
 from corestone.core.errors import DataError
 from corestone.plan.bootstrap import RESAMPLES, Extrapolation, Resampled, leave_largest_out, resample
 from corestone.plan.fit import Fit, fit
@@ -63,6 +65,11 @@ def study(rows: Sequence[Row], seed: int, resamples: int = RESAMPLES) -> Study:
     Raises:
         DataError: they allow nothing; the message says why for the law of compute.
     """
+    with threadpool_limits(1, "blas"):  # its matrices have some ten rows, for which threads wait 16 times longer
+        return _study(rows, seed, resamples)
+
+
+def _study(rows: Sequence[Row], seed: int, resamples: int) -> Study:
     kept, dropped = usable(rows)
     laws: dict[str, Judged | str] = {}
     for variables in LAWS:

@@ -60,6 +60,7 @@ def _law(judged: Judged) -> Tree:
         "descents": fitted.descents,
         "agreeing_descents": fitted.agreeing,
         "resamples": {"fitted": len(resampled.laws), "failed": resampled.failed},
+        "draws": [[float(f"{value:.8g}") for value in constants(law).values()] for law in resampled.laws],
         "notes": list(fitted.notes),
         "extrapolation": {"reason": held} if isinstance(held, str) else _extrapolation(held),
     }

@@ -8,6 +8,7 @@ import signal
 import sys
 import threading
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -29,12 +30,17 @@ from corestone.train.signals import StopFlag, stop_flag
 
 @dataclass(frozen=True)
 class Job:
-    """One run of the comparison."""
+    """One of several runs.
+
+    Attributes:
+        printed: a file for what the run says; None: the terminal.
+    """
 
     recipe: str
     assignments: tuple[str, ...]
     run: Run
     folder: Path
+    printed: Path | None = None
 
 
 def compare(found: Sequence[Contender], seeds: int, out: Path, console: Console | None = None) -> Path:
@@ -120,7 +126,7 @@ def _in_own_process(job: Job, lock: Path, stop: StopFlag) -> str | None:
     lock.parent.mkdir(parents=True, exist_ok=True)
     context = multiprocessing.get_context("spawn")
     answer, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_train, args=(job.recipe, job.assignments, job.folder, lock, sender))
+    process = context.Process(target=_train, args=(job.recipe, job.assignments, job.folder, job.printed, lock, sender))
     handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
     process.start()
     signal.signal(signal.SIGINT, handler)
@@ -135,13 +141,16 @@ def _in_own_process(job: Job, lock: Path, stop: StopFlag) -> str | None:
     return str(answer.recv()) if answer.poll() else f"its process ended with exit code {process.exitcode}"
 
 
-def _train(recipe: str, assignments: Sequence[str], folder: Path, lock: Path, answer: Connection) -> None:
+def _train(
+    recipe: str, assignments: Sequence[str], folder: Path, printed: Path | None, lock: Path, answer: Connection
+) -> None:
     """The whole life of the process of one run."""
     threading.Thread(target=end_with_parent, daemon=True).start()
     try:
-        with lock.open("w") as file:
+        with lock.open("w") as file, printed.open("a", encoding="utf-8") if printed else nullcontext() as text:
             hold(file.fileno(), lock)
-            pretrain(find_recipe(recipe, [*assignments]), folder)
+            console = Console(file=text, width=160) if text else None
+            pretrain(find_recipe(recipe, [*assignments]), folder, console=console)
     except Interrupted as asked:
         sys.exit(128 + asked.signum)
     except KeyboardInterrupt:  # Ctrl-C for the second time

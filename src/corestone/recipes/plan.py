@@ -19,7 +19,7 @@ from corestone.core.errors import CorestoneError, SpecError
 from corestone.core.format import clock, si
 from corestone.core.protocols import Objective
 from corestone.core.rng import Draws
-from corestone.core.spec import plain
+from corestone.core.spec import fingerprint, plain
 from corestone.core.units import Duration
 from corestone.data.images.spec import Images
 from corestone.data.spec import Data
@@ -33,6 +33,7 @@ from corestone.plan.cluster import CURVE
 from corestone.plan.expected import compute_optimal
 from corestone.plan.hardware import devices, find_hardware, find_region, this_device, this_machine
 from corestone.plan.memory import Sharding
+from corestone.plan.own import OwnLaw, read_law
 from corestone.plan.prediction import Scale, Subject, memory_of, predict
 from corestone.plan.probed import Probed
 from corestone.plan.shapes import Activations, block_count, largest_block, parameter_parts, shaped, trace
@@ -141,6 +142,7 @@ class Wanted:
         available: tokens or pictures of the training side.
         probe: whether to try a few steps on this machine first.
         noise_from: folder of a run that measured its noise scale, in the unit of this one.
+        fit: study.json of `plan fit` or ladder.json of `plan ladder`, whose law tells the loss.
     """
 
     hardware: str | None = None
@@ -153,6 +155,7 @@ class Wanted:
     available: float | None = None
     probe: bool = False
     noise_from: Path | None = None
+    fit: Path | None = None
 
 
 def plan_recipe(run: Run, wanted: Wanted, known: Known | None = None) -> dict[str, Any]:
@@ -161,6 +164,7 @@ def plan_recipe(run: Run, wanted: Wanted, known: Known | None = None) -> dict[st
     Args:
         known: of its data, where that is prepared.
     """
+    own = None if wanted.fit is None else read_law(wanted.fit)
     model = model_of(run)
     name = (wanted.hardware or (CPU if _fits_here(model) else USUAL)).lower()
     cpu = name == CPU
@@ -187,20 +191,21 @@ def plan_recipe(run: Run, wanted: Wanted, known: Known | None = None) -> dict[st
         calibrated_by=told,
         startup_seconds=0.0 if not cpu else STARTUP_SECONDS if probed is None else probed.startup_seconds,
     )
-    plan = predict(subject, scale)
+    plan = predict(subject, scale, own)
     plan["utilisation_from"] = "--mfu" if wanted.mfu else told or "the default for this kind of device"
     if probed is not None:
-        plan, scale = with_probe(plan, subject, scale, probed)
+        plan, scale = with_probe(plan, subject, scale, probed, own)
     measured = None if wanted.noise_from is None else noise_scale(wanted.noise_from, subject.unit)
     plan = with_suggestions(plan, run, subject, measured)
+    plan["warnings"] += [] if own is None else off_fit(run, subject, own)
     plan["others"] = [] if cpu else _others(subject, scale, wanted.mfu)
     if wanted.budget is not None:
-        plan["budget"] = within(plan, *parse_budget(wanted.budget))
+        plan["budget"] = within(plan, *parse_budget(wanted.budget), own)
     return plan
 
 
 def with_probe(
-    unprobed: dict[str, Any], subject: Subject, scale: Scale, probed: Probed
+    unprobed: dict[str, Any], subject: Subject, scale: Scale, probed: Probed, own: OwnLaw | None = None
 ) -> tuple[dict[str, Any], Scale]:
     """The plan by what a few steps took, and how far the one without them was off; and the scale that it rests on.
 
@@ -223,10 +228,30 @@ def with_probe(
         calibrated_by=told,
         probed=probed,
     )
-    plan = predict(subject, scale) | {"utilisation_from": told}
+    plan = predict(subject, scale, own) | {"utilisation_from": told}
     earlier = {"step_seconds": unprobed["time"]["step_seconds"], "peak_bytes": unprobed["memory"]["peak_bytes"]}
     plan["probe"] = asdict(probed) | {"unprobed": earlier | {"by": unprobed["calibrated_by"]}}
     return plan, scale
+
+
+def learns_from(run: Run) -> str:
+    """A fingerprint of data and objective: losses of runs that differ in these do not compare."""
+    return fingerprint({"data": plain(run.data), "objective": plain(run.objective)})
+
+
+def off_fit(run: Run, subject: Subject, own: OwnLaw) -> list[str]:
+    """Where a law of own runs is of other runs than this one, in words."""
+    found = []
+    if own.learns_from is not None and own.learns_from != learns_from(run):
+        found.append(
+            f"the fit is of runs with other data or another objective ({own.source}): its loss is not this run's"
+        )
+    if own.parameters is not None and not 0.9 < subject.parameters / own.parameters < 1.1:
+        found.append(
+            f"the fit is of {si(own.parameters)} parameters alone, and knows nothing of a model of "
+            f"{si(subject.parameters)}"
+        )
+    return found
 
 
 def _fits_here(model: Any) -> bool:
@@ -271,28 +296,35 @@ def _others(subject: Subject, scale: Scale, mfu: float | None) -> list[dict[str,
 
 
 def parse_budget(text: str) -> tuple[float, str]:
-    """`100USD`, `10hours` or `1e21FLOPs` as an amount and a unit: usd, hours, flops."""
-    found = re.fullmatch(r"([0-9]+(?:\.[0-9]*)?(?:e[+-]?[0-9]+)?)\s*(usd|hours?|flops?)", text.strip(), re.IGNORECASE)
+    """`100USD`, `20minutes`, `10hours` or `1e21FLOPs` as an amount and a unit: usd, hours, flops."""
+    units = "usd|minutes?|hours?|flops?"
+    found = re.fullmatch(rf"([0-9]+(?:\.[0-9]*)?(?:e[+-]?[0-9]+)?)\s*({units})", text.strip(), re.IGNORECASE)
     if found is None:
-        raise SpecError(f"--budget {text}: expected an amount and a unit, such as 100USD, 10hours or 1e21FLOPs")
-    unit = found[2].lower()
-    return float(found[1]), unit if unit == "usd" else unit.rstrip("s") + "s"
+        raise SpecError(
+            f"--budget {text}: expected an amount and a unit, such as 100USD, 20minutes, 10hours or 1e21FLOPs"
+        )
+    unit = found[2].lower().rstrip("s")
+    return float(found[1]) / (60 if unit == "minute" else 1), {"usd": "usd", "flop": "flops"}.get(unit, "hours")
 
 
-def within(plan: dict[str, Any], amount: float, unit: str) -> dict[str, Any]:
-    """What a budget buys: its share of this run, and the parameters and tokens of least loss for its compute."""
+def within(plan: dict[str, Any], amount: float, unit: str, own: OwnLaw | None = None) -> dict[str, Any]:
+    """What a budget buys: its share of this run, and the parameters and tokens of least loss for its compute, where a
+    law tells these."""
     spent = {"usd": plan["cost"]["usd"], "hours": plan["time"]["total_seconds"] / 3600, "flops": plan["flops"]["total"]}
     if not spent[unit]:
         raise SpecError("--budget in USD: no price is known of this hardware; say one by --price")
     share = amount / spent[unit]
-    parameters, tokens = compute_optimal(share * plan["flops"]["total"])
+    best: tuple[float, float] | tuple[None, None] = None, None
+    if plan["loss"] and plan["loss"]["alternatives"]:
+        flops = share * plan["flops"]["total"]
+        best = compute_optimal(flops, own.law) if own else compute_optimal(flops)
     return {
         "amount": amount,
         "unit": unit,
         "share_of_this_run": share,
         "units": share * plan["data"]["needed"],
-        "least_loss_parameters": parameters if plan["loss"] else None,
-        "least_loss_tokens": tokens if plan["loss"] else None,
+        "least_loss_parameters": best[0],
+        "least_loss_tokens": best[1],
     }
 
 

@@ -34,7 +34,7 @@ def with_suggestions(
         by_chance=run.start is None,
         measured=measured,
     )
-    suggestions = suggest(subject, settings, plan["loss"] and plan["loss"]["nats_per_token"])
+    suggestions = suggest(subject, settings, (plan["loss"] or {}).get("nats_per_token"))
     return plan | {"suggestions": suggestions, "warnings": plan["warnings"] + off_the_rules(suggestions)}
 
 

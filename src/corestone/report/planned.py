@@ -129,15 +129,16 @@ def _result(plan: Tree) -> list[tuple[str, str]]:
         ("data", f"{si(data['needed'], data['unit'])}, {seen}; a checkpoint takes {si(data['checkpoint_bytes'], 'B')}")
     ]
     if loss is not None:
+        found.append(("loss", _loss(loss)))
+    if loss is not None and loss["alternatives"]:
         best = loss["alternatives"][-1]
-        found += [
-            ("loss", f"about {loss['nats_per_token']:.2f} nats a token ({loss['caveat']})"),
+        found.append(
             (
                 "least loss",
-                f"the same operations with {si(best['parameters'])} parameters and {si(best['tokens'])} tokens: "
-                f"{best['loss']:.2f}",
-            ),
-        ]
+                f"the same operations with {si(best['parameters'])} parameters and {si(best['tokens'])} "
+                f"{data['unit']}: {best['loss']:.4g}",
+            )
+        )
     budget = plan.get("budget")
     if budget is not None:
         best = budget["least_loss_parameters"]
@@ -154,6 +155,15 @@ def _result(plan: Tree) -> list[tuple[str, str]]:
     elif plan["calibrated_by"]:
         found.append(("calibrated", f"by {plan['calibrated_by']}"))
     return found
+
+
+def _loss(loss: Tree) -> str:
+    """By the published law, or by a fit to own runs, with its interval."""
+    if "fit" not in loss:
+        return f"about {loss['nats_per_token']:.2f} nats a token ({loss['caveat']})"
+    ends = loss["interval"]
+    shown = "no interval of under 8 runs" if ends is None else f"{ends[0]:.4g} to {ends[1]:.4g} (95 %)"
+    return f"about {loss['value']:.4g} {loss['of']}, {shown}, by own runs in {loss['fit']}: {loss['caveat']}"
 
 
 def _probed(plan: Tree, probe: Tree) -> str:

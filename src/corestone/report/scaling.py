@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import matplotlib
@@ -28,12 +29,28 @@ FURTHER = 10.0
 """How far beyond the largest run a law is drawn, as a factor."""
 
 
-def write_figures(found: Study, out: Path, loss: str, material: str) -> list[Path]:
+@dataclass(frozen=True)
+class Goal:
+    """A run that a study predicts.
+
+    Attributes:
+        interval: of `loss`; None where there is none.
+        measured: what it reached; None where it was not run.
+    """
+
+    flops: float
+    loss: float
+    interval: tuple[float, float] | None
+    measured: float | None
+
+
+def write_figures(found: Study, out: Path, loss: str, material: str, goal: Goal | None = None) -> list[Path]:
     """Draw what a study found into a folder, which is made where it is missing.
 
     Args:
         loss: what the loss is, with its unit.
         material: what runs see: tokens or pictures.
+        goal: what is drawn beside the runs, in the figure over compute.
 
     Returns:
         The paths: `loss-over-compute`, `isoflop` where there are valleys, and `predicted-measured` where there is a
@@ -42,7 +59,7 @@ def write_figures(found: Study, out: Path, loss: str, material: str) -> list[Pat
     out.mkdir(parents=True, exist_ok=True)
     colours = light_colours()
     drawings: dict[str, Callable[[Figure], None]] = {
-        "loss-over-compute": lambda figure: _compute(figure, found, loss, colours)
+        "loss-over-compute": lambda figure: _compute(figure, found, loss, colours, goal)
     }
     valleys, main = found.isoflop, found.main
     if isinstance(valleys, IsoFlop):
@@ -64,8 +81,8 @@ def _save(draw: Callable[[Figure], None], path: Path) -> list[Path]:
     return paths
 
 
-def _compute(figure: Figure, found: Study, loss: str, colours: Colours) -> None:
-    """Runs over compute, coloured by size, their frontier, and the law at the best use of each compute."""
+def _compute(figure: Figure, found: Study, loss: str, colours: Colours, goal: Goal | None) -> None:
+    """Runs over compute, coloured by size, their frontier, the law at the best use of each compute, and the goal."""
     axes = figure.add_subplot()
     rows, best = found.rows, found.envelope
     _points(figure, axes, rows, [row.compute for row in rows], colours)
@@ -84,17 +101,31 @@ def _compute(figure: Figure, found: Study, loss: str, colours: Colours) -> None:
         )
     main = found.laws.get("flops")
     both = found.laws.get("parameters and tokens")
-    compute = np.geomspace(min(r.compute for r in rows), FURTHER * max(r.compute for r in rows), 120)
+    far = max(FURTHER * max(row.compute for row in rows), 1.3 * goal.flops if goal else 0.0)
+    compute = np.geomspace(min(row.compute for row in rows), far, 120)
     if isinstance(both, Judged):
         per = float(np.median([row.compute / (row.parameters * row.tokens) for row in rows]))
         _curve(axes, both, lambda law: _best_loss(law, compute / per), compute, colours["c2"], "fit at the best size")
     elif isinstance(main, Judged):
         _curve(axes, main, lambda law: _one_loss(law, compute), compute, colours["c2"], "fit over compute")
+    if goal is not None:
+        _goal(axes, goal, colours)
     _dress(axes, colours, "training compute (FLOPs)", loss, "Loss over compute")
     losses = [row.loss for row in rows]
     room = 0.06 * (max(losses) - min(losses))
     axes.set_ylim(top=max(losses) + room)  # a law rises without end to the left
     axes.legend(frameon=False, labelcolor=colours["ink"], loc="upper right")
+
+
+def _goal(axes: Axes, goal: Goal, colours: Colours) -> None:
+    """What is predicted, with its interval, and what was reached."""
+    if goal.interval is not None:
+        axes.vlines(goal.flops, *goal.interval, color=colours["c3"], linewidth=1.6, zorder=6)
+    axes.plot(goal.flops, goal.loss, "D", color=colours["c3"], markersize=7, zorder=7, label="target, predicted")
+    if goal.measured is not None:
+        axes.plot(
+            goal.flops, goal.measured, "*", color=colours["ink"], markersize=11, zorder=8, label="target, measured"
+        )
 
 
 def _curve(

@@ -122,7 +122,8 @@ def _parameters(model: Spec) -> int:
     return sum(parameter.numel() for parameter in built.parameters())
 
 
-def _kind_of_layer(block: Any) -> str:
+def layer_kind(block: Any) -> str:
+    """What tells kinds of layers apart: all of a layer's tree but its dropouts."""
     alike = {key: value for key, value in block.items() if key not in DROPPED} if isinstance(block, dict) else block
     return json.dumps(alike, sort_keys=True)
 
@@ -135,7 +136,7 @@ def _cut_layers(node: Any) -> None:
         return
     for key, value in node.items():
         if key == "blocks" and isinstance(value, list):
-            kinds = list({_kind_of_layer(block): block for block in reversed(value)}.values())[::-1]
+            kinds = list({layer_kind(block): block for block in reversed(value)}.values())[::-1]
             node[key] = value[:2] if len(kinds) == 1 else kinds
         elif key == "depth" and isinstance(value, int):
             node[key] = min(value, 2)

@@ -1,0 +1,203 @@
+"""A recipe made smaller for a ladder of runs: a narrower and shallower model, fewer steps, everything else alike."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+
+from corestone.core.errors import SpecError
+from corestone.core.format import si
+from corestone.core.spec import parse, plain
+from corestone.core.units import Duration
+from corestone.plan.shapes import shaped
+from corestone.recipes.checks.scale import layer_kind
+from corestone.recipes.registry import MODELS
+from corestone.recipes.spec import Run
+
+WIDTHS = ("width", "hidden_dim", "num_heads", "num_kv_heads", "embed_dim", "shared_width")
+"""Numbers of a model's tree that shrink with its width; a head keeps its own."""
+CHANNELS = ("layers", "stem")
+"""Lists of convolutions, whose channels shrink too."""
+FEWEST_LAYERS = 2
+"""One layer is another kind of model, in which nothing reads what an earlier layer found: none is made that shallow."""
+TRIED = 12
+"""Widths and depths that are tried, at most each."""
+APART = 1.25
+"""Sizes nearer than this to each other are taken for one."""
+OFF_SHAPE = 0.5
+"""How much a ratio of width to depth other than the target's counts against a size, beside how far it is from the
+number of parameters that is wanted."""
+
+
+@dataclass(frozen=True)
+class Smaller:
+    """A recipe of a smaller model.
+
+    Attributes:
+        width, depth: over the target's.
+    """
+
+    run: Run
+    parameters: int
+    width: float
+    depth: float
+
+
+def smaller(run: Run, count: int, least: float) -> list[Smaller]:
+    """The recipe itself, and recipes of smaller models: at most `count` in all, in about equal ratios, smallest first.
+
+    Args:
+        least: parameters of the smallest, at least, over the recipe's own.
+
+    Widths are fractions by which every width and number of heads of the model stays whole; layers are left out evenly,
+    as long as each kind of layer is left. A run that begins with given weights, and a model whose sizes hang together
+    in another way, cannot be made smaller: then it is there alone.
+    """
+    own = Smaller(run, parameters_of(run), 1.0, 1.0)
+    if run.start is not None:
+        return [own]
+    lowest, highest = least * own.parameters, own.parameters / APART
+    found = sorted((one for one in _tried(run) if lowest <= one.parameters <= highest), key=lambda one: one.parameters)
+    if not found:
+        return [own]
+    low, high = math.log(found[0].parameters), math.log(own.parameters)
+    chosen = [own]
+    for place in range(count - 1):
+        wanted = low + (high - low) * place / (count - 1)
+        free = [one for one in found if all(_apart(one, other) for other in chosen)]
+        if free:
+            chosen.append(min(free, key=lambda one: abs(math.log(one.parameters) - wanted) + _bent(one)))
+    return sorted(chosen, key=lambda one: one.parameters)
+
+
+def _apart(one: Smaller, other: Smaller) -> bool:
+    return max(one.parameters, other.parameters) >= APART * min(one.parameters, other.parameters)
+
+
+def _bent(one: Smaller) -> float:
+    return OFF_SHAPE * abs(math.log(one.width / one.depth))
+
+
+def parameters_of(run: Run) -> int:
+    """Of the run's model, which is not allocated."""
+    model = shaped(partial(MODELS.build, run.model, seed=run.seed, device=torch.device("meta")))
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def _tried(run: Run) -> Iterator[Smaller]:
+    """All that could be made; what the records refuse is no model."""
+    tree = json.loads(json.dumps(plain(run)))
+    unit, depth = math.gcd(*_numbers(tree["model"])), _depth(tree["model"])
+    for part in _few(1, unit):
+        narrow = _resized(tree["model"], partial(_part, part=part, unit=unit))
+        for layers in _few(min(FEWEST_LAYERS, depth), depth):
+            model = _thinned(narrow, layers / depth)
+            if _kinds(model) != _kinds(narrow):
+                continue
+            try:
+                made = parse(Run, {**tree, "model": model}, f"{run.name}, made smaller")
+                yield Smaller(made, parameters_of(made), part / unit, layers / depth)
+            except (SpecError, ValueError, RuntimeError):  # its sizes hang together in a way of its own
+                continue
+
+
+def _part(number: int, part: int, unit: int) -> int:
+    return number * part // unit
+
+
+def _few(low: int, high: int) -> list[int]:
+    """Whole numbers from one to another: all, or some in about equal ratios."""
+    if high - low < TRIED:
+        return list(range(low, high + 1))
+    return sorted({round(low * (high / low) ** (place / (TRIED - 1))) for place in range(TRIED)})
+
+
+def _numbers(node: Any) -> list[int]:
+    """What shrinks with the width."""
+    found: list[int] = []
+
+    def note(number: int) -> int:
+        found.append(number)
+        return number
+
+    _resized(node, note)
+    return found
+
+
+def _resized(node: Any, change: Callable[[int], int], key: str = "", convolutions: bool = False) -> Any:
+    """A tree with everything that shrinks with the width changed. One head of keys and values for all stays one."""
+    if isinstance(node, dict):
+        return {name: _resized(value, change, name, convolutions) for name, value in node.items()}
+    if isinstance(node, list):
+        return [_resized(item, change, convolutions=key in CHANNELS) for item in node]
+    shrinks = key in WIDTHS or (key == "channels" and convolutions)
+    alone = key == "num_kv_heads" and node == 1
+    return change(node) if shrinks and isinstance(node, int) and not alone else node
+
+
+def _depth(node: Any, key: str = "") -> int:
+    """Layers of the deepest part."""
+    if key == "depth" and isinstance(node, int):
+        return node
+    if key in ("blocks", "depths") and isinstance(node, list):
+        return len(node) if key == "blocks" else max(node)
+    inner = node.items() if isinstance(node, dict) else [("", item) for item in node] if isinstance(node, list) else []
+    return max((_depth(value, name) for name, value in inner), default=1)
+
+
+def _thinned(node: Any, share: float, key: str = "") -> Any:
+    """A tree with a share of the layers of each part, one at least, the first and the last among them."""
+    if key == "depth" and isinstance(node, int):
+        return max(1, round(node * share))
+    if key == "depths" and isinstance(node, list):
+        return [max(1, round(depth * share)) for depth in node]
+    if key == "blocks" and isinstance(node, list):
+        left = max(1, round(len(node) * share))
+        return [node[round(place * (len(node) - 1) / max(1, left - 1))] for place in range(left)]
+    if isinstance(node, dict):
+        return {name: _thinned(value, share, name) for name, value in node.items()}
+    return [_thinned(item, share) for item in node] if isinstance(node, list) else node
+
+
+def _kinds(node: Any) -> set[str]:
+    """Kinds of layers in all stacks."""
+    if isinstance(node, list):
+        return set().union(*map(_kinds, node))
+    if not isinstance(node, dict):
+        return set()
+    own = {layer_kind(block) for block in node.get("blocks") or ()}
+    return own.union(*(_kinds(value) for value in node.values()))
+
+
+def shortened(run: Run, steps: int, target: int, name: str) -> Run:
+    """The recipe with `steps` steps instead of `target`: its schedule shrinks with it, it is scored at its end alone,
+    and draws no samples. Every quarter it writes a checkpoint."""
+    tree = json.loads(json.dumps(plain(run)))
+    for key, value in plain(run.schedule).items():
+        length = vars(run.schedule)[key]
+        tree["schedule"][key] = _share(length, steps / target) if isinstance(length, Duration) else value
+    tree["name"], tree["description"] = name, f"A rung of a ladder towards {run.name}."
+    tree["training"]["length"] = f"{steps} steps"
+    quarter = math.ceil(steps / 4)
+    rhythm = {"log": f"{math.ceil(steps / 20)} steps", "checkpoint": f"{quarter} steps", "keep_last": 1}
+    tree["rhythm"] |= {"evaluate": None, "sample": None, **rhythm}
+    tree["samples"]["prompts"], tree["trackers"] = [], []
+    return parse(Run, tree, name)
+
+
+def _share(length: Duration, share: float) -> str:
+    """A part of a duration; of steps a whole number, one at least."""
+    if length.unit == "steps":
+        return f"{max(min(1, math.ceil(length.value)), round(length.value * share))} steps"
+    return f"{length.value * share!r} {length.unit}"
+
+
+def size_name(parameters: int) -> str:
+    """A short name of a size, such as `954k`."""
+    return si(parameters).replace(" ", "")

@@ -1,0 +1,92 @@
+"""Recipes made smaller: whole heads of the same width, every kind of layer, schedules that shrink with the length."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+import torch
+
+from corestone.core.spec import plain
+from corestone.recipes.build import build_model
+from corestone.recipes.catalogue import find_recipe
+from corestone.recipes.smaller import APART, shortened, smaller
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "shakespeare",
+        "shakespeare-bert",
+        "shakespeare-palm",
+        "shakespeare-t5",
+        "shakespeare-h3",
+        "shakespeare-mogrifier",
+        "shakespeare-electra",
+        "mnist",
+        "mnist-vit",
+        "coca-emoji",
+    ],
+)
+def test_smaller_models_are_built_and_are_as_large_as_told(name):
+    run = find_recipe(name, [])
+    found = smaller(run, 6, 1 / 60)
+    assert len(found) >= 3
+    assert found[-1].run == run
+    counts = [one.parameters for one in found]
+    assert all(after >= APART * before for before, after in pairwise(counts))
+    assert counts[0] >= counts[-1] / 60
+    for one in (found[0], found[-1]):
+        model = build_model(one.run.model, 0, torch.device("cpu"))
+        assert sum(parameter.numel() for parameter in model.parameters()) == one.parameters
+    for one in found[:-1]:  # nothing but the model's sizes has changed
+        assert {key: value for key, value in plain(one.run).items() if key != "model"} == {
+            key: value for key, value in plain(run).items() if key != "model"
+        }
+
+
+def test_heads_keep_their_width_and_one_head_of_keys_stays_one():
+    run = find_recipe("shakespeare-palm", [])
+    for one in smaller(run, 6, 1 / 60):
+        stack = one.run.model.stack
+        before = run.model.stack
+        for block in stack.blocks:
+            assert block.mixer.head_dim == before.blocks[0].mixer.head_dim
+            assert block.mixer.kv_heads == 1
+            assert block.mixer.num_heads * before.width == before.blocks[0].mixer.num_heads * stack.width
+            assert block.feedforward.hidden_dim * before.width == before.blocks[0].feedforward.hidden_dim * stack.width
+        assert len(stack.blocks) >= 2
+        assert one.run.model.embedding == run.model.embedding
+
+
+def test_every_kind_of_layer_is_left():
+    """H3 layers with attention among them, and a captioner whose last blocks alone see the picture."""
+    for name, path in (("shakespeare-h3", "stack"), ("coca-emoji", "decoder")):
+        run = find_recipe(name, [])
+        for one in smaller(run, 6, 1 / 60):
+            kinds = [
+                {(type(block.mixer), block.cross is None) for block in vars(model)[path].blocks}
+                for model in (run.model, one.run.model)
+            ]
+            assert kinds[0] == kinds[1]
+
+
+def test_what_cannot_be_made_smaller_stands_alone():
+    begun = find_recipe("shakespeare", ["start={path: runs/other}"])
+    assert [one.run for one in smaller(begun, 6, 1 / 60)] == [begun]
+
+
+def test_a_schedule_shrinks_with_the_length():
+    run = find_recipe("shakespeare", ["schedule={kind: warmup_stable_decay, warmup: 50 steps, decay: 1e5 tokens}"])
+    short = shortened(run, 100, 1000, "short")
+    assert plain(short.schedule) | {"final": 0.0} == {
+        "kind": "warmup_stable_decay",
+        "warmup": "5 steps",
+        "decay": "10000 tokens",
+        "final": 0.0,
+    }
+    assert str(short.training.length) == "100 steps"
+    assert short.training.batch_tokens == run.training.batch_tokens
+    assert (short.rhythm.evaluate, short.samples.prompts, short.model) == (None, (), run.model)
+    assert str(shortened(run, 4, 1000, "short").schedule.warmup) == "1 steps"  # a warm-up does not vanish
+    assert str(shortened(find_recipe("mnist", []), 4, 600, "short").schedule.warmup) == "0 steps"
