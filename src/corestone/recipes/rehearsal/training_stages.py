@@ -31,8 +31,8 @@ HOOKS = 3
 """Lines that the log has of a step besides its own: a score, a sample, and a checkpoint when it is complete."""
 APART = 1e-3
 """How far float32 losses and gradient norms may be from those of another number of processes, relative to these: the
-sums are the same in another order (1.7e-7 at most in seven shipped recipes). Of weights nothing is demanded: where a gradient is zero in exact arithmetic, as
-that of keys' biases is, Adam and Lion make whole steps of its rounding."""
+sums are the same in another order (2.0e-7 at most in eight shipped recipes). Of weights nothing is demanded: where a
+gradient is zero in exact arithmetic, as that of keys' biases is, Adam and Lion make whole steps of its rounding."""
 COMPARED = ("loss", "grad_norm")
 
 
