@@ -76,6 +76,7 @@ def test_a_run_is_planned_checked_and_searched(tmp_path):
         run(words, tmp_path)
     assert (tmp_path / "plan.html").is_file()
     assert (tmp_path / "runs/sweep/sweep.html").is_file()
+    assert (tmp_path / "runs/range-test/range-test.png").is_file()
 
 
 def test_pictures_are_learnt_and_scored(tmp_path):
