@@ -10,6 +10,7 @@ depend on the machine's load. Finished runs are not trained again.
 from __future__ import annotations
 
 import argparse
+import math
 import statistics
 from pathlib import Path
 
@@ -20,9 +21,15 @@ from corestone.recipes.catalogue import find_recipe
 from corestone.recipes.ladder import Asked, ladder
 from corestone.recipes.plan import Wanted, plan_recipe
 from corestone.recipes.pretrain import pretrain
+from corestone.recipes.smaller import smaller
+from corestone.recipes.spec import Run
 
-FEW_TOKENS = ("training.batch_tokens=1024", "schedule.warmup=50 steps")
-FEW_PICTURES = ("training.batch_examples=32", "schedule.warmup=50 steps")
+MANY_STEPS = ("training.length=4000 steps", "schedule.warmup=200 steps")
+FEW_TOKENS = ("training.batch_tokens=512", *MANY_STEPS)
+FEW_PICTURES = ("training.batch_examples=32", *MANY_STEPS)
+RUNGS = 12
+SHARE = 0.3
+"""Parameters of what is trained over the recipe's own, about: a size that nothing was tuned at."""
 
 CASES: dict[str, tuple[str, tuple[str, ...], str | None]] = {
     "GPT": ("shakespeare", FEW_TOKENS, None),
@@ -35,15 +42,22 @@ CASES: dict[str, tuple[str, tuple[str, ...], str | None]] = {
 """Recipe, what is changed in it, and the figure that is told: in small batches, so that small runs have many steps."""
 
 
+def recipe_of(name: str, seed: int) -> Run:
+    """The recipe with a smaller model."""
+    recipe, changes, _ = CASES[name]
+    run = find_recipe(recipe, [*changes, f"seed={seed}"])
+    sizes = smaller(run, 6, SHARE / 2)
+    return min(sizes, key=lambda one: abs(math.log(one.parameters / sizes[-1].parameters / SHARE))).run
+
+
 def finished(name: str, seed: int, out: Path) -> dict:
     """What the ladder of a recipe says of it, with the recipe's own run beside it."""
-    recipe, changes, metric = CASES[name]
-    run = find_recipe(recipe, [*changes, f"seed={seed}"])
-    target = out / f"{recipe}-seed-{seed}"
+    recipe, _, metric = CASES[name]
+    run, target = recipe_of(name, seed), out / f"{recipe}-seed-{seed}"
     if not (target / "report.html").is_file():
         pretrain(run, target)
     flops = plan_recipe(run, Wanted(hardware="cpu", available=1e6))["flops"]["total"]
-    asked = Asked(run, f"{flops:.4e}FLOPs", metric=metric, target=target)
+    asked = Asked(run, f"{flops:.4e}FLOPs", RUNGS, metric=metric, target=target)
     return ladder(asked, out / f"{recipe}-ladder-{seed}")
 
 

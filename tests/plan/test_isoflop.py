@@ -72,12 +72,14 @@ def test_computes_without_a_valley_are_skipped_with_the_reason():
         *made(computes=2),
         Row(1e6, 1e6, 3.0, 1e10),
         *(Row(10**i, 1e6, 3 - (i - 7) ** 2 / 9, 1e12) for i in (6, 7, 8)),
+        *(Row(2**i * 1e6, 1e6, 2 + 0.01 * (i + 5) ** 2, 1e13) for i in (0, 1, 2)),
     ]
     found = isoflop(rows, seed=0, resamples=10)
     assert len(found.valleys) == 2
     assert [(one.count, one.reason) for one in found.skipped] == [
         (1, "fewer than 3 sizes"),
         (3, "the losses have no bottom over the sizes"),
+        (3, "the bottom lies more than 3 times beyond the sizes"),
     ]
     assert isoflop(made(computes=1), seed=0).parameters is None
     with pytest.raises(DataError, match=r"none of 2 computes has a valley \(2 of them: fewer than 3 sizes\)"):

@@ -19,6 +19,9 @@ from corestone.plan.rows import SAME_COMPUTE, Row
 POOL = 8
 """Residuals under which no interval is given."""
 
+FARTHEST = 3
+"""Times beyond the smallest or largest size that a bottom may lie: a parabola knows nothing of what is farther."""
+
 
 @dataclass(frozen=True)
 class Valley:
@@ -137,6 +140,8 @@ def valley(rows: Sequence[Row]) -> Valley | str:
     if parabola[0] <= 0:
         return "the losses have no bottom over the sizes"
     bottom = -parabola[1] / (2 * parabola[0])
+    if not logs.min() - np.log(FARTHEST) <= middle + bottom <= logs.max() + np.log(FARTHEST):
+        return f"the bottom lies more than {FARTHEST} times beyond the sizes"
     parameters, flops = float(np.exp(middle + bottom)), _mean([row.compute for row in rows])
     per = float(np.median([row.compute / (row.parameters * row.tokens) for row in rows]))
     return Valley(
