@@ -32,6 +32,8 @@ from corestone.recipes.checks import learning_checks
 from corestone.recipes.checks.certify import tried
 from corestone.recipes.checks.registry import CHECKS
 
+QUIET = Console(quiet=True)
+
 
 @pytest.fixture(scope="module")
 def ctx(tmp_path_factory):
@@ -198,6 +200,18 @@ def test_a_checkpoint_that_forgets_the_optimisers_step(tmp_path, monkeypatch):
     caught(context(recipe(tmp_path, decoder(), plant=FORGET_STEPS), [], tmp_path), "resume")
 
 
+FAIL_IN_A_CHILD = """
+import os, sys
+if sys.argv[0] == "-c":
+    os._exit(3)
+"""
+
+
+def test_a_run_that_fails_before_it_is_killed(tmp_path):
+    found, _ = tried("resume", context(recipe(tmp_path, decoder(), plant=FAIL_IN_A_CHILD), [], tmp_path), QUIET)
+    assert (found.verdict, found.note) == ("fail", "before the kill a process failed by itself (exit codes [3])")
+
+
 def test_a_product_that_is_rounded_away_in_bfloat16(ctx, monkeypatch):
     def change(given, hidden, *others):
         if hidden.dtype == torch.bfloat16:
@@ -264,5 +278,5 @@ def test_a_model_that_breaks_off_has_failed(ctx, monkeypatch):
         raise RuntimeError("shapes do not fit")
 
     wrap(monkeypatch, DecoderModel, "forward", change)
-    found, _ = tried("causality", ctx, Console(quiet=True))
+    found, _ = tried("causality", ctx, QUIET)
     assert (found.verdict, found.note) == ("fail", "broke off with RuntimeError: shapes do not fit")

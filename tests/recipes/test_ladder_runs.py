@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,9 +16,9 @@ from tiny_text import write_recipe, write_texts
 from typer.testing import CliRunner
 
 from corestone.cli.main import app
-from corestone.core.errors import CheckpointError, SpecError
+from corestone.core.errors import CheckpointError, DataError, SpecError
 from corestone.recipes.catalogue import find_recipe
-from corestone.recipes.ladder import Asked, check_target, read_kept
+from corestone.recipes.ladder import Asked, check_target, conclude, jobs_of, read_kept
 from corestone.recipes.pretrain import pretrain
 from corestone.report.folder import read_run
 
@@ -118,6 +119,33 @@ def test_a_plan_uses_the_ladder(done):
     plan = json.loads(told.output)
     assert plan["loss"]["value"] == pytest.approx(done["prediction"]["value"], rel=1e-6)
     assert not any("another objective" in text for text in plan["warnings"])
+
+
+def test_a_rung_that_fails_is_told_and_the_others_are_fitted(done):
+    """Where too few are left for a law, the failures are told too."""
+    shutil.copytree("lad", "failing")
+    name = done["ladder"]["rungs"][1]["name"]
+    shutil.rmtree(f"failing/runs/{name}")
+    recipe = Path(f"failing/recipes/{name}.yaml")
+    recipe.write_text(recipe.read_text().replace("[texts]", "[nowhere]"))
+    result = corestone(*LADDER[:-1], "failing")
+    failed = f"failing/runs/{name}/seed-0"
+    assert result.returncode == 2
+    last = result.stderr.splitlines()[-1]
+    assert last.startswith(f"error: plan ladder: 1 of 6 runs failed: {failed}: "), last
+    assert "nowhere" in last
+    kept = json.loads(Path("failing/ladder.json").read_text())
+    assert [one["name"] for one in kept["unusable_runs"]] == [failed]
+    assert "nowhere" in kept["unusable_runs"][0]["reason"]
+    assert len(kept["runs"]) == 5
+
+    asked = Asked(find_recipe(WORDS[0], WORDS[1:]), "1e13FLOPs", 6)
+    jobs = jobs_of(kept["ladder"], asked, Path("failing"))
+    for job in (jobs[0], jobs[2]):
+        shutil.rmtree(job.folder)
+    failures = [f"{job.folder}: the disk is full" for job in jobs[:3]]
+    with pytest.raises(DataError, match=r"3 of 6 runs failed: .*the disk is full; those that are left allow no fit"):
+        conclude(asked, kept["ladder"], jobs, failures, Path("failing"))
 
 
 def test_a_folder_of_another_ladder_or_of_anything_else_is_refused(done):

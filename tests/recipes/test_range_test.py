@@ -22,8 +22,9 @@ from typer.testing import CliRunner
 from corestone.cli.main import app
 from corestone.core.errors import CheckpointError, SpecError
 from corestone.core.runlog import read_events
+from corestone.core.spec import to_yaml
 from corestone.recipes.catalogue import find_recipe
-from corestone.recipes.range_test import Climb, Over, range_test, risen
+from corestone.recipes.range_test import Climb, Over, check_free, range_test, risen
 from corestone.recipes.space import RATES, read_rates
 from corestone.report.range_test import BLOWN_UP, lines, read_off
 
@@ -237,6 +238,24 @@ def test_an_unfinished_test_begins_anew(here):
     range_test(find_recipe("tiny.yaml", []), Path("out"), steps=40, console=quietly())
     assert [event["step"] for event in read_events(Path("out")).of("train")][:3] == [1, 2, 3]
     assert json.loads(Path("out/range-test.json").read_text())["steps"] == 40
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        (["name=other"], r"an unfinished test of tiny \(it differs in name\)"),
+        (["data.context_length=16"], "it differs in data.context_length"),
+        (["optimiser={kind: lion, learning_rate: 1e-4}"], "it differs in optimiser"),
+    ],
+)
+def test_an_unfinished_test_of_another_recipe_is_left_alone(here, changed, said):
+    Path("out").mkdir()
+    Path("out/recipe.yaml").write_text(to_yaml(risen(find_recipe("tiny.yaml", changed), RATES, 100)))
+    with pytest.raises(CheckpointError, match=said):
+        check_free(find_recipe("tiny.yaml", []), Path("out"))
+    other_rates = risen(find_recipe("tiny.yaml", ["optimiser.learning_rate=0.1"]), (1e-5, 10.0), 200)
+    Path("out/recipe.yaml").write_text(to_yaml(other_rates))
+    check_free(find_recipe("tiny.yaml", []), Path("out"))
 
 
 def test_the_command_line_refuses_what_does_not_go_together(here):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,18 +16,21 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from corestone.cli.main import app
-from corestone.core.errors import CheckpointError, DataError
+from corestone.core.errors import CheckpointError, CorestoneError, DataError
+from corestone.core.spec import plain
 from corestone.interop import outgoing
 from corestone.recipes.build import Built
 from corestone.recipes.catalogue import PUBLISHED, RECIPES, SMALL
 from corestone.recipes.checks import export_check
-from corestone.recipes.checks.scale import STEPS
+from corestone.recipes.checks.scale import NARROW, STEPS
 from corestone.recipes.load import open_data
+from corestone.recipes.made_up import step_size
 from corestone.recipes.plan import model_of
 from corestone.recipes.rehearsal import training_stages, use_stages
 from corestone.recipes.rehearsal.rehearse import STAGES, all_stages, open_setting, rehearse
+from corestone.recipes.rehearsal.setting import Setting
 from corestone.recipes.rehearsal.stand_in import COLOURED, TEXT, Instead
-from corestone.recipes.rehearsal.toy import rehearsed, rows_of
+from corestone.recipes.rehearsal.toy import TOY, rehearsed
 from corestone.recipes.spec import Run
 from corestone.report.write import write_report
 from corestone.train.checkpoint import checkpoint_folder, newest_whole
@@ -84,7 +88,7 @@ def test_the_toy_keeps_what_the_recipe_is():
     assert all(getattr(toy.training, name) == getattr(whole.training, name) for name in kept)
     assert toy.model.stack.blocks[0].residual == "parallel"
     assert toy.model.stack.blocks[0].mixer.kv_heads == 1
-    assert rows_of(toy) == 12  # four for each of three processes
+    assert step_size(toy)[0] == 12  # four for each of three processes
     assert toy.training.micro_batch == 1
     assert str(toy.rhythm.sample) == "24 steps"  # five times as rare as checkpoints, and once at least
 
@@ -93,14 +97,25 @@ def size(run: Run) -> int:
     return sum(parameter.numel() for parameter in model_of(run).parameters())
 
 
+def widths(node: object) -> list[int]:
+    if isinstance(node, list | tuple):
+        return [width for item in node for width in widths(item)]
+    if not isinstance(node, dict):
+        return []
+    own = [node["width"]] if isinstance(node.get("width"), int) else []
+    return own + [width for value in node.values() for width in widths(value)]
+
+
 @pytest.mark.parametrize("name", RECIPES)
 def test_every_recipe_becomes_a_toy(name):
-    """The largest has 2.3 M parameters, a convolutional network of digits."""
+    """Of a million parameters at most, or as narrow as it is made. The largest has 2.3 M, a convolutional network of
+    digits, which has channels alone."""
     run = RECIPES[name]()
     text = run.data.kind == "text"
     count = len(run.data.components) if text else 1
     here = Instead(json.loads((TEXT if text else COLOURED).model_dump_json()), "", None)
     toy, _ = rehearsed(run, 2, [here] * count, "float32")
+    assert size(toy) <= TOY or max(widths(plain(toy.model)), default=0) <= NARROW
     assert size(toy) < 2_500_000
     assert toy.model.model_dump()["kind"] == run.model.model_dump()["kind"]
 
@@ -149,6 +164,31 @@ def test_a_run_that_cannot_be_saved_fails_and_ends_with_exit_code_1(tmp_path, mo
     assert verdicts["checkpoint"] == verdicts["kill"] == ("skipped", "needs start, which failed")
     assert json.loads((tmp_path / "out" / "rehearsal.json").read_text())["passed"] is False
     assert "needs start, which failed" in (tmp_path / "out" / "report.html").read_text()
+
+
+def others_start(monkeypatch, *scripts: str) -> None:
+    """Let other processes train in the place of a rehearsal's."""
+
+    def start(self, folder, processes, alike=False):
+        with (self.folder / "processes.log").open("ab") as said:
+            return [subprocess.Popen(["sh", "-c", script], stderr=said) for script in scripts]
+
+    monkeypatch.setattr(Setting, "start", start)
+
+
+def test_kills_that_all_come_too_late_have_failed(healthy, tmp_path, monkeypatch):
+    """One process of two is done each time before the kill, which the other sees: neither is a fault of a process."""
+    others_start(monkeypatch, "exit 0", "exec sleep 60")
+    found = training_stages.kill(replace(healthy[0], folder=tmp_path))
+    assert found.verdict == "failed"
+    assert "over before each kill" in found.reason
+
+
+def test_what_failed_before_a_kill_is_told_by_what_was_said_then(healthy, tmp_path, monkeypatch):
+    (tmp_path / "processes.log").write_text("ValueError: of an earlier stage\n")
+    others_start(monkeypatch, "echo 'RuntimeError: of this one' >&2; exit 3", "exec sleep 60")
+    with pytest.raises(CorestoneError, match=r"exit codes \[3, -9\]\): RuntimeError: of this one$"):
+        training_stages.kill(replace(healthy[0], folder=tmp_path))
 
 
 def killed_by(healthy, tmp_path: Path, plant: str):
@@ -225,6 +265,22 @@ def test_an_import_that_gives_other_tensors(healthy, tmp_path, monkeypatch):
     assert "differs by" in found.reason
 
 
+def test_an_import_that_loses_a_token(healthy, tmp_path, monkeypatch):
+    """The checkpoint's table has more rows than its tokenizer has tokens, the imported one as many: one fewer is one
+    too few."""
+    setting, _ = healthy
+    given = export_check.read_tensors
+
+    def fewer(path):
+        tensors = given(path)
+        return tensors | {"embedding.token.weight": tensors["embedding.token.weight"][:-1]}
+
+    monkeypatch.setattr(export_check, "read_tensors", fewer)
+    shutil.copytree(setting.scratch / "exported", tmp_path / "exported")
+    found = use_stages.import_(replace(setting, scratch=tmp_path))
+    assert (found.verdict, found.reason) == ("failed", "embedding.token.weight differs by inf")
+
+
 def test_two_towers_go_out_and_come_back(tmp_path, monkeypatch):
     """Their scale has no axis, and the folder's table a row more: of the token that ends a text."""
     monkeypatch.chdir(tmp_path)
@@ -285,8 +341,10 @@ def test_of_a_large_text_the_beginning_is_read(tmp_path, monkeypatch):
     monkeypatch.setattr("corestone.recipes.rehearsal.beginning.PIECE_CHARACTERS", 1_000)
     (tmp_path / "corpus").mkdir()
     (tmp_path / "corpus" / "book.txt").write_text("\n".join(f"line {number} of a long book" for number in range(9000)))
-    setting = setting_of(tmp_path, "opt-125m")
-    assert "the first 50 kB of corpus/" in setting.instead[0].told
+    for name in ("a.txt", "b.txt"):
+        (tmp_path / "corpus" / name).write_bytes(b"\xff\xfe\xfd" * 100)
+    setting = setting_of(tmp_path, "opt-125m", ("data.prepare.on_bad=skip",))
+    assert "the first 50 kB of corpus/ (left out: 2 x invalid UTF-8), as text-0.jsonl" in setting.instead[0].told
     assert training_stages.prepare(setting).verdict == "passed"
 
 
@@ -297,7 +355,10 @@ def test_of_many_pictures_the_first_are_read(tmp_path, monkeypatch):
         place = tmp_path / "imagenet" / "train" / f"class-{number % 4}"
         place.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (90, 80), (number, 255 - number, 7)).save(place / f"{number}.png")
+    (tmp_path / "imagenet" / "train" / "class-0" / "notes.txt").write_text("no picture")
+    (tmp_path / "imagenet" / "train" / "class-3" / "late.txt").write_text("behind the last one that is read")
     setting = setting_of(tmp_path, "vit-b16")
+    assert "the first 150 pictures of imagenet (left out: 1 x file type not read (.txt))" in setting.instead[0].told
     assert setting.run.model.head.classes == 3  # of the fourth none is among the first
     assert training_stages.prepare(setting).verdict == "passed"
     assert "pictures, 3 classes, 64 x 64 x 3" in training_stages.prepare(setting).shown

@@ -35,7 +35,7 @@ def fit(
     ones: that is how far to trust them.
     """
     from corestone.plan.study import study
-    from corestone.plan.told import told
+    from corestone.plan.told import told, unusable
     from corestone.recipes.scaling import measured
     from corestone.report.scaling import write_figures
 
@@ -57,10 +57,6 @@ def fit(
         f"figures: {', '.join(path.name for path in figures if path.suffix == '.png')} in {out}",
     ]:
         console.print(line, highlight=False, markup=False, soft_wrap=True)
-
-
-def unusable(dropped: Any) -> list[dict[str, str]]:
-    return [{"name": one.row.label, "reason": one.reason} for one in dropped]
 
 
 def show(console: Console, tree: dict[str, Any]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from corestone.plan.bootstrap import Extrapolation
@@ -29,6 +29,11 @@ def told(found: Study) -> Tree:
         "isoflop": {"reason": found.isoflop} if isinstance(found.isoflop, str) else _isoflop(found.isoflop),
         "envelope": {"reason": found.envelope} if isinstance(found.envelope, str) else _envelope(found.envelope),
     }
+
+
+def unusable(dropped: Sequence[Dropped]) -> list[dict[str, str]]:
+    """Runs that give no row, with the reasons."""
+    return [{"name": one.row.label, "reason": one.reason} for one in dropped]
 
 
 def _dropped(dropped: tuple[Dropped, ...]) -> list[Tree]:

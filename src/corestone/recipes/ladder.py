@@ -7,6 +7,7 @@ The ladder is chosen once and kept in its folder (`ladder.json`); the same comma
 from __future__ import annotations
 
 import json
+import math
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -17,16 +18,16 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from corestone.core.errors import CheckpointError, DataError, SpecError
+from corestone.core.errors import CheckpointError, CorestoneError, DataError, SpecError
 from corestone.core.format import si
 from corestone.core.spec import fingerprint, override, plain, read_yaml, to_yaml
 from corestone.parallel.allocator import keep_freed_memory
 from corestone.parallel.collectives import join_world
 from corestone.plan.ladder import BOTH, FEWEST_STEPS, Budget, Ladder, Size, Target, choose
 from corestone.plan.own import OwnLaw, expect, of_judged
-from corestone.plan.rows import Row
+from corestone.plan.rows import Dropped, Row
 from corestone.plan.study import Study, study
-from corestone.plan.told import told
+from corestone.plan.told import told, unusable
 from corestone.recipes.compare import Job, finished, train_all
 from corestone.recipes.ladder_cost import Measured, measure, target_of
 from corestone.recipes.load import is_run, open_data
@@ -269,10 +270,29 @@ def check_target(run: Run, folder: Path) -> None:
 
 
 def conclude(asked: Asked, tree: Tree, jobs: Sequence[Job], failures: Sequence[str], out: Path) -> Tree:
-    """Fit the finished runs, predict the target, draw and keep everything."""
+    """Fit the finished runs, predict the target, draw and keep everything.
+
+    Raises:
+        CorestoneError: runs failed; what the others allow is kept all the same. DataError: they allow no fit.
+    """
+    failed = f"plan ladder: {len(failures)} of {len(jobs)} runs failed: {'; '.join(failures)}"
     ended = [job.folder for job in jobs if finished(job.folder)]
     if not ended:
-        raise DataError(f"{out}: no run of the ladder finished: {'; '.join(failures)}")
+        raise DataError(failed)
+    try:
+        whole = fitted(asked, tree, ended, failures, out)
+    except DataError as error:
+        if not failures:
+            raise
+        raise DataError(f"{failed}; those that are left allow no fit ({error})") from None
+    write(out, whole)
+    if failures:
+        raise CorestoneError(f"{failed}; the fit of the others is in {out / FILE}; the same command tries them again")
+    return whole
+
+
+def fitted(asked: Asked, tree: Tree, ended: Sequence[Path], failures: Sequence[str], out: Path) -> Tree:
+    """What ladder.json holds of finished runs, with figures drawn. DataError where they allow no fit."""
     data = read_runs([*ended, *([asked.target] if asked.target else [])], asked.metric)
     reached = {row.name: row for row in data.rows}
     own_run = reached.pop(str(asked.target), None)
@@ -281,12 +301,15 @@ def conclude(asked: Asked, tree: Tree, jobs: Sequence[Job], failures: Sequence[s
     row = Row(goal["parameters"], goal["units"], 1.0, goal["flops"], goal["steps"], tree["recipe"])
     own = law_of(found, tree, (data.loss, data.material), out)
     expected = expect(own, row)
-    unusable = [{"name": failure.partition(": ")[0], "reason": failure.partition(": ")[2]} for failure in failures]
+    failed = [
+        Dropped(Row(math.nan, math.nan, math.nan, name=name), reason, "")
+        for name, _, reason in (failure.partition(": ") for failure in failures)
+    ]
     whole: Tree = {
         "ladder": tree,
         "loss": data.loss,
         "material": data.material,
-        "unusable_runs": unusable + [{"name": one.row.label, "reason": one.reason} for one in data.dropped],
+        "unusable_runs": unusable([*failed, *data.dropped]),
         **told(found),
         "runs": [
             {
@@ -311,7 +334,6 @@ def conclude(asked: Asked, tree: Tree, jobs: Sequence[Job], failures: Sequence[s
     }
     mark = Goal(goal["flops"], expected.value, expected.interval, own_run.loss if own_run else None)
     whole["figures"] = [path.name for path in write_figures(found, out, data.loss, data.material, mark)]
-    write(out, whole)
     return whole
 
 

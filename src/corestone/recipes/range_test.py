@@ -23,8 +23,8 @@ from corestone.parallel.collectives import join_world
 from corestone.parallel.peak import gemm_peak
 from corestone.recipes.build import Built
 from corestone.recipes.hooks import Watch
-from corestone.recipes.load import open_data
-from corestone.recipes.pretrain import compute_format, describe_folder, open_log
+from corestone.recipes.load import is_run, open_data
+from corestone.recipes.pretrain import changed_paths, compute_format, describe_folder, open_log
 from corestone.recipes.show_progress import PrepareProgress
 from corestone.recipes.space import RATES
 from corestone.recipes.spec import Run
@@ -44,6 +44,11 @@ TIMED = 3
 
 TOLD = 10
 """Lines of progress."""
+
+OF_ONE_TEST = ("optimiser.learning_rate", "schedule.initial", "training.length")
+"""Where tests of one recipe may differ: rates and steps are told anew with each."""
+
+OWN_FOLDER = "a range test begins in a folder of its own: name one with --out"
 
 
 class Over(Exception):  # noqa: N818 (it is no error)
@@ -143,10 +148,14 @@ def check_free(run: Run, folder: Path) -> None:
     """Refuse a folder that holds anything but an unfinished test of this recipe, which is begun anew."""
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return
-    kept = folder / "recipe.yaml"
-    if (folder / RANGE_TEST).exists() or not kept.is_file() or "kind: exponential_rise" not in kept.read_text("utf-8"):
+    if (folder / RANGE_TEST).exists() or not is_run(folder):
+        raise CheckpointError(f"{folder}: is not empty; {OWN_FOLDER}")
+    test = risen(run, RATES, MOST_STEPS)
+    changed = [path for path in changed_paths(test, folder) if path not in OF_ONE_TEST]
+    if changed:
         raise CheckpointError(
-            f"{folder}: is not empty; a range test begins in a folder of its own: name one with --out"
+            f"{folder}: holds something else than an unfinished test of {run.name} (it differs in "
+            f"{', '.join(changed[:5])}); {OWN_FOLDER}"
         )
 
 

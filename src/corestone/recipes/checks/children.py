@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import os
 import pkgutil
+import random
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
@@ -24,16 +25,18 @@ from corestone.recipes.build import Built
 from corestone.recipes.catalogue import find_recipe
 from corestone.recipes.checks.context import Context, Gradient, gradients, open_context
 from corestone.recipes.checks.excerpt import with_short_texts
-from corestone.recipes.checks.scale import scaled
+from corestone.recipes.checks.scale import STEPS, scaled
 from corestone.recipes.hooks import Watch
 from corestone.recipes.load import open_data
 from corestone.recipes.pretrain import open_log, resume_state, train
-from corestone.train.checkpoint import read_tensors
+from corestone.train.checkpoint import checkpoint_folder, read_tensors
 from corestone.train.meter import Meter
 
 LOSS, PATIENCE_SECONDS, GRACE_SECONDS = "/loss", 300, 5
 """A loss among tensors; how long processes may take; and how long the others may where one has failed."""
 POLL_SECONDS = 0.002
+KILLS, MOMENT_SECONDS = 4, 0.02
+"""How often a kill is tried, and how long after a random event it comes at most."""
 COMMAND = "from corestone.recipes.checks.children import main; main()"
 
 
@@ -102,6 +105,30 @@ def killed(processes: Sequence[subprocess.Popen[bytes]], folder: Path, events: i
         time.sleep(POLL_SECONDS)
     time.sleep(seconds)
     return kill(processes)
+
+
+def killed_somewhere(
+    begin: Callable[[], Sequence[subprocess.Popen[bytes]]], folder: Path, events: tuple[int, int]
+) -> bool:
+    """Kill a run of `STEPS` steps at a random moment; whether one of `KILLS` kills came before its end.
+
+    Args:
+        begin: starts the run's processes in the folder, in which it leaves nothing of an attempt before.
+        events: of the run's log, the fewest and the most after which a kill comes.
+
+    Raises:
+        CorestoneError: a process failed before it was killed.
+    """
+    chance = random.SystemRandom()
+    for _ in range(KILLS):
+        processes = begin()
+        early = killed(processes, folder, chance.randint(*events), chance.uniform(0, MOMENT_SECONDS))
+        if early and not checkpoint_folder(folder, STEPS).exists():
+            return True
+        codes = [process.returncode for process in processes]
+        if any(code not in (0, -signal.SIGKILL) for code in codes):
+            raise CorestoneError(f"before the kill a process failed by itself (exit codes {codes})")
+    return False
 
 
 def main() -> None:

@@ -10,6 +10,7 @@ import yaml
 from torch import Tensor
 
 from corestone.core.errors import CheckpointError, DataError, Disagreement
+from corestone.data.tokenizer import load_tokenizer
 from corestone.interop.incoming import import_huggingface
 from corestone.interop.incoming_pairs import import_pairs
 from corestone.interop.incoming_pictures import import_pictures
@@ -53,15 +54,17 @@ def imported_apart(source: Path, out: Path, again: Path) -> tuple[float, str]:
     """Import what was exported of a checkpoint into a new folder: the largest difference of its tensors from those of
     the checkpoint, and where it is.
 
-    Rows of the token table that one side alone has are left out: the checkpoint's padding, and the row that CLIP's
-    folders have for a token of their own that ends a text.
+    Rows of the token table that one side alone has are left out where no token of the checkpoint's tokenizer is among
+    them: the checkpoint's padding, and the row that CLIP's folders have for a token of their own that ends a text.
     """
     _importing(source)(out, again)
     ours, found = given_away(source), read_tensors(again / WEIGHTS)
+    tokens = load_tokenizer(source).manifest.vocab_size if (source / TOKENIZER_FILES[0]).is_file() else None
     for name in ours.keys() & found.keys():
-        if name.removeprefix(TOWER) in BY_TOKEN:
+        if tokens is not None and name.removeprefix(TOWER) in BY_TOKEN:
             rows = min(len(ours[name]), len(found[name]))
-            ours[name], found[name] = ours[name][:rows], found[name][:rows]
+            if rows >= tokens:  # fewer are a difference, which the shapes show
+                ours[name], found[name] = ours[name][:rows], found[name][:rows]
     return tensors_apart(found, ours)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import random
 import shutil
+import subprocess
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
@@ -32,7 +33,7 @@ from corestone.objectives.spec import (
 )
 from corestone.recipes.build import Built
 from corestone.recipes.checks.apart import checkpoints_apart, tensors_apart
-from corestone.recipes.checks.children import killed, start_ranks, train_folder
+from corestone.recipes.checks.children import KILLS, killed_somewhere, start_ranks, train_folder
 from corestone.recipes.checks.context import Changes, Context, corrupted, train_steps
 from corestone.recipes.checks.finding import Finding, failed, judged, skipped
 from corestone.recipes.checks.scale import STEPS, without_dropout
@@ -46,8 +47,6 @@ LEFT, PATIENCE_STEPS = 0.1, 300
 """What share of the first loss one batch may keep, after so many steps at most."""
 WARMING = 10
 """Steps in which one batch's learning rate rises."""
-KILLS, MOMENT_SECONDS = 4, 0.02
-"""How often a kill is tried, and how long after a random event it comes at most."""
 TOKENS = (NextToken, Prefix, MaskedToken, SpanCorruption, Denoising, Continuation, Mixture)
 """Objectives whose loss is the mean of tokens' nats."""
 
@@ -71,15 +70,13 @@ def resume(ctx: Context) -> Finding:
     compared = f"weights, optimiser and state after {STEPS} steps, with a SIGKILL and without"
     whole, cut = ctx.folder / "whole", ctx.folder / "cut"
     train_folder(ctx.recipe, ctx.assignments, whole)
-    chance = random.SystemRandom()
-    for _ in range(KILLS):
+
+    def begin() -> list[subprocess.Popen[bytes]]:
         shutil.rmtree(cut, ignore_errors=True)
         given = {"recipe": ctx.recipe, "assignments": ctx.assignments, "folder": cut}
-        processes = start_ranks("corestone.recipes.checks.children:train_folder", given, 1)
-        early = killed(processes, cut, chance.randint(1, STEPS - 2), chance.uniform(0, MOMENT_SECONDS))
-        if early and not checkpoint_folder(cut, STEPS).exists():
-            break
-    else:
+        return start_ranks("corestone.recipes.checks.children:train_folder", given, 1)
+
+    if not killed_somewhere(begin, cut, (1, STEPS - 2)):
         return skipped(f"the run of {STEPS} steps was over before each of {KILLS} kills")
     left = [step for step, _ in checkpoints(cut)]
     train_folder(ctx.recipe, ctx.assignments, cut)

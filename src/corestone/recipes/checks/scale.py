@@ -96,7 +96,9 @@ def short_rows(tree: dict[str, Any], run: Run) -> list[str]:
 
 def small_model(model: Spec, large: int = LARGE) -> tuple[Any, list[str]]:
     """The plain tree of a model with one layer of each kind (two where there is one kind), and narrower where it has
-    more than `large` parameters still; and what was changed, in words."""
+    more than `large` parameters still: by the power of two with which no `width` is above `NARROW`, however many
+    parameters that leaves (a network of convolutions alone has no such width, and keeps its channels); and what was
+    changed, in words."""
     tree, told = json.loads(json.dumps(plain(model))), []
     before = json.dumps(tree)
     _cut_layers(tree)

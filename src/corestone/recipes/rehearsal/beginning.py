@@ -6,17 +6,20 @@ import base64
 import io
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from PIL import Image
 
+from corestone.core.format import si
 from corestone.data.document import Counts
 from corestone.data.images.picture import Picture, Pixels
+from corestone.data.images.sources import describe as describe_pictures
 from corestone.data.images.sources import pictures
-from corestone.data.images.spec import Images, ImageSource, ImageTable, Pairs, Side, Together
+from corestone.data.images.spec import Images, ImageTable, Pairs, Side, Together
+from corestone.data.sources import describe as describe_text
 from corestone.data.sources import documents
 from corestone.data.spec import Files, OnBad, Source
 
@@ -29,43 +32,45 @@ HELD_OUT = 20
 SIDES: tuple[Side, ...] = ("train", "validation", "test")
 
 
-def beginning_of_text(source: Source, on_bad: OnBad, file: Path) -> tuple[Files, int]:
-    """Write the first documents of a source as JSON lines; and how many bytes of text they have."""
+def beginning_of_text(source: Source, on_bad: OnBad, file: Path) -> tuple[Files, str]:
+    """Write the first documents of a source as JSON lines; and what they are and what was left out, in words."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    size = 0
+    size, counts = 0, Counts()
     with file.open("w", encoding="utf-8") as lines:
-        for text in _pieces(source, on_bad):
+        for text in _pieces(source, on_bad, counts):
             lines.write(json.dumps({"text": text}) + "\n")
             size += len(text.encode())
             if size >= TEXT_BYTES:
                 break
-    return Files(paths=(str(file.resolve()),), validation_percent=100 / HELD_OUT), size
+    told = f"the first {si(size, 'B')} of {describe_text(source)}{_left_out(counts.dropped)}, as {file.name}"
+    return Files(paths=(str(file.resolve()),), validation_percent=100 / HELD_OUT), told
 
 
-def _pieces(source: Source, on_bad: OnBad) -> Iterator[str]:
-    for document in documents(source, on_bad, Counts()):
+def _left_out(counts: Mapping[str, int]) -> str:
+    """What was left out, by reason, in words that follow a source's name; "" of nothing."""
+    why = ", ".join(f"{count:,} x {reason}" for reason, count in counts.items())
+    return why and f" (left out: {why})"
+
+
+def _pieces(source: Source, on_bad: OnBad, counts: Counts) -> Iterator[str]:
+    for document in documents(source, on_bad, counts):
         for start in range(0, len(document.text), PIECE_CHARACTERS):
             yield document.text[start : start + PIECE_CHARACTERS]
 
 
-class Beginning(NamedTuple):
-    """The beginning of a source of pictures: where it is, and what of it was left out, in words."""
-
-    source: ImageSource
-    told: str
-
-
-def beginning_of_pictures(data: Images | Pairs, folder: Path) -> Beginning | None:
-    """Write the first pictures of a source, as they are, as tables; None where the source has no more than these."""
-    found = list(islice(pictures(data.source, data.prepare.on_bad, Counts()), PICTURES + 1))
-    if len(found) <= PICTURES:
+def beginning_of_pictures(data: Images | Pairs, folder: Path) -> tuple[Together, str] | None:
+    """Write the first pictures of a source, as they are, as tables; and what they are and what was left out, in words.
+    None where the source has no more than these."""
+    counts = Counts()
+    read = pictures(data.source, data.prepare.on_bad, counts)
+    found, useless = list(islice(read, PICTURES)), Counter(counts.dropped)
+    if next(read, None) is None:
         return None
-    left_out: Counter[str] = Counter()
     rows: dict[str, list[dict[str, Any]]] = {side: [] for side in SIDES}
-    for picture in found[:PICTURES]:
+    for picture in found:
         why = _useless(picture, data)
         if why:
-            left_out[why] += 1
+            useless[why] += 1
         else:
             rows[picture.split].append(_row(picture, data))
     if len(rows["validation"]) < len(rows["train"]) // (2 * HELD_OUT):
@@ -73,8 +78,8 @@ def beginning_of_pictures(data: Images | Pairs, folder: Path) -> Beginning | Non
         del rows["train"][::HELD_OUT]
     folder.mkdir(parents=True, exist_ok=True)
     parts = [_table(data, folder, side, rows[side]) for side in SIDES if rows[side]]
-    told = "".join(f", {count:,} {why} left out" for why, count in left_out.items())
-    return Beginning(Together(parts=tuple(parts)), told)
+    told = f"the first {PICTURES:,} pictures of {describe_pictures(data.source)}{_left_out(useless)}"
+    return Together(parts=tuple(parts)), told
 
 
 def _useless(picture: Picture, data: Images | Pairs) -> str:

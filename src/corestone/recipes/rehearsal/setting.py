@@ -74,10 +74,14 @@ class Setting:
 
     def train(self, folder: Path, processes: int, alike: bool = False) -> None:
         """Train in a folder to the end. Raises CorestoneError, with what was said, where a process fails."""
-        before = (self.folder / SAID).stat().st_size if (self.folder / SAID).exists() else 0
+        before = self.said_bytes()
         codes = ended(self.start(folder, processes, alike))
         if any(codes):
             raise CorestoneError(f"{processes} processes ended with exit codes {codes}: {self.error(before)}")
+
+    def said_bytes(self) -> int:
+        """Bytes of what processes have said so far."""
+        return (self.folder / SAID).stat().st_size if (self.folder / SAID).exists() else 0
 
     def error(self, before: int) -> str:
         """What processes said went wrong, behind so many bytes of what all have said."""

@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 import torch
 
 from corestone.core.errors import DataError
-from corestone.core.format import si
 from corestone.core.paths import expanded
 from corestone.core.spec import plain
 from corestone.data.catalogue import entry
@@ -33,7 +32,7 @@ from corestone.data.sources import documents
 from corestone.data.spec import Embedded, OnBad, Source
 from corestone.parallel.collectives import World
 from corestone.recipes.images import open_sides
-from corestone.recipes.rehearsal.beginning import PICTURES, TEXT_BYTES, beginning_of_pictures, beginning_of_text
+from corestone.recipes.rehearsal.beginning import TEXT_BYTES, beginning_of_pictures, beginning_of_text
 from corestone.recipes.spec import Run
 
 TEXT = Embedded(name="shakespeare")
@@ -103,8 +102,8 @@ def _text_here(source: Source, on_bad: OnBad, file: Path) -> Instead | None:
     size = total_bytes([source])
     if size is not None and size <= TEXT_BYTES:
         return None
-    found, size = beginning_of_text(source, on_bad, file)
-    return Instead(plain(found), f"the first {si(size, 'B')} of {describe_text(source)}, as {file.name}")
+    beginning, told = beginning_of_text(source, on_bad, file)
+    return Instead(plain(beginning), told)
 
 
 def _pictures_here(data: Images | Pairs, folder: Path) -> Instead | None:
@@ -118,8 +117,8 @@ def _pictures_here(data: Images | Pairs, folder: Path) -> Instead | None:
     beginning = beginning_of_pictures(data, folder)
     if beginning is None:
         return None
-    told = f"the first {PICTURES:,} pictures of {name}{beginning.told}"
-    return Instead(plain(beginning.source), told, _classes(data, beginning.source))
+    first, told = beginning
+    return Instead(plain(first), told, _classes(data, first))
 
 
 def _classes(data: Images | Pairs, source: ImageSource) -> int | None:

@@ -24,13 +24,14 @@ from corestone.recipes.checks.scale import (
     small_model,
     without_dropout,
 )
+from corestone.recipes.made_up import step_size
 from corestone.recipes.rehearsal.stand_in import Instead, read_instead
 from corestone.recipes.spec import ModelFile, Run
 
 Format = Literal["bfloat16", "float32"]
 """Of the arithmetic."""
 TOY = 1_000_000
-"""Parameters above which a model becomes narrower."""
+"""Parameters above which a model becomes narrower: once, as `small_model` does it, whatever is left then."""
 TABLE, SIDE = 2048, 64
 """Entries of a vocabulary, and pixels of a picture's side, at most (of patches the whole number nearest to it)."""
 WRITTEN, SHOWN = 16, 64
@@ -89,17 +90,10 @@ def whatever_the_processes(run: Run, processes: int) -> Run:
     training = run.training.model_copy(update={"precision": "float32"})
     model = build_model(run.model, 0, torch.device("meta"))
     if run.training.noise_scale is not None or any(isinstance(module, BatchNorm) for module in model.modules()):
-        share = rows_of(run) // processes
+        share = step_size(run)[0] // processes
         micro = share if run.training.micro_batch is None else math.gcd(share, run.training.micro_batch)
         training = training.model_copy(update={"micro_batch": micro})
     return precise.model_copy(update={"training": training})
-
-
-def rows_of(run: Run) -> int:
-    """Rows of a step over all processes."""
-    if isinstance(run.data, Images | Pairs):
-        return run.training.batch_examples or 0
-    return (run.training.batch_tokens or 0) // run.data.context_length
 
 
 def _shared(tree: dict[str, Any], run: Run, processes: int) -> list[str]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-import random
 import shutil
+import subprocess
 from pathlib import Path
 
 import torch
@@ -15,18 +15,17 @@ from corestone.core.runlog import FILE, Event, number, read_events
 from corestone.core.units import Duration
 from corestone.recipes.build import build_model
 from corestone.recipes.checks.apart import checkpoints_apart
-from corestone.recipes.checks.children import killed
+from corestone.recipes.checks.children import KILLS, killed_somewhere
 from corestone.recipes.checks.scale import STEPS
 from corestone.recipes.load import open_data
+from corestone.recipes.made_up import step_size
 from corestone.recipes.plan import Wanted, plan_recipe
 from corestone.recipes.rehearsal.setting import Outcome, Setting, failed, passed, skipped, told
 from corestone.recipes.rehearsal.stand_in import ALONE
-from corestone.recipes.rehearsal.toy import rows_of, whatever_the_processes
+from corestone.recipes.rehearsal.toy import whatever_the_processes
 from corestone.train.archive import WEIGHTS
 from corestone.train.checkpoint import checkpoint_folder, checkpoints, damage, newest_whole, read_tensors, step_of
 
-KILLS, MOMENT_SECONDS = 4, 0.02
-"""How often a kill is tried, and how long after a random event it comes at most."""
 HOOKS = 3
 """Lines that the log has of a step besides its own: a score, a sample, and a checkpoint when it is complete."""
 APART = 1e-3
@@ -40,7 +39,7 @@ def prepare(setting: Setting) -> Outcome:
     """The data of here is prepared, as `corestone prepare` does, and fits the model."""
     data = open_data(setting.run, ALONE)
     data.check(build_model(setting.run.model, 0, torch.device("meta")))
-    loader = data.loader(setting.run, rows_of(setting.run), ALONE)
+    loader = data.loader(setting.run, step_size(setting.run)[0], ALONE)
     epoch = loader.epoch_units
     loader.close()
     others = [one.told for one in setting.instead if one is not None]
@@ -52,7 +51,7 @@ def plan(setting: Setting) -> Outcome:
     """What the rehearsed run needs is foretold, as `corestone plan` does; at the end it stands beside what was
     measured."""
     data = open_data(setting.run, ALONE)
-    loader = data.loader(setting.run, rows_of(setting.run), ALONE)
+    loader = data.loader(setting.run, step_size(setting.run)[0], ALONE)
     wanted = Wanted(hardware="cpu", devices=setting.processes, available=float(loader.epoch_units))
     loader.close()
     found = plan_recipe(setting.run, wanted)
@@ -105,18 +104,21 @@ def _rhythm(every: Duration | None) -> list[int]:
 
 def kill(setting: Setting) -> Outcome:
     """The same run once more, and in the middle of it SIGKILL to every process."""
-    chance, first = random.SystemRandom(), _rhythm(setting.run.rhythm.checkpoint)[0]
-    for _ in range(KILLS):
+    first, before = _rhythm(setting.run.rhythm.checkpoint)[0], 0
+
+    def begin() -> list[subprocess.Popen[bytes]]:
+        nonlocal before
         clear(setting.folder)
-        processes = setting.start(setting.folder, setting.processes)
-        events = chance.randint(min(first, STEPS // 2) + HOOKS, STEPS - 2)
-        early = killed(processes, setting.folder, events, chance.uniform(0, MOMENT_SECONDS))
-        if early and not checkpoint_folder(setting.folder, STEPS).exists():
-            break
-        if not early and any(process.returncode for process in processes):
-            raise CorestoneError(f"before the kill a process ended by itself: {setting.error(0)}")
-    else:
-        return skipped(f"the run of {STEPS} steps was over before each of {KILLS} kills")
+        before = setting.said_bytes()
+        return setting.start(setting.folder, setting.processes)
+
+    try:
+        in_time = killed_somewhere(begin, setting.folder, (min(first, STEPS // 2) + HOOKS, STEPS - 2))
+    except CorestoneError as error:
+        raise CorestoneError(f"{error}: {setting.error(before)}") from None
+    if not in_time:
+        ran = f"SIGKILL to {told(setting.processes)}, {KILLS} times"
+        return failed(ran, f"the run of {STEPS} steps was over before each kill, so nothing was resumed; try again")
     reached = max((int(event["step"]) for event in _steps(setting.folder)), default=0)
     left = [step for step, _ in checkpoints(setting.folder)]
     return passed(
