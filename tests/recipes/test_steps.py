@@ -62,7 +62,7 @@ def test_mup_keeps_the_recipes_micro_batches(tmp_path, trained_rows):
 
 
 def test_steps_of_a_compiled_recipe_are_timed_compiled(tmp_path, monkeypatch):
-    """By the compiler's tracing alone, which is quick: each model is traced anew, with its own sizes."""
+    """Here by the tracer alone, which is quick."""
     graphs: list[torch.fx.GraphModule] = []
 
     def trace(graph, inputs):
