@@ -20,9 +20,11 @@ from tiny_text import write_recipe, write_texts
 from typer.testing import CliRunner
 
 from corestone.cli.main import app
-from corestone.core.errors import CheckpointError, SpecError
+from corestone.core.errors import CheckpointError, CorestoneError, SpecError
+from corestone.core.protocols import Loss
 from corestone.core.runlog import read_events
 from corestone.core.spec import to_yaml
+from corestone.objectives.next_token import NextTokenObjective
 from corestone.recipes.catalogue import find_recipe
 from corestone.recipes.range_test import Climb, Over, check_free, range_test, risen
 from corestone.recipes.space import RATES, read_rates
@@ -167,12 +169,27 @@ def test_a_test_of_a_small_run_on_text(here):
         range_test(find_recipe("tiny.yaml", []), Path("out"), steps=100, console=console)
 
 
-def test_a_loss_that_is_not_finite_ends_the_test(here):
+@pytest.mark.parametrize(("high", "steps"), [(1e12, 60), (1e20, None)])
+def test_a_loss_that_is_not_finite_ends_the_test(here, high, steps):
+    """Where steps are not said, three are timed; to 1e20 in three steps, the loss of the third is nan."""
     run = find_recipe("tiny.yaml", ["training.clip_norm=null", "optimiser={kind: sgd, learning_rate: 0.1}"])
-    range_test(run, Path("out"), (1e-3, 1e12), 60, quietly())
+    range_test(run, Path("out"), (1e-3, high), steps, quietly())
     found = json.loads(Path("out/range-test.json").read_text())
     assert re.search(r"is (nan|inf)|times its best", found["ended"])
     assert found["diverged"] == found["rates"][-1]
+
+
+@pytest.mark.parametrize("steps", [60, None])
+def test_a_loss_that_is_not_finite_from_the_start_is_not_the_rates_fault(here, monkeypatch, steps):
+    given = NextTokenObjective.loss
+
+    def broken(self, model, batch):
+        loss = given(self, model, batch)
+        return Loss(loss.total * math.inf, loss.weight)
+
+    monkeypatch.setattr(NextTokenObjective, "loss", broken)
+    with pytest.raises(CorestoneError, match="is inf before any step was taken; the model, its start or its data"):
+        range_test(find_recipe("tiny.yaml", []), Path("out"), (1e-5, 1.0), steps, quietly())
 
 
 @pytest.mark.parametrize(

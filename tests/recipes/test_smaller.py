@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from itertools import pairwise
 
 import pytest
 import torch
 
-from corestone.core.spec import plain
+from corestone.core.spec import parse, plain
+from corestone.plan.ladder import Budget, Size, Target, choose
 from corestone.recipes.build import build_model
 from corestone.recipes.catalogue import find_recipe
-from corestone.recipes.smaller import APART, shortened, smaller
+from corestone.recipes.ladder import notes
+from corestone.recipes.ladder_cost import Measured
+from corestone.recipes.mup import at_width, mup
+from corestone.recipes.smaller import APART, of_one_size, shortened, smaller
+from corestone.recipes.spec import Run
 
 
 @pytest.mark.parametrize(
@@ -74,6 +80,27 @@ def test_every_kind_of_layer_is_left():
 def test_what_cannot_be_made_smaller_stands_alone():
     begun = find_recipe("shakespeare", ["start={path: runs/other}"])
     assert [one.run for one in smaller(begun, 6, 1 / 60)] == [begun]
+    assert "begins with given weights" in of_one_size(begun)
+
+
+def test_what_mup_made_for_one_width_is_not_made_narrower():
+    """Its rates and deviations are numbers for that width, which a narrower model would keep."""
+    run = find_recipe("shakespeare", [])
+    wide = mup(at_width(run, 512), 128)
+    assert [one.run for one in smaller(wide, 6, 1 / 60)] == [wide]
+    assert "model.init.rules" in of_one_size(wide)
+    tree = json.loads(json.dumps(plain(wide)))
+    tree["model"]["init"]["rules"] = None
+    rates = parse(Run, tree, "rates alone")
+    assert [one.run for one in smaller(rates, 6, 1 / 60)] == [rates]
+    assert "(lr_scale=0.25)" in of_one_size(rates)
+    for other in (mup(at_width(run, 128), 128), find_recipe("shakespeare-h3", [])):  # the base width; rates of states
+        assert of_one_size(other) == ""
+    sizes = [Size(10**6, 1e9, 0.01, 1.0)]
+    target = Target(10**6, 10_000, 1e9)
+    measured = [Measured(smaller(wide, 6, 1 / 60)[0], sizes[0])]
+    (said,) = notes(choose(sizes, target, Budget(1e13, "flops")), [measured[0].made], measured, of_one_size(wide))
+    assert said == "lengths alone vary: its model.init.rules give deviations for this width alone"
 
 
 def test_a_schedule_shrinks_with_the_length():

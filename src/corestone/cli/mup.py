@@ -73,7 +73,7 @@ def transfer(
     """Try many rates at many widths: the best at each, by short runs.
 
     In muP the same one, in the standard parametrisation a smaller one the wider the model. Run it again after an
-    interruption and it goes on where it stopped; with more rates, widths or seeds it adds their runs.
+    interruption and it goes on where it stopped; with more rates, widths or seeds, or another base, it adds their runs.
     """
     run = _found(recipe, overrides)
     from corestone.recipes.coordinates import widths_of

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,11 +17,11 @@ from corestone.core.protocols import Output
 from corestone.core.rng import Draws, fold
 from corestone.parallel.collectives import World
 from corestone.recipes.build import Built
-from corestone.recipes.checks.context import Changes, Diverged, train_steps
 from corestone.recipes.load import open_data
 from corestone.recipes.mup import at_width, mup, smallest_width
 from corestone.recipes.run_data import RunData
 from corestone.recipes.spec import Run
+from corestone.recipes.steps import Changes, Diverged, train_steps
 
 ROWS = 8
 """Of the first batch, whose values are looked at."""
@@ -72,7 +73,11 @@ def coordinate_check(
     Returns:
         What was tried; `changes` by parametrisation and part, one per width; `slopes`, the exponents of the width that
         they follow; `flat` and `grows`, the verdicts on muP and on the standard parametrisation.
+
+    Raises SpecError for one of several ranks.
     """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise SpecError("mup check: computes in one process; call it without torchrun")
     world = World(0, 1, torch.device("cpu"))
     data = open_data(run, world)
     changes: dict[str, dict[str, list[float]]] = {}
@@ -114,7 +119,8 @@ def _moved(run: Run, data: RunData, world: World, steps: int) -> dict[str, float
     try:
         before = _values(built)
         rate = run.optimiser.learning_rate
-        train_steps(built, steps, Changes(clip_norm=run.training.clip_norm, learning_rate=lambda step: rate))
+        # Eager: so few steps, at so many widths, do not pay for a compiler.
+        train_steps(built, steps, Changes(model=built.model, learning_rate=lambda step: rate))
         after = _values(built)
     except Diverged:
         return dict.fromkeys(before, math.inf)

@@ -35,7 +35,7 @@ from corestone.recipes.plan import learns_from, parse_budget
 from corestone.recipes.pretrain import changed_paths, check_folder, compute_format
 from corestone.recipes.scaling import read_runs
 from corestone.recipes.show_progress import PrepareProgress
-from corestone.recipes.smaller import shortened, size_name, smaller
+from corestone.recipes.smaller import of_one_size, shortened, size_name, smaller
 from corestone.recipes.spec import Run
 from corestone.report.scaling import Goal, write_figures
 
@@ -171,7 +171,8 @@ def plan(asked: Asked, console: Console) -> Chosen:
         for rung in found.rungs
     }
     tree = tree_of(asked, found, target, units, data.unit)
-    return Chosen(tree | {"notes": notes(found, made, measured), "planning_seconds": spent}, recipes)
+    said = notes(found, made, measured, of_one_size(run))
+    return Chosen(tree | {"notes": said, "planning_seconds": spent}, recipes)
 
 
 def name_of(size: Size, steps: int) -> str:
@@ -213,14 +214,19 @@ def tree_of(asked: Asked, found: Ladder, target: Target, units: int, material: s
     }
 
 
-def notes(found: Ladder, made: Sequence[Any], measured: Sequence[Measured]) -> list[str]:
-    """What the user must know of a ladder, in words."""
+def notes(found: Ladder, made: Sequence[Any], measured: Sequence[Measured], alone: str) -> list[str]:
+    """What the user must know of a ladder, in words.
+
+    Args:
+        alone: why the recipe's own size is the only one; "" where it is not for a reason of the recipe's.
+    """
     said = [f"{size_name(one.made.parameters)} parameters left out: {one.reason}" for one in measured if one.reason]
     large = len(made) - len(measured)
     if large:
         said.append(f"{large} larger size(s) left out: their shortest rung takes more than a quarter of the budget")
     if found.variables != BOTH:
-        said.append("lengths alone vary: the recipe gives too few smaller models, or its runs are too short for them")
+        why = alone or "the recipe gives too few smaller models, or its runs are too short for them"
+        said.append(f"lengths alone vary: {why}")
     elif found.path < 1:
         said.append(
             f"the budget is too small for the target's own units per parameter: the rungs have {found.path:g} of them, "

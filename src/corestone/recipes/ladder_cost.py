@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
+import torch
 from rich.console import Console
 
 from corestone.core.errors import CorestoneError
@@ -19,7 +20,6 @@ from corestone.parallel.peak import gemm_peak
 from corestone.plan.ladder import FEWEST_STEPS, Budget, Size, Target
 from corestone.plan.spec import CPU_UTILISATION
 from corestone.recipes.build import Built
-from corestone.recipes.checks.context import Changes, train_steps
 from corestone.recipes.compare import Job, train_all
 from corestone.recipes.plan import model_of
 from corestone.recipes.pretrain import compute_format
@@ -27,6 +27,7 @@ from corestone.recipes.registry import OBJECTIVES
 from corestone.recipes.run_data import RunData
 from corestone.recipes.smaller import Smaller, shortened
 from corestone.recipes.spec import Run
+from corestone.recipes.steps import Changes, train_steps
 from corestone.recipes.text import TextData
 from corestone.train.loop import Hook
 
@@ -80,7 +81,7 @@ def measure(made: Sequence[Smaller], data: RunData, target: Target, budget: Budg
     timed: list[Timed | str] = []
     for place in tried:
         try:
-            timed.append(_timed(made[place].run, data, world, flops[place] / speed, target.steps))
+            timed.append(time_steps(made[place].run, data, world, flops[place] / speed, target.steps))
         except CorestoneError as error:  # such as rules of the optimiser that fit the target's layers alone
             timed.append(str(error))
     whole = [(place, found) for place, found in zip(tried, timed, strict=True) if isinstance(found, Timed)]
@@ -96,7 +97,7 @@ def measure(made: Sequence[Smaller], data: RunData, target: Target, budget: Budg
     ]
 
 
-def _timed(run: Run, data: RunData, world: World, step: float, target: int) -> Timed:
+def time_steps(run: Run, data: RunData, world: World, step: float, target: int) -> Timed:
     """Take a few steps, and score once.
 
     Args:
@@ -109,11 +110,13 @@ def _timed(run: Run, data: RunData, world: World, step: float, target: int) -> T
     cut = override(
         shortened(run, STEPS, target, "probe"), [f"training.{key}={units // rows * few}", "training.noise_scale=null"]
     )
+    if cut.training.compile:
+        torch._dynamo.reset()  # or what differs from the size before is held to vary, and kernels are made for that
     built = Built(cut, data, world, compute_format(cut, None, world))
     moments = [time.perf_counter()]
     try:
         clock = Hook(1, lambda state, result: moments.append(time.perf_counter()))
-        train_steps(built, STEPS, Changes(None, None, cut.training.micro_batch, cut.training.clip_norm, hooks=[clock]))
+        train_steps(built, STEPS, Changes(hooks=[clock]))
     finally:
         built.loader.close()
     begun = time.perf_counter()

@@ -18,7 +18,6 @@ from corestone.core.environment import began
 from corestone.core.spec import read_yaml
 from corestone.parallel.allocator import keep_freed_memory
 from corestone.parallel.collectives import World
-from corestone.parallel.compiled import Compiled
 from corestone.parallel.peak import gemm_peak
 from corestone.plan.probed import Probed
 from corestone.recipes import pretrain
@@ -28,8 +27,9 @@ from corestone.recipes.made_up_data import made_up_data
 from corestone.recipes.plan import model_of
 from corestone.recipes.probe import FOUND
 from corestone.recipes.spec import Run
-from corestone.train.loop import Hook, StepResult, Trainer
-from corestone.train.meter import Meter, peak_memory
+from corestone.recipes.steps import Changes, train_steps
+from corestone.train.loop import Hook, StepResult
+from corestone.train.meter import peak_memory
 from corestone.train.spec import Anomaly
 from corestone.train.state import State
 
@@ -70,7 +70,7 @@ def measure(run: Run, dtype: torch.dtype, folder: Path) -> Probed:
     data = made_up_data(run, guessed(run, None, shape), shape)
     built = Built(run, data, world, dtype)
     startup = time.time() - began()
-    seconds = _steps(built, peak)
+    seconds = _steps(built)
     settling, row = _evaluation(built)
     samples = _timed(lambda: data.samples(run, built.model))
     checkpoint = _timed(lambda: built.save(folder / "checkpoint", State()))
@@ -87,7 +87,7 @@ def measure(run: Run, dtype: torch.dtype, folder: Path) -> Probed:
     )
 
 
-def _steps(built: Built, peak: float) -> list[float]:
+def _steps(built: Built) -> list[float]:
     """Seconds of each step but the first."""
     at: list[float] = []
     begun = time.perf_counter()
@@ -97,27 +97,9 @@ def _steps(built: Built, peak: float) -> list[float]:
         if len(at) >= STEPS[0] and at[-1] - begun > SECONDS:
             raise _EnoughError
 
-    trainer = Trainer(
-        spec=built.run.training,
-        seed=built.run.seed,
-        total_steps=min(STEPS[1], max(STEPS[0], built.total_steps)),
-        step_units=built.step_units,
-        model=Compiled(built.model) if built.run.training.compile else built.model,
-        objective=built.objective,
-        loader=built.loader,
-        weights=built.weights,
-        optimiser=built.optimiser,
-        learning_rate=built.learning_rate,
-        world=built.world,
-        meter=Meter(1.0, peak, built.world.device),
-        hooks=[Hook(1, mark)],
-        updated=built.updated,
-        save=lambda state: None,
-        roll_back=State,
-        log_anomaly=lambda state, problem, documents: None,
-    )
+    steps = min(STEPS[1], max(STEPS[0], built.total_steps))
     try:
-        trainer.run(State())
+        train_steps(built, steps, Changes(hooks=[Hook(1, mark)]))
     except _EnoughError:
         pass
     finally:

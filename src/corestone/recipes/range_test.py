@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -28,10 +27,11 @@ from corestone.recipes.pretrain import changed_paths, compute_format, describe_f
 from corestone.recipes.show_progress import PrepareProgress
 from corestone.recipes.space import RATES
 from corestone.recipes.spec import Run
+from corestone.recipes.steps import Changes, Diverged, train_steps
 from corestone.report.folder import RANGE_TEST, read_run
 from corestone.report.range_test import BLOWN_UP, RangeTest, files, lines, read_off, span_of
 from corestone.report.write import write, write_report
-from corestone.train.loop import Hook, StepResult, Trainer
+from corestone.train.loop import Hook, StepResult
 from corestone.train.meter import Meter
 from corestone.train.spec import Anomaly, Rhythm
 from corestone.train.state import State
@@ -81,14 +81,22 @@ class Climb:
         mean = statistics.fmean(self.losses[-span:])
         self.best = min(self.best, mean)
         if mean > BLOWN_UP * self.best:
-            self.over(
+            self.ended = (
                 f"it ended after {len(self.losses)}, when the mean loss of {span} was {BLOWN_UP:g} times its best"
             )
+            raise Over
 
-    def over(self, why: str) -> None:
-        """End the test. Raises Over."""
-        self.ended = why
-        raise Over
+    def diverged(self, rate: float, found: Diverged) -> None:
+        """Take the rate of the last step, at which the loss or the gradient is not finite. CorestoneError where that is
+        the first step."""
+        if not self.losses:
+            raise CorestoneError(
+                f"range test: {found.problem} before any step was taken; the model, its start or its data is at fault, "
+                "not the rate (corestone check RECIPE initial-loss data)"
+            )
+        self.rates.append(rate)
+        self.losses.append(math.nan)  # what the step before led to
+        self.ended = f"it ended after {found.step}: {found.problem}"
 
 
 def range_test(
@@ -105,7 +113,8 @@ def range_test(
 
     Args:
         bounds: lowest and highest rate.
-        steps: None: as many as a minute has room for, between 100 and 300; three steps are timed, and thrown away.
+        steps: None: as many as a minute has room for, between 100 and 300; three steps at the lowest rate are timed,
+            and thrown away.
 
     Returns:
         The path of report.html.
@@ -122,7 +131,8 @@ def range_test(
         data = open_data(run, world, progress)
     dtype = compute_format(run, None, world)
     if steps is None:
-        built = Built(risen(run, bounds, TIMED), data, world, dtype)
+        lowest = (bounds[0], 1.001 * bounds[0])  # at high rates the loss might blow up before anything is timed
+        built = Built(risen(run, lowest, TIMED), data, world, dtype)
         steps = _room(built)
         built.loader.close()
     built = Built(risen(run, bounds, steps), data, world, dtype)
@@ -182,42 +192,6 @@ def risen(run: Run, bounds: tuple[float, float], steps: int) -> Run:
     return parse(Run, plain(run.model_copy(update=changed)), "range test")
 
 
-def _trainer(built: Built, meter: Meter, climb: Climb, hooks: Sequence[Hook]) -> Trainer:
-    def blown(state: State, problem: str, documents: Sequence[str]) -> None:
-        if not climb.losses:
-            raise CorestoneError(
-                f"range test: {problem} before any step was taken; the model, its start or its data is at fault, not "
-                "the rate (corestone check RECIPE initial-loss data)"
-            )
-        climb.rates.append(built.learning_rate(state.step))
-        climb.losses.append(math.nan)  # what the last step led to
-        climb.over(f"it ended after {state.step}: {problem}")
-
-    return Trainer(
-        spec=built.run.training,
-        seed=built.run.seed,
-        total_steps=built.total_steps,
-        step_units=built.step_units,
-        model=built.model,
-        objective=built.objective,
-        loader=built.loader,
-        weights=built.weights,
-        optimiser=built.optimiser,
-        learning_rate=built.learning_rate,
-        world=built.world,
-        meter=meter,
-        hooks=hooks,
-        updated=built.updated,
-        save=_keep_nothing,
-        roll_back=State,
-        log_anomaly=blown,
-    )
-
-
-def _keep_nothing(state: State) -> None:
-    """A test that is interrupted begins anew."""
-
-
 def _room(built: Built) -> int:
     """How many steps there is time for."""
     times: list[float] = []
@@ -227,7 +201,10 @@ def _room(built: Built) -> int:
         meter.read()  # waits for the device
         times.append(time.perf_counter())
 
-    _trainer(built, meter, Climb(TIMED), [Hook(1, tick)]).run(State())
+    try:
+        train_steps(built, TIMED, Changes(meter=meter, hooks=[Hook(1, tick)]))
+    except Diverged:
+        return FEWEST_STEPS  # the test will end as soon, and say why
     room = torch.tensor(SECONDS * (len(times) - 1) / max(1e-9, times[-1] - times[0]), dtype=torch.float64)
     room = room.to(built.world.device)
     built.world.sum_([room])  # all ranks take as many
@@ -269,11 +246,13 @@ def _climb(built: Built, watch: Watch, climb: Climb, console: Console) -> None:
         climb.step(result.learning_rate, result.loss)
 
     begun = time.perf_counter()
-    trainer = _trainer(built, watch.meter, climb, [Hook(1, watch.progress), Hook(1, judge)])
+    changes = Changes(meter=watch.meter, hooks=[Hook(1, watch.progress), Hook(1, judge)])
     try:
-        trainer.run(State())
+        train_steps(built, climb.steps, changes)
     except Over:
         pass
+    except Diverged as found:
+        climb.diverged(built.learning_rate(found.step), found)
     except Interrupted as asked:
         raise Interrupted(asked.signum, f"stopped after step {reached.step}; the range test begins anew") from None
     watch.write("end", reached, seconds=watch.meter.total_seconds)

@@ -10,11 +10,13 @@ from functools import partial
 from typing import Any
 
 import torch
+from torch import nn
 
 from corestone.core.errors import SpecError
 from corestone.core.format import si
 from corestone.core.spec import parse, plain
 from corestone.core.units import Duration
+from corestone.optim.build import rules_of
 from corestone.plan.shapes import shaped
 from corestone.recipes.checks.scale import layer_kind
 from corestone.recipes.registry import MODELS
@@ -56,11 +58,11 @@ def smaller(run: Run, count: int, least: float) -> list[Smaller]:
         least: parameters of the smallest, at least, over the recipe's own.
 
     Widths are fractions by which every width and number of heads of the model stays whole; layers are left out evenly,
-    as long as each kind of layer is left. A run that begins with given weights, and a model whose sizes hang together
+    as long as each kind of layer is left. A recipe that `of_one_size` tells of, and a model whose sizes hang together
     in another way, cannot be made smaller: then it is there alone.
     """
     own = Smaller(run, parameters_of(run), 1.0, 1.0)
-    if run.start is not None:
+    if of_one_size(run):
         return [own]
     lowest, highest = least * own.parameters, own.parameters / APART
     found = sorted((one for one in _tried(run) if lowest <= one.parameters <= highest), key=lambda one: one.parameters)
@@ -76,6 +78,35 @@ def smaller(run: Run, count: int, least: float) -> list[Smaller]:
     return sorted(chosen, key=lambda one: one.parameters)
 
 
+def of_one_size(run: Run) -> str:
+    """What in a recipe belongs to the size of its model, so that smaller ones would be another family; "" for nothing.
+
+    Deviations by name and rates of matrices are what muP rewrites for one width alone (`recipes.mup`). Rates of vectors
+    and of what has one axis that grows, such as H3's states, are the same at all widths.
+    """
+    if run.start is not None:
+        return "it begins with given weights (start)"
+    if _init_rules(plain(run.model)):
+        return "its model.init.rules give deviations for this width alone"
+    narrow = next((one.run for one in _tried(run) if one.width < 1), run)
+    shapes = {name: parameter.shape for name, parameter in _shaped(narrow).named_parameters()}
+    own = dict(_shaped(run).named_parameters())
+    for name, rule in rules_of(run.optimiser, own).items():
+        shape = own[name].shape
+        if rule.lr_scale != 1 and sum(a != b for a, b in zip(shape, shapes.get(name, shape), strict=True)) > 1:
+            return f"its optimiser.rules give {name} a rate for this width alone (lr_scale={rule.lr_scale:g})"
+    return ""
+
+
+def _init_rules(node: Any) -> bool:
+    """Whether an initialisation in a model's tree has rules by name."""
+    if isinstance(node, list):
+        return any(map(_init_rules, node))
+    if not isinstance(node, dict):
+        return False
+    return bool((node.get("init") or {}).get("rules")) or any(map(_init_rules, node.values()))
+
+
 def _apart(one: Smaller, other: Smaller) -> bool:
     return max(one.parameters, other.parameters) >= APART * min(one.parameters, other.parameters)
 
@@ -86,8 +117,12 @@ def _bent(one: Smaller) -> float:
 
 def parameters_of(run: Run) -> int:
     """Of the run's model, which is not allocated."""
-    model = shaped(partial(MODELS.build, run.model, seed=run.seed, device=torch.device("meta")))
-    return sum(parameter.numel() for parameter in model.parameters())
+    return sum(parameter.numel() for parameter in _shaped(run).parameters())
+
+
+def _shaped(run: Run) -> nn.Module:
+    model: nn.Module = shaped(partial(MODELS.build, run.model, seed=run.seed, device=torch.device("meta")))
+    return model
 
 
 def _tried(run: Run) -> Iterator[Smaller]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import statistics
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,10 +19,10 @@ from corestone.core.spec import fingerprint, override, plain
 from corestone.parallel.collectives import join_world
 from corestone.parallel.precision import compute_dtype
 from corestone.recipes.build import Built
-from corestone.recipes.checks.context import Changes, Diverged, train_steps
 from corestone.recipes.coordinates import MUP, STANDARD, parametrised
 from corestone.recipes.load import open_data
 from corestone.recipes.spec import Run
+from corestone.recipes.steps import Changes, Diverged, train_steps
 from corestone.train.loop import Hook, StepResult
 from corestone.train.state import State
 
@@ -75,17 +76,19 @@ def transfer(run: Run, grid: Grid, steps: int, out: Path, tell: Callable[[str], 
     and what stands there is not trained again.
 
     Args:
-        tell: is given a line of each run that was trained.
+        tell: is given a line of each run that was trained, and of what could not be read.
 
     Returns:
         What was tried; `losses` by parametrisation and width: the mean over seeds per rate, and `each` those of each
         seed; `best` by parametrisation and width: a rate; `drift` by parametrisation: the largest best rate over the
         smallest.
 
-    Raises SpecError where `out` holds losses of another recipe or length.
+    Raises SpecError where `out` holds losses of another recipe or length, and for one of several ranks.
     """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise SpecError("mup transfer: trains each run on one rank by itself; call it without torchrun")
     run = override(run, [f"training.length={steps} steps"])
-    known, record = _read(run, out / RECORD), out / RECORD
+    known, record = _read(run, out / RECORD, tell), out / RECORD
     world = join_world()
     data = open_data(run, world)
     dtype = compute_dtype(run.training.precision, world.device)
@@ -98,7 +101,8 @@ def transfer(run: Run, grid: Grid, steps: int, out: Path, tell: Callable[[str], 
 
         built = Built(planned, data, world, dtype)
         try:
-            train_steps(built, steps, Changes(clip_norm=planned.training.clip_norm, hooks=[Hook(1, keep)]))
+            # Eager: compiling each run anew takes longer than a short run gains by it.
+            train_steps(built, steps, Changes(model=built.model, hooks=[Hook(1, keep)]))
         except Diverged:
             return math.inf
         finally:
@@ -108,11 +112,13 @@ def transfer(run: Run, grid: Grid, steps: int, out: Path, tell: Callable[[str], 
 
     each: dict[str, dict[int, list[list[float]]]] = {STANDARD: {}, MUP: {}}
     for width in grid.widths:
+        # At the base width both are the same, and muP at all others depends on it.
+        kinds = {STANDARD: STANDARD, MUP: STANDARD if width == grid.base else f"{MUP} (base {grid.base})"}
         for kind, wide in parametrised(run, width, grid.base).items():
             for rate in grid.rates:
                 found = []
                 for seed in range(run.seed, run.seed + grid.seeds):
-                    name = f"{STANDARD if width == grid.base else kind} {width} {rate:g} {seed}"
+                    name = f"{kinds[kind]} {width} {rate:g} {seed}"
                     if name not in known:
                         optimiser = wide.optimiser.model_copy(update={"learning_rate": rate})
                         known[name] = train(wide.model_copy(update={"optimiser": optimiser, "seed": seed}))
@@ -146,20 +152,26 @@ def _told(
     }
 
 
-def _read(run: Run, record: Path) -> dict[str, float]:
-    """Losses that are known already; begins the record where there is none."""
+def _read(run: Run, record: Path, tell: Callable[[str], None]) -> dict[str, float]:
+    """Losses that are known already; begins the record where there is none. A last line that a kill cut short is taken
+    off, and told; SpecError for anything else that is no loss of these."""
     asked = fingerprint(plain(run))
-    if not record.exists():
+    if not record.exists() or not record.stat().st_size:
         record.parent.mkdir(parents=True, exist_ok=True)
         _write(record, {"recipe": run.name, "fingerprint": asked})
         return {}
     try:
-        first, *lines = [json.loads(line) for line in record.read_text(encoding="utf-8").splitlines()]
-    except ValueError:
-        raise SpecError(f"{record}: is no record of losses, or cut short; delete it or give another --out") from None
-    if first.get("fingerprint") != asked:
+        whole, _, torn = record.read_text(encoding="utf-8").rpartition("\n")
+        first, *lines = [json.loads(line) for line in whole.splitlines()]
+        of, known = first["fingerprint"], {line["run"]: float(line["loss"]) for line in lines}
+    except (ValueError, TypeError, KeyError):
+        raise SpecError(f"{record}: is no record of losses, or damaged; delete it or give another --out") from None
+    if of != asked:
         raise SpecError(f"{record}: holds losses of another recipe or number of steps; give another folder, --out")
-    return {line["run"]: float(line["loss"]) for line in lines}
+    if torn:
+        os.truncate(record, record.stat().st_size - len(torn.encode()))
+        tell(f"{record}: dropped its last line, which was cut short; that run is trained again")
+    return known
 
 
 def _write(record: Path, line: dict[str, Any]) -> None:

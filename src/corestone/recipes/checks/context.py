@@ -1,9 +1,9 @@
-"""What checks share: a scaled recipe with its data opened, how it is built, and what training makes of it."""
+"""What checks share: a scaled recipe with its data opened, how it is built, and the gradients of its steps."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from corestone.core.batch import ImageTextBatch, Seq2SeqBatch, TextBatch
-from corestone.core.errors import CorestoneError
 from corestone.core.rng import Draws, fold
 from corestone.objectives.mixture import MixedBatch
 from corestone.objectives.next_sentence import PairBatch
@@ -23,8 +22,8 @@ from corestone.recipes.checks.scale import scaled
 from corestone.recipes.load import open_data
 from corestone.recipes.run_data import RunData
 from corestone.recipes.spec import Run
-from corestone.train.loop import Hook, StepResult, Trainer
-from corestone.train.meter import Meter
+from corestone.recipes.steps import Changes, train_steps
+from corestone.train.loop import Hook, StepResult
 from corestone.train.state import State
 
 SMALL = 1e-3
@@ -69,56 +68,6 @@ def corrupted(built: Built, step: int = 0) -> Any:
     return built.objective.corrupt(batch, draws).to(built.world.device)
 
 
-class Diverged(CorestoneError):  # noqa: N818 (it says what was found)
-    """A step's loss or gradient is not to be trusted."""
-
-
-@dataclass(frozen=True)
-class Changes:
-    """What a check trains otherwise than the run does; None: as the run."""
-
-    model: Any = None
-    objective: Any = None
-    micro_batch: int | None = None
-    clip_norm: float | None = None
-    learning_rate: Callable[[int], float] | None = None
-    updated: Callable[[], None] | None = None
-    hooks: Sequence[Hook] = field(default_factory=tuple)
-
-
-def train_steps(built: Built, steps: int, changes: Changes) -> None:
-    """Train by the run's own loop; Diverged where a step is an anomaly, whatever the run's policy."""
-
-    def updated() -> None:
-        if changes.updated is not None:
-            changes.updated()
-        built.updated()
-
-    def anomaly(state: State, problem: str, documents: Sequence[str]) -> None:
-        raise Diverged(f"step {state.step + 1}: {problem}")
-
-    settings = {"micro_batch": changes.micro_batch, "clip_norm": changes.clip_norm}
-    Trainer(
-        spec=built.run.training.model_copy(update=settings),
-        seed=built.run.seed,
-        total_steps=steps,
-        step_units=built.step_units,
-        model=built.model if changes.model is None else changes.model,
-        objective=built.objective if changes.objective is None else changes.objective,
-        loader=built.loader,
-        weights=built.weights,
-        optimiser=built.optimiser,
-        learning_rate=changes.learning_rate or built.learning_rate,
-        world=built.world,
-        meter=Meter(1.0, 1.0, built.world.device),
-        hooks=changes.hooks,
-        updated=updated,
-        save=lambda state: None,
-        roll_back=State,
-        log_anomaly=anomaly,
-    ).run(State())
-
-
 @dataclass(frozen=True)
 class Gradient:
     """Of a step: its loss, and each trained tensor's gradient, float32."""
@@ -133,6 +82,7 @@ def gradients(
     """The gradients of the first steps, all of the initial weights, as the run's own loop finds them.
 
     Args:
+        micro_batch: rows at a time; None: all of them.
         chance: with dropout; without it, batch norms use the statistics they have, too, since those of a batch depend
             on its rows by design.
     """
@@ -147,7 +97,8 @@ def gradients(
     def tell(state: State, result: StepResult | None) -> None:
         losses.extend([] if result is None else [result.loss])
 
-    still = Changes(model, None, micro_batch, None, lambda step: 0.0, keep, [Hook(1, tell)])
+    split = built.run.training.model_copy(update={"micro_batch": micro_batch, "clip_norm": None})
+    still = Changes(model=model, training=split, learning_rate=lambda step: 0.0, updated=keep, hooks=[Hook(1, tell)])
     train_steps(built, steps, still)
     return [Gradient(loss, found) for loss, found in zip(losses, tensors, strict=True)]
 

@@ -21,8 +21,9 @@ from corestone.interop.weights import BY_TOKEN
 from corestone.models.spec import GeneratorDiscriminator
 from corestone.recipes.build import build_model, load_weights, read_model_spec
 from corestone.recipes.checks.apart import tensors_apart
-from corestone.recipes.checks.context import Changes, Context, train_steps
+from corestone.recipes.checks.context import Context
 from corestone.recipes.checks.finding import Finding, failed, judged, skipped
+from corestone.recipes.steps import train_steps
 from corestone.train.archive import PICTURES, TOKENIZER_FILES, WEIGHTS, read_model_files
 from corestone.train.checkpoint import read_tensors
 from corestone.train.state import State
@@ -36,7 +37,7 @@ def export(ctx: Context) -> Finding:
     """Export, then import: the same tensors, bit for bit; the exporter itself compares logits, with the other library's
     too where that is installed (design, promise 6)."""
     built = ctx.build()
-    train_steps(built, 2, Changes(clip_norm=built.run.training.clip_norm))
+    train_steps(built, 2)
     source, out, again = (ctx.folder / name for name in ("to-export", "exported", "imported"))
     built.save(source, State())
     compared = "tensors before an export and after its import"

@@ -9,8 +9,9 @@ import torch
 
 from corestone.parallel.compiled import Compiled
 from corestone.recipes.checks.children import gradients_of_ranks
-from corestone.recipes.checks.context import Changes, Context, distance, gradients, train_steps
+from corestone.recipes.checks.context import Context, distance, gradients
 from corestone.recipes.checks.finding import Finding, failed, judged
+from corestone.recipes.steps import train_steps
 
 FULL = 1e-4
 """Of gradients that are the same sums in another order, relative (see `context.distance`)."""
@@ -69,7 +70,7 @@ def gradient_flow(ctx: Context) -> Finding:
     """Every trained tensor gets a gradient, and no layer's is out of proportion, once the first steps have moved heads
     that begin at zero."""
     built = ctx.build()
-    train_steps(built, 2, Changes(clip_norm=built.run.training.clip_norm))
+    train_steps(built, 2)
     found = gradients(built, chance=True)
     trained = [name for name, parameter in built.model.named_parameters() if parameter.requires_grad]
     sizes = {name: math.hypot(*(float(one.tensors[name].norm()) for one in found)) for name in trained}

@@ -34,9 +34,10 @@ from corestone.objectives.spec import (
 from corestone.recipes.build import Built
 from corestone.recipes.checks.apart import checkpoints_apart, tensors_apart
 from corestone.recipes.checks.children import KILLS, killed_somewhere, start_ranks, train_folder
-from corestone.recipes.checks.context import Changes, Context, corrupted, train_steps
+from corestone.recipes.checks.context import Context, corrupted
 from corestone.recipes.checks.finding import Finding, failed, judged, skipped
 from corestone.recipes.checks.scale import STEPS, without_dropout
+from corestone.recipes.steps import Changes, train_steps
 from corestone.train.checkpoint import checkpoint_folder, checkpoints
 from corestone.train.loop import Hook, StepResult
 from corestone.train.state import State
@@ -59,7 +60,7 @@ def determinism(ctx: Context) -> Finding:
         np.random.seed(other)
         random.seed(other)
         built = ctx.build()
-        train_steps(built, 4, Changes(clip_norm=built.run.training.clip_norm))
+        train_steps(built, 4)
         found.append({name: master.detach().clone() for name, master in built.weights.masters.items()})
     worst, where = tensors_apart(*found)
     return judged("weights after 4 steps, twice", worst, 0.0, where)
@@ -139,7 +140,6 @@ def overfit(ctx: Context) -> Finding:
     rate = built.run.optimiser.learning_rate
     full = Changes(
         objective=again,
-        clip_norm=built.run.training.clip_norm,
         learning_rate=lambda step: rate * min(1.0, (step + 1) / WARMING),
         hooks=[Hook(1, tell)],
     )
