@@ -98,9 +98,9 @@ def test_a_plan_tells_the_loss_by_own_runs(fitted):
     assert loss["interval"][0] < loss["value"] < loss["interval"][1]
     assert loss["nats_per_token"] == loss["value"]
     law = judged.fit.law
-    best = plan["budget"]
-    assert 6 * best["least_loss_parameters"] * best["least_loss_tokens"] == pytest.approx(1e15)
-    work = 6 * parameters * tokens
+    best, work = plan["budget"], 6 * parameters * tokens
+    share = 1e15 / plan["flops"]["total"]
+    assert 6 * best["least_loss_parameters"] * best["least_loss_tokens"] == pytest.approx(share * work)
     by_law = [
         law.floor + sum(t.scale / x**t.exponent for t, x in zip(law.terms, (n, work / 6 / n), strict=True))
         for n in np.geomspace(1e5, 1e9, 400)
@@ -109,6 +109,44 @@ def test_a_plan_tells_the_loss_by_own_runs(fitted):
     shown = dict(told_rows(plan))
     assert f"{loss['value']:.4g} nats_per_token (nats/token), {loss['interval'][0]:.4g} to" in shown["loss"]
     assert str(path) in shown["loss"]
+
+
+def test_a_budget_of_the_run_itself_buys_what_the_plan_calls_best(fitted, tmp_path):
+    """Also of pictures, each of which takes a multiple of six operations a parameter."""
+    path = tmp_path / "study.json"
+    tree = json.loads(fitted[1].read_text()) | {"loss": "1 - top1_accuracy", "material": "pictures"}
+    path.write_text(json.dumps(tree))
+    run = find_recipe("mnist-vit", [])
+    total = plan_recipe(run, Wanted(hardware="cpu", fit=path))["flops"]["total"]
+    plan = plan_recipe(run, Wanted(hardware="cpu", fit=path, budget=f"{total!r}FLOPs"))
+    best, budget = plan["loss"]["alternatives"][-1], plan["budget"]
+    assert total > 5 * 6 * plan["parameters"]["total"] * plan["data"]["needed"]
+    assert budget["share_of_this_run"] == pytest.approx(1)
+    assert budget["least_loss_parameters"] == pytest.approx(best["parameters"])
+    assert budget["least_loss_tokens"] == pytest.approx(best["tokens"])
+    assert dict(told_rows(plan))["budget"].endswith(" pictures")
+
+
+@pytest.mark.parametrize("name", ["shakespeare", "shakespeare-electra"])
+@pytest.mark.parametrize(
+    "loss", ["nats_per_token (nats/token)", "bits_per_byte (bits/byte)", "detection_nats (nats/token)"]
+)
+def test_rules_of_language_models_ask_for_nats_per_next_token(fitted, tmp_path, name, loss):
+    """The critical batch follows from these alone; that data is small for a model needs no loss at all."""
+    path = tmp_path / "study.json"
+    path.write_text(json.dumps(json.loads(fitted[1].read_text()) | {"loss": loss}))
+    plan = plan_recipe(find_recipe(name, []), Wanted(hardware="cpu", fit=path, available=3e5))
+    known = name == "shakespeare" and loss.startswith("nats_per_token")
+    assert plan["loss"]["nats_per_token"] == (plan["loss"]["value"] if known else None)
+    (batch,) = [one for one in plan["suggestions"]["settings"] if one["of"] == "batch"]
+    said = {one["rule"]: one["outside"] for one in batch["rules"]}
+    small = any("data is small for the model: 300 k tokens" in text for text in plan["warnings"])
+    if name == "shakespeare":
+        assert said["critical, at most"] == ("" if known else f"the fit predicts {loss}, not nats per token")
+        assert small
+    else:
+        assert "critical, at most" not in said
+        assert not small
 
 
 def test_a_plan_says_where_the_fit_is_of_other_runs(fitted, tmp_path):

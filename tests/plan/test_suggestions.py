@@ -28,6 +28,10 @@ def said(plan: dict[str, Any], setting: str) -> dict[str, dict[str, Any]]:
     return {one["rule"]: one for one in found["rules"]}
 
 
+def said_settings(plan: dict[str, Any]) -> list[str]:
+    return [one["of"] for one in plan["suggestions"]["settings"]]
+
+
 def off(plan: dict[str, Any]) -> list[str]:
     return [warning for warning in plan["warnings"] if warning.startswith("learning rate off the rule")]
 
@@ -192,6 +196,31 @@ def test_a_decay_is_a_tenth_of_the_run():
     assert said(plan, "decay")["a tenth of the run"]["low"] == pytest.approx(plan["time"]["steps"] / 10)
 
 
+def test_a_length_in_epochs_of_unknown_size_is_left_out():
+    words = ["training.length=600 steps", "schedule.warmup=0.5 epochs"]
+    assert said_settings(planned("mnist", *words)) == ["learning rate", "batch", "length"]
+    assert "warm-up" in said_settings(planned("mnist", *words, available=6e4))
+    decay = "schedule={kind: warmup_stable_decay, warmup: 10 steps, decay: 0.5 epochs}"
+    assert "decay" not in said_settings(planned("mnist", "training.length=600 steps", decay))
+
+
+@pytest.mark.parametrize(
+    ("name", "noted"),
+    [
+        ("gpt2-124m", True),
+        ("shakespeare-bert", True),
+        ("vit-b16", True),
+        ("clip-vit-b32", False),  # two towers
+        ("vit-l16-cifar10", False),  # begins with a run's weights
+        ("electra-small", False),  # two encoders
+    ],
+)
+def test_mup_is_named_where_it_can_be_had(name, noted):
+    run = find_recipe(name, ["optimiser={kind: adamw, learning_rate: 1e-3}"])
+    notes = plan_recipe(run, Wanted(hardware="h100", devices=8, available=1e6))["suggestions"]["notes"]
+    assert any("--mup-base" in note for note in notes) == noted
+
+
 def test_optimisers_without_a_rule_have_none():
     plan = planned("palm-8b")
     assert said(plan, "learning rate") == {}
@@ -217,10 +246,18 @@ def test_a_measured_noise_scale_is_taken(tmp_path):
     assert found["low"] == 1_048_576
     assert "measured at step 20" in found["source"]
     assert "1.5 times the least tokens and 3 times the least steps" in found["remark"]
+    run = log(
+        tmp_path / "noisy",
+        {"step": 10, "tokens": 100, "noise_scale": 5e5},
+        {"step": 20, "tokens": 200, "noise_scale": -3e6},
+        {"step": 30, "tokens": 300, "noise_scale": 0.0},
+    )
+    assert said(planned("gpt2-124m", noise_from=run), "batch")["measured noise scale"]["low"] == 5e5
     with pytest.raises(CheckpointError, match="does not count in pictures"):
         planned("vit-b16", available=1e6, noise_from=run)
-    with pytest.raises(CheckpointError, match="has no noise scale; train it"):
-        planned("gpt2-124m", noise_from=log(tmp_path / "other", {"step": 10, "tokens": 100}))
+    for place, told in enumerate(({}, {"noise_scale": 0.0}, {"noise_scale": -1.0})):
+        with pytest.raises(CheckpointError, match="has no noise scale above 0; train it"):
+            planned("gpt2-124m", noise_from=log(tmp_path / f"{place}", {"step": 10, "tokens": 100} | told))
 
 
 def test_the_screen_and_the_page(tmp_path):

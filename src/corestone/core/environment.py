@@ -51,6 +51,17 @@ def began() -> float:
     return time.time() - (up - ticks / os.sysconf("SC_CLK_TCK"))
 
 
+IDLE_SECONDS = 60.0
+"""A process that is older when a run is asked for did something else before: a notebook's, or one that waited."""
+
+
+def began_for(asked: float) -> float:
+    """When a run that was asked for at some time began, both in unix seconds: with its process, but where that had
+    been there for more than a minute already, when it was asked for."""
+    start = began()
+    return asked if asked - start > IDLE_SECONDS else start
+
+
 def _cpu() -> str | None:
     try:
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():

@@ -347,7 +347,7 @@ def _own_loss(subject: Subject, own: OwnLaw) -> dict[str, Any]:
         "value": found.value,
         "interval": None if found.interval is None else list(found.interval),
         "of": own.loss,
-        "nats_per_token": found.value if own.loss.endswith("(nats/token)") else None,
+        "nats_per_token": found.value if subject.text and own.loss.startswith("nats_per_token ") else None,
         "caveat": f"law of {' and '.join(own.variables)}; {_reach(own, found.beyond)}",
         "fit": own.source,
         "alternatives": [asdict(one) for one in other],
@@ -403,18 +403,19 @@ def warnings(subject: Subject, scale: Scale, plan: Mapping[str, Any]) -> list[st
 
 
 def _rules(subject: Subject, plan: Mapping[str, Any]) -> list[str]:
-    """By rules that are about language models."""
-    if plan["loss"] is None or plan["loss"]["nats_per_token"] is None:
+    """By rules that are about models that predict next tokens."""
+    if not subject.text:
         return []
     found = []
-    least = expected.least_tokens(subject.body)
+    least = expected.least_tokens(subject.body) if subject.body else 0.0
     if subject.available is not None and subject.available < least:
         found.append(
             f"data is small for the model: {si(subject.available)} tokens where {si(least)} avoid over-fitting "
             "(Kaplan et al. 2020, equation 4.4)"
         )
-    critical = expected.critical_batch(plan["loss"]["nats_per_token"])
-    if subject.units_per_step > critical:
+    loss = (plan["loss"] or {}).get("nats_per_token")
+    critical = None if loss is None else expected.critical_batch(loss)
+    if critical is not None and subject.units_per_step > critical:
         found.append(
             f"batch above critical: {si(subject.units_per_step)} tokens where about {si(critical)} save steps at the "
             "expected loss (Kaplan et al. 2020, equation 1.4)"

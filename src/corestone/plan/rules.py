@@ -75,7 +75,7 @@ def family(model: str, objective: str, unit: str) -> tuple[Published, ...]:
 def interpolated(rows: Sequence[Published], parameters: float) -> tuple[float, float]:
     """Rate and batch between published sizes, both power laws of the parameters between two neighbours.
 
-    Beyond the sizes it answers as the nearest one; `size_range` says where they end.
+    Beyond the sizes it answers as the nearest one.
     """
     if parameters <= rows[0].parameters or len(rows) == 1:
         return rows[0].learning_rate, rows[0].batch

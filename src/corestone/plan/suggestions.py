@@ -6,7 +6,7 @@ elsewhere (other sizes, batches, computes) is named with the reason why it sugge
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from math import prod
 from typing import Any
@@ -47,17 +47,19 @@ class Settings:
 
     Attributes:
         model, objective: kinds of records.
-        warmup_steps, decay_steps: of the schedule; decay_steps None: its kind has no such part.
+        warmup_steps, decay_steps: of the schedule; None: its kind has no such part, or it is in epochs of unknown size.
         by_chance: whether the run begins so, and not with the weights of another.
+        widens: whether its model can be written in muP.
         measured: None: no run was named.
     """
 
     model: str
     objective: str
     schedule: Spec
-    warmup_steps: int
+    warmup_steps: int | None
     decay_steps: int | None
     by_chance: bool
+    widens: bool
     measured: Measured | None = None
 
 
@@ -82,28 +84,29 @@ class Said:
     remark: str = ""
 
 
-def suggest(subject: Subject, settings: Settings, loss: float | None) -> dict[str, Any]:
-    """Settings with what each rule that is about such runs says of them, as a JSON tree.
+def suggest(subject: Subject, settings: Settings, loss: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Settings with what each rule that is about such runs says of them, as a JSON tree; a setting that the recipe
+    does not have, or that is not known, is left out.
 
     Args:
-        loss: expected at the end, nats per token; None: not predicted.
+        loss: of the plan: what is expected at the end; None: nothing is.
     """
     text = subject.unit
     rows: list[tuple[str, str, float | None, list[Said]]] = [
         ("learning rate", "", subject.optimiser.learning_rate, list(_rates(subject, settings))),  # type: ignore[attr-defined]
         ("batch", text, subject.units_per_step, list(_batches(subject, settings, loss))),
         ("warm-up", "steps", settings.warmup_steps, list(_warmups(subject, settings))),
+        ("decay", "steps", settings.decay_steps, list(_decays(subject, settings))),
         ("length", text, subject.units, list(_lengths(subject, settings))),
     ]
-    if settings.decay_steps is not None:
-        rows.insert(3, ("decay", "steps", settings.decay_steps, list(_decays(subject, settings))))
     notes = [] if any(one.low is not None for one in rows[0][3]) else [RANGE_TEST]
-    if settings.model == "decoder" and isinstance(subject.optimiser, AdamW | Lion):
+    if settings.widens and isinstance(subject.optimiser, AdamW | Lion):
         notes.append(MUP)
     return {
         "settings": [
             {"of": name, "unit": unit, "has": has, "rules": [asdict(one) for one in said]}
             for name, unit, has, said in rows
+            if has is not None
         ],
         "notes": notes,
     }
@@ -240,7 +243,7 @@ def _scaled(subject: Subject, settings: Settings, rows: Sequence[Published], bet
     )
 
 
-def _batches(subject: Subject, settings: Settings, loss: float | None) -> Iterator[Said]:
+def _batches(subject: Subject, settings: Settings, loss: Mapping[str, Any] | None) -> Iterator[Said]:
     measured, batch = settings.measured, subject.units_per_step
     if measured is not None:
         data, steps = rules.costs(batch, measured.batch)
@@ -254,12 +257,16 @@ def _batches(subject: Subject, settings: Settings, loss: float | None) -> Iterat
         )
     if settings.objective != "next_token" or settings.model != "decoder":
         return
-    critical = None if loss is None else expected.critical_batch(loss)
+    nats = None if loss is None else loss["nats_per_token"]
+    critical = None if nats is None else expected.critical_batch(nats)
     yield _said(
         "critical, at most",
         "Kaplan et al. 2020, eq. 1.4, at the expected loss",
-        "runs whose loss a law predicts",
-        _first((critical is not None, "no law predicts the loss of so small or short a run")),
+        "runs whose loss a law predicts, in nats per token",
+        _first(
+            (loss is not None, "no law predicts the loss of so small or short a run"),
+            (nats is not None, f"the fit predicts {(loss or {}).get('of')}, not nats per token"),
+        ),
         (critical or 0.0, critical or 0.0),
         "beyond it a batch saves few steps",
     )

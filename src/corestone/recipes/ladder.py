@@ -33,6 +33,7 @@ from corestone.recipes.ladder_cost import Measured, measure, target_of
 from corestone.recipes.load import is_run, open_data
 from corestone.recipes.plan import learns_from, parse_budget
 from corestone.recipes.pretrain import changed_paths, check_folder, compute_format
+from corestone.recipes.registry import MODELS, OBJECTIVES
 from corestone.recipes.scaling import read_runs
 from corestone.recipes.show_progress import PrepareProgress
 from corestone.recipes.smaller import of_one_size, shortened, size_name, smaller
@@ -82,6 +83,8 @@ def ladder(asked: Asked, out: Path, dry_run: bool = False, console: Console | No
     console = console or Console()
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise SpecError("plan ladder: trains each run on one rank by itself; call it without torchrun")
+    for registry, spec in ((MODELS, asked.run.model), (OBJECTIVES, asked.run.objective)):
+        registry.require_shipped(spec, "plan ladder", "train smaller recipes with compare, and fit them with plan fit")
     if asked.target is not None:
         check_target(asked.run, asked.target)
     kept = read_kept(asked, out)

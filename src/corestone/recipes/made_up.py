@@ -61,6 +61,22 @@ def in_steps(length: Duration, rows: int, units: int, epoch: float | None) -> in
     return length.steps(batch_tokens=units, batch_examples=rows, epoch_tokens=int(epoch or 0))
 
 
+def in_whole_steps(run: Run, epoch: float | None) -> Run:
+    """The run with its own length and its schedule's in whole steps, which need no data to be known.
+
+    Args:
+        epoch: units of the training side; SpecError where that is None and a length is in epochs.
+    """
+    rows, units = step_size(run)
+
+    def whole(length: Duration) -> Duration:
+        return Duration(value=in_steps(length, rows, units, epoch), unit="steps")
+
+    parts = {name: whole(part) for name, part in vars(run.schedule).items() if isinstance(part, Duration)}
+    training = run.training.model_copy(update={"length": whole(run.training.length)})
+    return run.model_copy(update={"training": training, "schedule": run.schedule.model_copy(update=parts)})
+
+
 def made_up(run: Run, known: Known, model: Any, rows: int) -> Any:
     """A batch of the loader's form: ordinary tokens in two documents a row, where documents are kept apart."""
     data = run.data

@@ -32,13 +32,14 @@ from corestone.plan.calibration import factors
 from corestone.plan.cluster import CURVE
 from corestone.plan.expected import compute_optimal
 from corestone.plan.hardware import devices, find_hardware, find_region, this_device, this_machine
+from corestone.plan.law import FLOPS_PER_PARAMETER_AND_TOKEN
 from corestone.plan.memory import Sharding
 from corestone.plan.own import OwnLaw, read_law
 from corestone.plan.prediction import Scale, Subject, memory_of, predict
 from corestone.plan.probed import Probed
 from corestone.plan.shapes import Activations, block_count, largest_block, parameter_parts, shaped, trace
 from corestone.plan.spec import CPU, Hardware
-from corestone.recipes.made_up import Known, guessed, in_steps, made_up, step_size
+from corestone.recipes.made_up import Known, guessed, in_steps, in_whole_steps, made_up, step_size
 from corestone.recipes.probe import probe
 from corestone.recipes.registry import MODELS, OBJECTIVES
 from corestone.recipes.spec import Run
@@ -159,7 +160,7 @@ class Wanted:
 
 
 def plan_recipe(run: Run, wanted: Wanted, known: Known | None = None) -> dict[str, Any]:
-    """The plan of a run; SpecError for a probe on other hardware than this machine's processor.
+    """The plan of a run; SpecError for a probe on other hardware than this machine's processor, or beside --mfu.
 
     Args:
         known: of its data, where that is prepared.
@@ -173,9 +174,11 @@ def plan_recipe(run: Run, wanted: Wanted, known: Known | None = None) -> dict[st
         precision = _format(compute_dtype("auto", torch.device("cpu"))) if cpu else "bfloat16"  # type: ignore[assignment]
     if wanted.probe and not (cpu and (wanted.devices or 1) == 1):
         raise SpecError(f"--probe: tries one process on this machine's processor, and the plan is for {name}")
+    if wanted.probe and wanted.mfu:
+        raise SpecError(f"--mfu {wanted.mfu:g}: a probe measures the utilisation; leave out --mfu or --probe")
     known = known or guessed(run, wanted.available, model)
     subject = subject_of(run, known, model, precision, cpu)
-    probed = probe(run, precision) if wanted.probe else None
+    probed = probe(in_whole_steps(run, known.available), precision) if wanted.probe else None
     hardware = find_hardware(name, precision)
     count, sharding = _layout(subject, hardware, wanted)
     learnt, told = factors(_machine(), _kind(run)) if cpu else ({}, "")
@@ -308,16 +311,17 @@ def parse_budget(text: str) -> tuple[float, str]:
 
 
 def within(plan: dict[str, Any], amount: float, unit: str, own: OwnLaw | None = None) -> dict[str, Any]:
-    """What a budget buys: its share of this run, and the parameters and tokens of least loss for its compute, where a
-    law tells these."""
+    """What a budget buys: its share of this run, and the parameters and units of least loss for it, where a law
+    tells these."""
     spent = {"usd": plan["cost"]["usd"], "hours": plan["time"]["total_seconds"] / 3600, "flops": plan["flops"]["total"]}
     if not spent[unit]:
         raise SpecError("--budget in USD: no price is known of this hardware; say one by --price")
     share = amount / spent[unit]
     best: tuple[float, float] | tuple[None, None] = None, None
     if plan["loss"] and plan["loss"]["alternatives"]:
-        flops = share * plan["flops"]["total"]
-        best = compute_optimal(flops, own.law) if own else compute_optimal(flops)
+        # In 6 operations a parameter and unit, as laws count: a unit really takes more, a picture one set per patch.
+        work = share * FLOPS_PER_PARAMETER_AND_TOKEN * plan["parameters"]["total"] * plan["data"]["needed"]
+        best = compute_optimal(work, own.law) if own else compute_optimal(work)
     return {
         "amount": amount,
         "unit": unit,
@@ -328,7 +332,9 @@ def within(plan: dict[str, Any], amount: float, unit: str, own: OwnLaw | None = 
     }
 
 
-def plan_built(run: Run, known: Known, precision: str, peak: float, world: World) -> dict[str, Any]:
+def plan_built(
+    run: Run, known: Known, precision: str, peak: float, world: World, begun: float | None = None
+) -> dict[str, Any]:
     """The plan of a run that is about to begin on this machine.
 
     What a process holds beside the model, and what runs taught, count on a processor: of an accelerator's memory only
@@ -336,7 +342,9 @@ def plan_built(run: Run, known: Known, precision: str, peak: float, world: World
 
     Args:
         peak: FLOP/s of a rank, as measured.
+        begun: when the run began, in unix seconds; None: with this process.
     """
+    begun = begun or began()
     cpu = world.device.type == "cpu"
     subject = subject_of(run, known, model_of(run), precision, cpu)
     hardware = this_device(world.device, getattr(torch, precision), peak)
@@ -352,13 +360,14 @@ def plan_built(run: Run, known: Known, precision: str, peak: float, world: World
         base_bytes=max(0.0, resident_bytes() - own) if cpu else 0.0,
         factors=learnt,
         calibrated_by=told,
-        startup_seconds=time.time() - began(),
+        startup_seconds=time.time() - begun,
     )
     plan = predict(subject, scale)
     room = 2 * plan["memory"]["peak_bytes"] < hardware.memory_bytes  # the run is there already while it is tried
     if cpu and world.size == 1 and room and plan["time"]["training_seconds"] > WORTH_A_PROBE:
         try:
-            plan, _ = with_probe(plan, subject, scale, probe(run, precision))
+            probed = probe(in_whole_steps(run, known.available), precision)
+            plan, _ = with_probe(plan, subject, replace(scale, startup_seconds=time.time() - begun), probed)
         except CorestoneError as error:
             plan["warnings"].append(str(error))
     return with_suggestions(plan, run, subject)
@@ -389,7 +398,14 @@ def machine_name(told: Mapping[str, Any]) -> str:
 
 
 def store_plan(
-    run: Run, known: Known, folder: Path, precision: str, peak: float, world: World, fresh: bool = True
+    run: Run,
+    known: Known,
+    folder: Path,
+    precision: str,
+    peak: float,
+    world: World,
+    fresh: bool = True,
+    begun: float | None = None,
 ) -> str:
     """Keep the plan of a run that is about to begin as `plan.json` in its folder.
 
@@ -406,7 +422,7 @@ def store_plan(
     path.unlink(missing_ok=True)
     try:
         with torch.random.fork_rng(devices=[]):
-            plan = plan_built(run, known, precision, peak, world)
+            plan = plan_built(run, known, precision, peak, world, begun)
         path.write_text(json.dumps(plan, indent=1) + "\n", encoding="utf-8")
     except Exception as error:
         return f"no plan was kept ({type(error).__name__}: {error})".splitlines()[0]

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Literal
 
 import torch
 from rich.console import Console
 
-from corestone.core.environment import began, environment
+from corestone.core.environment import began_for, environment
 from corestone.core.errors import CheckpointError
 from corestone.core.format import clock, si
 from corestone.core.runlog import RunLog, read_events
@@ -77,6 +78,7 @@ def train_run(
     Returns:
         The console of the main rank; None on others.
     """
+    begun = began_for(time.time())
     keep_freed_memory()
     world = join_world()
     console = (console or Console()) if world.is_main else Console(quiet=True)
@@ -96,13 +98,13 @@ def train_run(
     if world.is_main:
         if taken_over:
             (folder / CERTIFICATE).unlink(missing_ok=True)  # it is of the other recipe
-        describe_folder(run, folder, built, peak)
+        describe_folder(run, folder, built, peak, begun)
         introduce(console, built, folder, peak)
         precision = str(built.dtype).removeprefix("torch.")
         known = Known(
             data.vocabulary, built.loader.epoch_units, data.row_tokens(), data.held_out_units(run, built.objective)
         )
-        told = store_plan(run, known, folder, precision, peak / world.size, world, fresh)
+        told = store_plan(run, known, folder, precision, peak / world.size, world, fresh, begun)
         if told:
             console.print(f"plan       {told}", highlight=False, soft_wrap=True)
     state = resume_state(built, folder, console)
@@ -167,8 +169,8 @@ def compute_format(run: Run, folder: Path | None, world: World) -> torch.dtype:
     return torch.bfloat16 if world.any(dtype == torch.bfloat16) else torch.float32
 
 
-def describe_folder(run: Run, folder: Path, built: Built, peak: float) -> None:
-    """Write what the report needs to know beside the log."""
+def describe_folder(run: Run, folder: Path, built: Built, peak: float, begun: float) -> None:
+    """Write what the report needs to know beside the log; `begun` is when the run began, in unix seconds."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "recipe.yaml").write_text(to_yaml(run), encoding="utf-8")
     facts = environment() | {
@@ -177,7 +179,7 @@ def describe_folder(run: Run, folder: Path, built: Built, peak: float) -> None:
         "precision": str(built.dtype).removeprefix("torch."),
         "ranks": built.world.size,
         "parameters": built.parameters,
-        "began": began(),
+        "began": begun,
         "gemm_peak_flops": {str(built.dtype).removeprefix("torch."): peak},
     }
     (folder / "environment.json").write_text(json.dumps(facts, indent=1), encoding="utf-8")

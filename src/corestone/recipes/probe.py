@@ -13,6 +13,7 @@ from corestone.core.errors import CorestoneError
 from corestone.core.spec import to_yaml
 from corestone.parallel.allocator import TUNABLES
 from corestone.plan.probed import Probed
+from corestone.recipes.registry import MODELS, OBJECTIVES
 from corestone.recipes.spec import Run
 
 COMMAND = "from corestone.recipes.probe_process import main; main()"
@@ -27,8 +28,11 @@ def probe(run: Run, precision: str) -> Probed:
         precision: the format that it computes in.
 
     Raises:
-        CorestoneError: the process failed or took too long; the message ends with what it said last.
+        SpecError: a kind of model or objective is the user's own. CorestoneError: the process failed or took too long;
+            the message ends with what it said last.
     """
+    for registry, spec in ((MODELS, run.model), (OBJECTIVES, run.objective)):
+        registry.require_shipped(spec, "probe", "plan it without --probe")
     settings = {"CUDA_VISIBLE_DEVICES": "", "GLIBC_TUNABLES": os.environ.get("GLIBC_TUNABLES", TUNABLES)}
     with tempfile.TemporaryDirectory(prefix="corestone-probe-") as name:
         folder = Path(name)

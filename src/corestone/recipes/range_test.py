@@ -12,6 +12,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from corestone.core.environment import began_for
 from corestone.core.errors import CheckpointError, CorestoneError, Interrupted
 from corestone.core.format import clock
 from corestone.core.spec import parse, plain
@@ -217,7 +218,7 @@ def _climbed(built: Built, folder: Path, console: Console) -> Climb:
     peak = gemm_peak(built.dtype, world.device) * world.size
     meter = Meter(built.objective.training_flops(built.model, data.row_tokens()), peak, world.device)
     if world.is_main:
-        describe_folder(built.run, folder, built, peak)
+        describe_folder(built.run, folder, built, peak, began_for(time.time()))
     log = open_log(built.run, folder, State()) if world.is_main else None
     watch = Watch(built, folder, log, meter, Console(quiet=True), data.held_out(built.run, built.objective))
     try:

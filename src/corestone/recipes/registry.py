@@ -40,6 +40,7 @@ class Registry:
         self.what = what
         self._kinds: dict[str, tuple[type[Spec], str | Callable[..., Any]]] = {}
         self._users: list[type[Spec]] = []
+        self._shipped: frozenset[type[Spec]] = frozenset()
 
     def add(self, record: type[Spec], builder: str | Callable[..., Any]) -> None:
         """Admit a record; `builder(record, ...)` makes what it describes, or is the `module:function` that does."""
@@ -53,6 +54,22 @@ class Registry:
     def used_by(self, record: type[Spec]) -> None:
         """Remember a record that has this registry as an annotation, to widen it when kinds are added."""
         self._users.append(record)
+
+    def ship(self) -> None:
+        """All that was admitted so far comes with Corestone."""
+        self._shipped = frozenset(record for record, _ in self._kinds.values())
+
+    def require_shipped(self, spec: Spec, asked: str, cure: str) -> None:
+        """Refuse a record that a recipe file added: whoever reads the recipe as YAML does not know its kind.
+
+        Args:
+            asked: what the user asked for, and `cure` what to do in its place; both stand in the SpecError.
+        """
+        if type(spec) not in self._shipped:
+            raise SpecError(
+                f"{asked}: {self.what} kind '{spec.model_dump()['kind']}' was added by your recipe file, which the "
+                f"processes that this starts do not read; {cure}"
+            )
 
     def build(self, spec: Spec, *arguments: Any, **keywords: Any) -> Any:
         """Build what a record describes."""
@@ -96,3 +113,6 @@ OBJECTIVES.add(Prefix, "corestone.objectives.prefix:PrefixObjective")
 OBJECTIVES.add(SpanCorruption, "corestone.objectives.seq2seq:SpanCorruptionObjective")
 OBJECTIVES.add(Denoising, "corestone.objectives.seq2seq:DenoisingObjective")
 OBJECTIVES.add(Continuation, "corestone.objectives.seq2seq:ContinuationObjective")
+
+for _registry in (MODELS, OBJECTIVES):
+    _registry.ship()

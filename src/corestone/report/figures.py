@@ -107,8 +107,8 @@ def elapsed(run: Run) -> float | None:
 
 
 def whole_time(run: Run) -> float | None:
-    """Seconds from the start of the process to the end of training, with all that came between: data, evaluation,
-    samples, checkpoints. None where several processes trained, or where the log has no end."""
+    """Seconds from the start of the run (`core.environment.began_for`) to the end of training, with all that came
+    between: data, evaluation, samples, checkpoints. None where several processes trained, or the log has no end."""
     began, ends = number(run.environment, "began"), run.events.of("end")
     first = min((value for row in run.events.rows if (value := number(row, "time")) is not None), default=0.0)
     end = number(ends[-1], "time") if ends else None

@@ -142,7 +142,8 @@ def _result(plan: Tree) -> list[tuple[str, str]]:
     budget = plan.get("budget")
     if budget is not None:
         best = budget["least_loss_parameters"]
-        least = f"; of least loss: {si(best)} parameters, {si(budget['least_loss_tokens'])} tokens" if best else ""
+        enough = f"{si(best)} parameters, {si(budget['least_loss_tokens'])} {data['unit']}" if best else ""
+        least = f"; of least loss: {enough}" if best else ""
         found.append(
             (
                 "budget",
