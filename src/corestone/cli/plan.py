@@ -52,12 +52,7 @@ def recipe(
         typer.Option(help="What is split over devices. Default: as little as fits, or all."),
     ] = None,
     mfu: Annotated[
-        float | None,
-        typer.Option(
-            min=0.001,
-            max=1,
-            help="Share of the peak that a device reaches on what it computes, recomputed operations too.",
-        ),
+        float | None, typer.Option(min=0.001, max=1, help="Share of the peak reached, recomputed operations too.")
     ] = None,
     price: Annotated[float | None, typer.Option(min=0, help="USD per device and hour, not the table's.")] = None,
     region: Annotated[str, typer.Option(help="Electricity grid, such as france.")] = "world",
