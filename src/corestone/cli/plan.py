@@ -104,7 +104,10 @@ app.command("ladder")(ladder)
 def calibrate(
     runs: Annotated[list[Path], typer.Argument(help="Folders of finished runs of this machine.", metavar="RUN")],
 ) -> None:
-    """Let runs of this machine correct later plans: memory and speed by kind of model."""
+    """Let runs of this machine correct later plans.
+
+    Memory and speed, by kind of model.
+    """
     from corestone.recipes.calibrate import calibrate as calibrate_by
 
     path, found = calibrate_by(runs)

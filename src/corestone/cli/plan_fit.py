@@ -29,10 +29,11 @@ def fit(
         str | None, typer.Option(help="The runs' metric to fit, by name. Default: the one by which they are judged.")
     ] = None,
 ) -> None:
-    """Fit scaling laws to runs: how the loss falls with size, data and compute, and what is the best use of compute.
+    """Fit scaling laws to runs.
 
-    Prints every constant with a 95 % interval, and the error with which the laws of the smaller runs tell the largest
-    ones: that is how far to trust them.
+    How the loss falls with size, data and compute, and what is the best use of compute. Prints every constant with a 95
+    % interval, and the error with which the laws of the smaller runs tell the largest ones: that is how far to trust
+    them.
     """
     from corestone.plan.study import study
     from corestone.plan.told import told, unusable

@@ -34,11 +34,12 @@ def ladder(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Choose the runs and print them alone.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Predict what a recipe will reach from a ladder of smaller and shorter runs under a budget.
+    """Predict a recipe's loss from a ladder of small runs.
 
-    The largest run takes at most an eighth of the recipe's operations. A law of parameters and tokens (or pictures) is
-    fitted to the runs, or of tokens alone where the model cannot be made smaller. The folder holds ladder.json, the
-    figures and every run; corestone plan RECIPE --fit reads ladder.json.
+    They are smaller and shorter, and suit a budget. The largest run takes at most an eighth of the recipe's operations.
+    A law of parameters and tokens (or pictures) is fitted to the runs, or of tokens alone where the model cannot be
+    made smaller. The folder holds ladder.json, the figures and every run; corestone plan RECIPE --fit reads
+    ladder.json.
 
     Run it again after an interruption and it goes on where it stopped.
     """
