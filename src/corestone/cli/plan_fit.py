@@ -31,8 +31,8 @@ def fit(
 ) -> None:
     """Fit scaling laws to runs.
 
-    How the loss falls with size, data and compute, and what is the best use of compute. Prints every constant with a 95
-    % interval, and the error with which the laws of the smaller runs tell the largest ones: that is how far to trust
+    How the loss falls with size, data and compute, and what is the best use of compute. Prints every constant with a
+    95 % interval, and the error with which the laws of the smaller runs tell the largest ones: that is how far to trust
     them.
     """
     from corestone.plan.study import study

@@ -55,9 +55,9 @@ def sweep(
 ) -> None:
     """Search the best values of a recipe's keys.
 
-    A search makes many runs, --range-test one whose rate rises until the loss breaks. Each trial is a run folder. Held-
-    out scores come at the recipe's rhythm (rhythm.evaluate). Run it again after an interruption and it goes on where it
-    stopped; with more trials it adds them.
+    A search makes many runs, --range-test one whose rate rises until the loss breaks. Each trial is a run folder.
+    Held-out scores come at the recipe's rhythm (rhythm.evaluate). Run it again after an interruption and it goes on
+    where it stopped; with more trials it adds them.
     """
     from corestone.recipes.catalogue import find_recipe
     from corestone.recipes.space import check_space, read_space
