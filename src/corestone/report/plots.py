@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -32,6 +33,13 @@ COLOURS = ("c1", "c2", "c3", "c4", "c5", "c6", "c7", "c8")
 # Matplotlib wants real colours; these stand for CSS variables and are replaced in its output.
 _SENTINELS = {name: f"#0{index}0{index}f{index}" for index, name in enumerate(("ink", "muted", "line", *COLOURS[:5]))}
 _SENTINELS |= {name: f"#0{index}0{index}e{index}" for index, name in enumerate(COLOURS[5:])}
+
+MARKS: dict[str, dict[str, Any]] = {
+    "dots": {"linewidth": 0, "marker": "o", "markersize": 4, "alpha": 0.35, "markeredgewidth": 0},
+    "marks": {"linewidth": 0, "marker": "o", "markersize": 5},
+    "own": {"linewidth": 0, "marker": "D", "markersize": 8},
+}
+"""How the styles without a line are drawn."""
 
 
 @dataclass(frozen=True)
@@ -253,7 +261,10 @@ def picture(series: Sequence[Series], title: str, unit: str, look: Look) -> byte
         axes.set_title(title, loc="left", color=palette["ink"])
         axes.set_xlabel(look.axis, color=palette["muted"])
         axes.set_ylabel(unit, color=palette["muted"])
-        handles = [Line2D([], [], color=palette[item.colour], linewidth=2.4, label=item.label) for item in shown]
+        handles = [
+            Line2D([], [], color=palette[item.colour], label=item.label, **MARKS.get(item.style, {"linewidth": 2.4}))
+            for item in shown
+        ]
         figure.legend(handles=handles, loc="outside right center", frameon=False, labelcolor=palette["ink"])
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png", metadata={"Software": None})
@@ -289,12 +300,8 @@ def _draw(axes: matplotlib.axes.Axes, item: Series, colour: str) -> None:
     x, y = thin(item.x, item.y)
     if item.style == "faint":
         axes.plot(x, y, color=colour, linewidth=0.8, alpha=0.35)
-    elif item.style == "dots":
-        axes.plot(x, y, color=colour, linewidth=0, marker="o", markersize=4, alpha=0.35, markeredgewidth=0)
-    elif item.style == "marks":
-        axes.plot(x, y, color=colour, linewidth=0, marker="o", markersize=5)
-    elif item.style == "own":
-        axes.plot(x, y, color=colour, linewidth=0, marker="D", markersize=8)
+    elif item.style in MARKS:
+        axes.plot(x, y, color=colour, **MARKS[item.style])
     elif item.style == "steps":
         changes = [place for place in range(len(y)) if place == 0 or y[place] != y[place - 1]]
         axes.plot(
