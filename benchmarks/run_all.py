@@ -26,6 +26,7 @@ COMMANDS = [
     ["loading_speed.py"],
     ["image_loading.py"],
     ["plan_accuracy.py"],
+    ["ladder_accuracy.py"],
 ]
 
 
