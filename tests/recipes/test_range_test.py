@@ -16,7 +16,6 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
-from tiny_text import write_recipe, write_texts
 from typer.testing import CliRunner
 
 from corestone.cli.main import app
@@ -29,15 +28,6 @@ from corestone.recipes.catalogue import find_recipe
 from corestone.recipes.range_test import Climb, Over, check_free, range_test, risen
 from corestone.recipes.space import RATES, read_rates
 from corestone.report.range_test import BLOWN_UP, lines, read_off
-
-
-@pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A working folder with texts and a recipe."""
-    monkeypatch.chdir(tmp_path)
-    write_texts(tmp_path)
-    write_recipe(tmp_path / "tiny.yaml", steps=12, every=2, keep=3)
-    return tmp_path
 
 
 def quietly() -> Console:

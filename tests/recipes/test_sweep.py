@@ -13,22 +13,12 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
-from tiny_text import write_recipe, write_texts
 
 from corestone.core.errors import CorestoneError, SpecError
 from corestone.core.runlog import read_events
 from corestone.recipes.catalogue import find_recipe
 from corestone.recipes.space import Choice, Range, check_space, read_space
 from corestone.recipes.sweep import Plan, load_optuna, sweep
-
-
-@pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A working folder with texts and a recipe."""
-    monkeypatch.chdir(tmp_path)
-    write_texts(tmp_path)
-    write_recipe(tmp_path / "tiny.yaml", steps=12, every=2, keep=3)
-    return tmp_path
 
 
 def plan(*words: str, **settings) -> Plan:

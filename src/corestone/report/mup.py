@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
-from corestone.report.plots import light_colours
+from corestone.report.plots import bare, light_colours
 
 TITLES = {"standard": "Standard parametrisation", "muP": "muP"}
 
@@ -151,15 +151,10 @@ def _shades(colours: Colours, name: str) -> LinearSegmentedColormap:
 
 
 def _dress(axes: Axes, colours: Colours, title: str, x: str) -> None:
-    for side in ("top", "right", "left"):
-        axes.spines[side].set_visible(False)
-    axes.spines["bottom"].set_color(colours["line"])
-    axes.grid(axis="y", color=colours["line"], linewidth=0.8)
-    axes.set_axisbelow(True)
+    bare(axes, colours)
     axes.set_xscale("log")
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_minor_formatter(NullFormatter())
-    axes.tick_params(colors=colours["muted"], length=0, pad=6, which="both")
     axes.set_title(title, loc="left", color=colours["ink"])
     axes.set_xlabel(x, color=colours["muted"])
 

@@ -313,13 +313,18 @@ def _draw(axes: matplotlib.axes.Axes, item: Series, colour: str) -> None:
         axes.plot(x, y, color=colour, linewidth=1.8)
 
 
-def _dress(axes: matplotlib.axes.Axes, look: Look, palette: Mapping[str, str]) -> None:
+def bare(axes: matplotlib.axes.Axes, palette: Mapping[str, str]) -> None:
+    """Axes without a frame or ticks, on faint horizontal lines."""
     for side in ("top", "right", "left"):
         axes.spines[side].set_visible(False)
     axes.spines["bottom"].set_color(palette["line"])
     axes.grid(axis="y", color=palette["line"], linewidth=0.8)
     axes.set_axisbelow(True)
-    axes.tick_params(colors=palette["muted"], length=0, pad=6)
+    axes.tick_params(colors=palette["muted"], length=0, pad=6, which="both")
+
+
+def _dress(axes: matplotlib.axes.Axes, look: Look, palette: Mapping[str, str]) -> None:
+    bare(axes, palette)
     axes.margins(x=0.02, y=0.08)
     axes.yaxis.set_major_locator(MaxNLocator(5))
     shown = _percent if look.percent else _tick

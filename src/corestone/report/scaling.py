@@ -20,7 +20,7 @@ from corestone.plan.isoflop import IsoFlop, Line, Valley
 from corestone.plan.law import SaturatingLaw, balance, compute_exponents
 from corestone.plan.rows import Row
 from corestone.plan.study import Judged, Study
-from corestone.report.plots import light_colours
+from corestone.report.plots import bare, light_colours
 
 Array = NDArray[np.float64]
 Colours = Mapping[str, str]
@@ -253,13 +253,8 @@ def _shades(colours: Colours) -> LinearSegmentedColormap:
 
 
 def _dress(axes: Axes, colours: Colours, x: str, y: str, title: str) -> None:
-    for side in ("top", "right", "left"):
-        axes.spines[side].set_visible(False)
-    axes.spines["bottom"].set_color(colours["line"])
-    axes.grid(axis="y", color=colours["line"], linewidth=0.8)
-    axes.set_axisbelow(True)
+    bare(axes, colours)
     axes.set_xscale("log")
-    axes.tick_params(colors=colours["muted"], length=0, pad=6, which="both")
     axes.set_title(title, loc="left", color=colours["ink"])
     axes.set_xlabel(x, color=colours["muted"])
     axes.set_ylabel(y, color=colours["muted"])
