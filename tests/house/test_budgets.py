@@ -44,8 +44,9 @@ def test_functions_are_short_and_take_few_arguments(path):
             assert len(arguments) + len(node.args.kwonlyargs) <= 8, f"{node.name} takes {len(arguments)}"
 
 
-# Optional extras may be imported where they are used; verbs import torch late so that --help is quick.
-EXTRAS = {"optuna", "transformers", "open_clip", "datasets", "huggingface_hub", "mlflow", "wandb"}
+# Optional extras may be imported where they are used, and so may torchvision, which loads torch's compiler; verbs
+# import torch late so that --help is quick.
+EXTRAS = {"torchvision", "optuna", "transformers", "open_clip", "datasets", "huggingface_hub", "mlflow", "wandb"}
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=place)

@@ -66,6 +66,17 @@ def test_equals_the_plain_form(rows, bias, z_loss, ignored, seed):
             torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
 
 
+def test_a_target_that_the_model_rules_out_has_its_whole_loss():
+    """Its probability is zero in float32, and its logarithm would be minus infinity."""
+    logits = torch.tensor([[0.0, 400.0, 1.0], [80.0, 0.0, 0.0], [0.5, 0.0, 1.0]])
+    hidden, weight = logits.clone().requires_grad_(), torch.eye(3, requires_grad=True)
+    found, squares = linear_cross_entropy(hidden, Plain(weight), torch.tensor([0, 1, 2]), 0.1)
+    wanted, wanted_squares = plain(logits, torch.eye(3), None, torch.tensor([0, 1, 2]), 0.1)
+    torch.testing.assert_close(found, wanted, rtol=1e-6, atol=0.0)  # measured 0
+    torch.testing.assert_close(squares, wanted_squares, rtol=1e-6, atol=0.0)
+    assert torch.isfinite(torch.autograd.grad(found, hidden)[0]).all()
+
+
 def test_bfloat16_gradients_are_within_one_percent():
     torch.manual_seed(0)
     hidden, weight = torch.randn(600, 64), torch.randn(500, 64) * 0.1

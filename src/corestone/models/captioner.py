@@ -20,7 +20,7 @@ from corestone.models.flops import pool_flops, stack_flops
 from corestone.models.picture_spec import Captioner
 from corestone.models.similarity import LearnedSimilarity
 from corestone.nn.cache import KVCache, empty_cache
-from corestone.nn.embedding import TokenEmbeddingLayer
+from corestone.nn.embedding import TokenEmbeddingLayer, table
 from corestone.nn.init import started
 from corestone.nn.lowered import Memory
 from corestone.nn.norm import at_least_float32, build_norm
@@ -53,7 +53,7 @@ class CaptionerModel(nn.Module):
         self.contrast_pool = AttentionPoolLayer(spec.contrast_pool, width, 0)
         self.image_out = nn.Linear(width, spec.shared_width, bias=False)
         self.embedding = TokenEmbeddingLayer(spec.embedding, width)
-        self.text_token = nn.Embedding(1, width)
+        self.text_token = table(1, width)
         self.decoder = StackLayer(spec.decoder)
         self.text_norm = build_norm(spec.decoder.final_norm or Norm(), width)
         self.text_out = nn.Linear(width, spec.shared_width, bias=False)

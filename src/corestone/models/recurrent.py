@@ -15,7 +15,7 @@ from corestone.core.errors import SpecError
 from corestone.core.protocols import Output
 from corestone.models.decoder import build_head
 from corestone.models.spec import Recurrent
-from corestone.nn.embedding import lookup
+from corestone.nn.embedding import lookup, table
 from corestone.nn.init import started
 from corestone.nn.recurrent import RecurrentCache, RecurrentStack
 from corestone.nn.spec import Init
@@ -36,7 +36,7 @@ class RecurrentModel(nn.Module):
     def __init__(self, spec: Recurrent) -> None:
         super().__init__()
         self.spec = spec
-        self.embedding = nn.Embedding(spec.vocab_size, spec.width)
+        self.embedding = table(spec.vocab_size, spec.width)
         dropout = spec.dropout
         self.stack = RecurrentStack(spec.layer, spec.width, spec.depth, spec.skip, dropout.input, dropout.between)
         self.dropout = nn.Dropout(dropout.output)

@@ -40,8 +40,10 @@ def materialise(model: nn.Module, device: torch.device | str) -> None:
     made: dict[int, nn.Parameter] = {}
     for module in model.modules():
         for name, parameter in list(module.named_parameters(recurse=False)):
-            new = made.setdefault(id(parameter), nn.Parameter(torch.empty_like(parameter, device=device)))
-            module.register_parameter(name, new)
+            if id(parameter) not in made:  # torch.empty_like of a meta tensor loads torch's compiler
+                empty = torch.empty(parameter.shape, dtype=parameter.dtype, device=device)
+                made[id(parameter)] = nn.Parameter(empty)
+            module.register_parameter(name, made[id(parameter)])
         if isinstance(module, BatchNorm):
             module.start(device)
 

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from corestone.optim.base import LightOptimizer
+
 EPS_SQUARE, EPS_SCALE = 1e-30, 1e-3
 """Added to squared gradients; least root mean square that a parameter counts as having (section 6)."""
 
@@ -22,7 +24,7 @@ def root_mean_square(tensor: Tensor) -> Tensor:
     return tensor.square().mean().sqrt()
 
 
-class AdafactorOptimiser(torch.optim.Optimizer):
+class AdafactorOptimiser(LightOptimizer):
     """Steps of the size `lr` relative to the root mean square of the parameter.
 
     Args:

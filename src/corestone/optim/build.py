@@ -11,6 +11,7 @@ from torch import Tensor
 
 from corestone.core.errors import SpecError
 from corestone.optim.adafactor import AdafactorOptimiser
+from corestone.optim.adamw import AdamWOptimiser, SGDOptimiser
 from corestone.optim.lamb import LambOptimiser
 from corestone.optim.lion import LionOptimiser
 from corestone.optim.spec import LAMB, SGD, Adafactor, Lion, Optimiser, Rule
@@ -68,11 +69,11 @@ def build_optimiser(spec: Optimiser, parameters: Mapping[str, Tensor]) -> torch.
     if isinstance(spec, Lion):
         return LionOptimiser(groups, spec.learning_rate, spec.beta1, spec.beta2)
     if isinstance(spec, SGD):
-        return torch.optim.SGD(groups, lr=spec.learning_rate, momentum=spec.momentum, fused=True)
+        return SGDOptimiser(groups, spec.learning_rate, spec.momentum)
     betas = (spec.beta1, spec.beta2)
     if isinstance(spec, LAMB):
         return LambOptimiser(groups, spec.learning_rate, betas, spec.eps)
-    return torch.optim.AdamW(groups, lr=spec.learning_rate, betas=betas, eps=spec.eps, fused=True)
+    return AdamWOptimiser(groups, spec.learning_rate, betas, spec.eps)
 
 
 def grouped(rules: Mapping[str, Rule], parameters: Mapping[str, Tensor]) -> list[dict[str, Any]]:

@@ -8,10 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from corestone.optim.base import LightOptimizer
 from corestone.optim.parts import kept, parts
 
 
-class LambOptimiser(torch.optim.Optimizer):
+class LambOptimiser(LightOptimizer):
     """Adam whose step on each decaying parameter, decay included, is `lr` times that parameter's norm long.
 
     Parameters of a group without decay take Adam's step as it is, as in the authors' code, which leaves gains and

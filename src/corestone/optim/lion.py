@@ -6,10 +6,11 @@ from typing import Any
 
 import torch
 
+from corestone.optim.base import LightOptimizer
 from corestone.optim.parts import kept, parts
 
 
-class LionOptimiser(torch.optim.Optimizer):
+class LionOptimiser(LightOptimizer):
     """Steps along the sign of a mean of gradients; the one thing kept of each parameter is that mean, `exp_avg`.
 
     Args:

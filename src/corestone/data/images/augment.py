@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from functools import lru_cache, partial
+from functools import cache, lru_cache, partial
+from types import ModuleType
 
 import numpy as np
 import torch
 from torch import Tensor
-from torchvision.transforms.v2 import InterpolationMode
-from torchvision.transforms.v2 import functional as F
 
 from corestone.core.errors import DataError
 from corestone.core.rng import Draws
@@ -38,6 +37,16 @@ from corestone.data.images.picture import Box, Choose, Pixels, Size, cut, whole
 _TRIES = 10  # of a random area and shape, until the rectangle lies inside the picture
 _ERASED_AREA, _ERASED_RATIO = (0.02, 0.33), (0.3, 3.3)
 _GREY = 128  # what comes in at the edges in RandAugment's own code
+
+
+@cache
+def v2() -> ModuleType:
+    """torchvision's transforms, imported with the first picture: they load torch's compiler, 0.17 GB and two seconds,
+    which a run without pictures has no use for (docs/LOG.md)."""
+    import torchvision.transforms.v2
+
+    transforms: ModuleType = torchvision.transforms.v2
+    return transforms
 
 
 def training_picture(spec: Augmentation, pixels: Pixels, draws: Draws) -> Tensor:
@@ -66,7 +75,7 @@ def training_part(spec: Augmentation, pixels: Pixels, draws: Draws) -> Tensor:
     """
     picture, steps = _picture(pixels, spec.channels), spec.steps
     if steps and isinstance(steps[0], RandomResizedCrop):
-        picture, steps = F.resize(picture, list(spec.size)), steps[1:]
+        picture, steps = v2().functional.resize(picture, list(spec.size)), steps[1:]
     for step in steps:
         picture = apply(step, picture, spec.size, draws)
     return _of_size(picture, spec, "steps")
@@ -99,12 +108,12 @@ def apply(step: Step, picture: Tensor, size: Size, draws: Draws) -> Tensor:
     match step:
         case RandomResizedCrop():
             top, left, height, width = resized_crop_box(step, _size(picture), _numbers(draws, 2 * _TRIES + 2))
-            picture = F.resized_crop(picture, top, left, height, width, list(size))
+            picture = v2().functional.resized_crop(picture, top, left, height, width, list(size))
         case RandomCrop():
             picture = _random_crop(step, picture, size, draws)
         case HorizontalFlip():
             if _numbers(draws, 1)[0] < step.probability:
-                picture = F.horizontal_flip(picture)
+                picture = v2().functional.horizontal_flip(picture)
         case RandomAffine():
             picture = _random_affine(step, picture, draws)
         case RandAugment():
@@ -140,18 +149,18 @@ def _apply_fixed(step: FixedStep, picture: Tensor, size: Size) -> Tensor:
     match step:
         case Resize():
             sides = list(size) if step.shorter is None else [step.shorter]
-            picture = F.resize(picture, sides, InterpolationMode(step.interpolation), antialias=True)
+            picture = v2().functional.resize(picture, sides, v2().InterpolationMode(step.interpolation), antialias=True)
         case CenterCrop():
-            picture = F.center_crop(_at_least(picture, size, "center_crop"), list(size))
+            picture = v2().functional.center_crop(_at_least(picture, size, "center_crop"), list(size))
     return picture
 
 
 def _random_crop(spec: RandomCrop, picture: Tensor, size: Size, draws: Draws) -> Tensor:
     if spec.padding:
-        picture = F.pad(picture, [spec.padding])
+        picture = v2().functional.pad(picture, [spec.padding])
     height, width = _size(_at_least(picture, size, "random_crop"))
     top, left = _numbers(draws, 2)
-    picture = F.crop(picture, _whole(height - size[0], top), _whole(width - size[1], left), *size)
+    picture = v2().functional.crop(picture, _whole(height - size[0], top), _whole(width - size[1], left), *size)
     return picture
 
 
@@ -159,7 +168,7 @@ def _random_affine(spec: RandomAffine, picture: Tensor, draws: Draws) -> Tensor:
     turn, right, down = (2 * number - 1 for number in _numbers(draws, 3))
     height, width = _size(picture)
     shift = [round(right * spec.translate * width), round(down * spec.translate * height)]
-    picture = F.affine(picture, angle=turn * spec.degrees, translate=shift, scale=1.0, shear=[0.0, 0.0])
+    picture = v2().functional.affine(picture, angle=turn * spec.degrees, translate=shift, scale=1.0, shear=[0.0, 0.0])
     return picture
 
 
@@ -175,13 +184,13 @@ def _random_erasing(spec: RandomErasing, picture: Tensor, draws: Draws) -> Tenso
         h, w = round(math.sqrt(pixels * ratio)), round(math.sqrt(pixels / ratio))
         if 0 < h < height and 0 < w < width:
             values = (draws.uniform(picture.shape[0], h, w)[0] * 256).to(torch.uint8)
-            picture = F.erase(picture, _whole(height - h, down), _whole(width - w, right), h, w, values)
+            picture = v2().functional.erase(picture, _whole(height - h, down), _whole(width - w, right), h, w, values)
             break
     return picture
 
 
 def _color_jitter(spec: ColorJitter, picture: Tensor, draws: Draws) -> Tensor:
-    changes = (F.adjust_brightness, adjust_contrast, F.adjust_saturation)
+    changes = (v2().functional.adjust_brightness, adjust_contrast, v2().functional.adjust_saturation)
     numbers = _numbers(draws, 6)
     factors = [_between(max(0.0, 1 - spec.strength), 1 + spec.strength, number) for number in numbers[:3]]
     for place in np.argsort(numbers[3:]).tolist():
@@ -191,7 +200,7 @@ def _color_jitter(spec: ColorJitter, picture: Tensor, draws: Draws) -> Tensor:
 
 def adjust_contrast(picture: Tensor, factor: float) -> Tensor:
     """torchvision's, with a mean of whole numbers, which the number of threads cannot change in the last place."""
-    grey = F.rgb_to_grayscale(picture)
+    grey = v2().functional.rgb_to_grayscale(picture)
     mean = torch.tensor(int(grey.sum()) / grey.numel())
     return picture.mul(factor).add_(mean, alpha=1 - factor).clamp_(0, 255).to(torch.uint8)
 
@@ -199,14 +208,16 @@ def adjust_contrast(picture: Tensor, factor: float) -> Tensor:
 def _sheared(picture: Tensor, right: float, down: float) -> Tensor:
     degrees = [math.degrees(math.atan(right)), math.degrees(math.atan(down))]
     fill = [_GREY] * picture.shape[0]
-    picture = F.affine(picture, angle=0.0, translate=[0, 0], scale=1.0, shear=degrees, fill=fill, center=[0, 0])
+    picture = v2().functional.affine(
+        picture, angle=0.0, translate=[0, 0], scale=1.0, shear=degrees, fill=fill, center=[0, 0]
+    )
     return picture
 
 
 def _shifted(picture: Tensor, right: float, down: float) -> Tensor:
     fill = [_GREY] * picture.shape[0]
     shift = [int(right), int(down)]
-    picture = F.affine(picture, angle=0.0, translate=shift, scale=1.0, shear=[0.0, 0.0], fill=fill)
+    picture = v2().functional.affine(picture, angle=0.0, translate=shift, scale=1.0, shear=[0.0, 0.0], fill=fill)
     return picture
 
 
@@ -222,15 +233,17 @@ OPERATIONS: tuple[Callable[[Tensor, float, int], Tensor], ...] = (
     lambda picture, strength, sign: _sheared(picture, 0.0, 0.3 * strength * sign),
     lambda picture, strength, sign: _shifted(picture, _SHIFT * strength * picture.shape[-1] * sign, 0.0),
     lambda picture, strength, sign: _shifted(picture, 0.0, _SHIFT * strength * picture.shape[-2] * sign),
-    lambda picture, strength, sign: F.rotate(picture, 30 * strength * sign, fill=[_GREY] * picture.shape[0]),
-    lambda picture, strength, sign: _enhanced(F.adjust_brightness, picture, strength * sign),
-    lambda picture, strength, sign: _enhanced(F.adjust_saturation, picture, strength * sign),
+    lambda picture, strength, sign: v2().functional.rotate(
+        picture, 30 * strength * sign, fill=[_GREY] * picture.shape[0]
+    ),
+    lambda picture, strength, sign: _enhanced(v2().functional.adjust_brightness, picture, strength * sign),
+    lambda picture, strength, sign: _enhanced(v2().functional.adjust_saturation, picture, strength * sign),
     lambda picture, strength, sign: _enhanced(adjust_contrast, picture, strength * sign),
-    lambda picture, strength, sign: _enhanced(F.adjust_sharpness, picture, strength * sign),
-    lambda picture, strength, sign: F.posterize(picture, max(1, round(8 - 4 * strength))),
-    lambda picture, strength, sign: F.solarize(picture, max(0.0, 255 * (1 - strength))),
-    lambda picture, strength, sign: F.autocontrast(picture),
-    lambda picture, strength, sign: F.equalize(picture),
+    lambda picture, strength, sign: _enhanced(v2().functional.adjust_sharpness, picture, strength * sign),
+    lambda picture, strength, sign: v2().functional.posterize(picture, max(1, round(8 - 4 * strength))),
+    lambda picture, strength, sign: v2().functional.solarize(picture, max(0.0, 255 * (1 - strength))),
+    lambda picture, strength, sign: v2().functional.autocontrast(picture),
+    lambda picture, strength, sign: v2().functional.equalize(picture),
 )
 """RandAugment's operations, in torchvision's order; strength 1 is AutoAugment's strongest, sign says which way."""
 
@@ -243,7 +256,7 @@ def _picture(pixels: Pixels, channels: int) -> Tensor:
         )
     picture = torch.from_numpy(np.require(pixels, requirements="W")).permute(2, 0, 1)
     if picture.shape[0] != channels:
-        picture = F.rgb_to_grayscale(picture) if channels == 1 else picture.expand(3, -1, -1)
+        picture = v2().functional.rgb_to_grayscale(picture) if channels == 1 else picture.expand(3, -1, -1)
     return picture
 
 
