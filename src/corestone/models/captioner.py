@@ -20,8 +20,8 @@ from corestone.models.flops import pool_flops, stack_flops
 from corestone.models.picture_spec import Captioner
 from corestone.models.similarity import LearnedSimilarity
 from corestone.nn.cache import KVCache, empty_cache
-from corestone.nn.embedding import TokenEmbeddingLayer, table
-from corestone.nn.init import started
+from corestone.nn.embedding import TokenEmbeddingLayer
+from corestone.nn.init import started, without_values
 from corestone.nn.lowered import Memory
 from corestone.nn.norm import at_least_float32, build_norm
 from corestone.nn.patches import PatchEmbeddingLayer
@@ -53,7 +53,7 @@ class CaptionerModel(nn.Module):
         self.contrast_pool = AttentionPoolLayer(spec.contrast_pool, width, 0)
         self.image_out = nn.Linear(width, spec.shared_width, bias=False)
         self.embedding = TokenEmbeddingLayer(spec.embedding, width)
-        self.text_token = table(1, width)
+        self.text_token = nn.Embedding(1, width)
         self.decoder = StackLayer(spec.decoder)
         self.text_norm = build_norm(spec.decoder.final_norm or Norm(), width)
         self.text_out = nn.Linear(width, spec.shared_width, bias=False)
@@ -197,7 +197,7 @@ def _part(stack: Stack, layers: slice) -> Stack:
 
 def build_captioner(spec: Captioner, seed: int = 0, device: torch.device | str = "cpu") -> CaptionerModel:
     """Build a captioner with initial values; on the meta device, without values and in milliseconds."""
-    with torch.device("meta"):
+    with without_values():
         model = CaptionerModel(spec)
     branches = 2 * len(spec.image_stack.blocks) + sum(3 if b.cross is not None else 2 for b in spec.decoder.blocks)
     model = started(model, device, spec.init, branches, seed)

@@ -15,7 +15,7 @@ from corestone.nn import grid_transformer, mbconv
 from corestone.nn.convolution import Convolution
 from corestone.nn.grid_transformer import GridTransformerBlock
 from corestone.nn.head import TanhHead
-from corestone.nn.init import started
+from corestone.nn.init import started, without_values
 from corestone.nn.mbconv import MBConvBlock
 from corestone.nn.norm import at_least_float32, build_norm
 from corestone.nn.spec import MBConv
@@ -116,6 +116,6 @@ def _transformer_flops(stage: Stage, channels: int, before: int, after: int) -> 
 
 def build_coatnet(spec: CoAtNet, seed: int = 0, device: torch.device | str = "cpu") -> CoAtNetModel:
     """Build a CoAtNet with initial values; on the meta device, without values and in milliseconds."""
-    with torch.device("meta"):
+    with without_values():
         model = CoAtNetModel(spec)
     return started(model, device, spec.init, 2 * sum(stage.depth for stage in spec.stages), seed)

@@ -13,7 +13,7 @@ from corestone.core.protocols import Output
 from corestone.models.picture_spec import ConvNet
 from corestone.nn.convolution import Convolution
 from corestone.nn.head import NormedHead
-from corestone.nn.init import started
+from corestone.nn.init import started, without_values
 
 
 class ConvNetModel(nn.Module):
@@ -62,6 +62,6 @@ class ConvNetModel(nn.Module):
 
 def build_convnet(spec: ConvNet, seed: int = 0, device: torch.device | str = "cpu") -> ConvNetModel:
     """Build a convolutional classifier with initial values; on the meta device, without values and in milliseconds."""
-    with torch.device("meta"):
+    with without_values():
         model = ConvNetModel(spec)
     return started(model, device, spec.init, len(spec.layers), seed)

@@ -16,7 +16,7 @@ from corestone.models.spec import Decoder, Head
 from corestone.nn.cache import KVCache, empty_cache
 from corestone.nn.embedding import TokenEmbeddingLayer
 from corestone.nn.head import OwnHead, TiedHead
-from corestone.nn.init import started
+from corestone.nn.init import started, without_values
 from corestone.nn.stack import StackLayer
 
 
@@ -79,6 +79,6 @@ def build_head(spec: Head, table: nn.Embedding, inner: int) -> OwnHead | TiedHea
 
 def build_decoder(spec: Decoder, seed: int = 0, device: torch.device | str = "cpu") -> DecoderModel:
     """Build a decoder with initial values; on the meta device, without values and in milliseconds."""
-    with torch.device("meta"):
+    with without_values():
         model = DecoderModel(spec)
     return started(model, device, spec.init, 2 * len(spec.stack.blocks), seed)

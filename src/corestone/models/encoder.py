@@ -15,7 +15,7 @@ from corestone.models.flops import stack_flops
 from corestone.models.spec import Encoder, GeneratorDiscriminator
 from corestone.nn.embedding import TokenEmbeddingLayer
 from corestone.nn.head import DetectorHead, HeadTransform, OwnHead, Pooler, TiedHead
-from corestone.nn.init import started
+from corestone.nn.init import started, without_values
 from corestone.nn.stack import StackLayer
 
 
@@ -115,7 +115,7 @@ class GeneratorDiscriminatorModel(nn.Module):
 
 def build_encoder(spec: Encoder, seed: int = 0, device: torch.device | str = "cpu") -> EncoderModel:
     """Build an encoder with initial values; on the meta device, without values and in milliseconds."""
-    with torch.device("meta"):
+    with without_values():
         model = EncoderModel(spec)
     return started(model, device, spec.init, 2 * len(spec.stack.blocks), seed)
 
@@ -124,6 +124,6 @@ def build_generator_discriminator(
     spec: GeneratorDiscriminator, seed: int = 0, device: torch.device | str = "cpu"
 ) -> GeneratorDiscriminatorModel:
     """Build both encoders with the discriminator's initial distribution."""
-    with torch.device("meta"):
+    with without_values():
         model = GeneratorDiscriminatorModel(spec)
     return started(model, device, spec.discriminator.init, 2 * len(spec.discriminator.stack.blocks), seed)

@@ -16,7 +16,7 @@ from corestone.models.spec import EncoderDecoder
 from corestone.nn.attend import lower_sources
 from corestone.nn.cache import KVCache, empty_cache
 from corestone.nn.embedding import TokenEmbeddingLayer
-from corestone.nn.init import started
+from corestone.nn.init import started, without_values
 from corestone.nn.lowered import Memory
 from corestone.nn.stack import StackLayer
 
@@ -85,7 +85,7 @@ def build_encoder_decoder(
     spec: EncoderDecoder, seed: int = 0, device: torch.device | str = "cpu"
 ) -> EncoderDecoderModel:
     """Build an encoder-decoder with initial values; on the meta device, without values and in milliseconds."""
-    with torch.device("meta"):
+    with without_values():
         model = EncoderDecoderModel(spec)
     branches = 2 * len(spec.encoder.blocks) + 3 * len(spec.decoder.blocks)
     return started(model, device, spec.init, branches, seed)

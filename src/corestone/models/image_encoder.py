@@ -14,7 +14,7 @@ from corestone.core.protocols import Output
 from corestone.models.flops import pool_flops, stack_flops
 from corestone.models.picture_spec import ClassHead, ImageEncoder
 from corestone.nn.head import OwnHead, TanhHead
-from corestone.nn.init import started
+from corestone.nn.init import started, without_values
 from corestone.nn.patches import PatchEmbeddingLayer
 from corestone.nn.pooling import build_pool
 from corestone.nn.stack import StackLayer
@@ -77,6 +77,6 @@ def _head(spec: ClassHead, width: int) -> OwnHead:
 
 def build_image_encoder(spec: ImageEncoder, seed: int = 0, device: torch.device | str = "cpu") -> ImageEncoderModel:
     """Build an image encoder with initial values; on the meta device, without values and in milliseconds."""
-    with torch.device("meta"):
+    with without_values():
         model = ImageEncoderModel(spec)
     return started(model, device, spec.init, 2 * len(spec.stack.blocks), seed)

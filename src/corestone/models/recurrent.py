@@ -15,8 +15,8 @@ from corestone.core.errors import SpecError
 from corestone.core.protocols import Output
 from corestone.models.decoder import build_head
 from corestone.models.spec import Recurrent
-from corestone.nn.embedding import lookup, table
-from corestone.nn.init import started
+from corestone.nn.embedding import lookup
+from corestone.nn.init import started, without_values
 from corestone.nn.recurrent import RecurrentCache, RecurrentStack
 from corestone.nn.spec import Init
 
@@ -36,7 +36,7 @@ class RecurrentModel(nn.Module):
     def __init__(self, spec: Recurrent) -> None:
         super().__init__()
         self.spec = spec
-        self.embedding = table(spec.vocab_size, spec.width)
+        self.embedding = nn.Embedding(spec.vocab_size, spec.width)
         dropout = spec.dropout
         self.stack = RecurrentStack(spec.layer, spec.width, spec.depth, spec.skip, dropout.input, dropout.between)
         self.dropout = nn.Dropout(dropout.output)
@@ -74,7 +74,7 @@ class RecurrentModel(nn.Module):
 
 def build_recurrent(spec: Recurrent, seed: int = 0, device: torch.device | str = "cpu") -> RecurrentModel:
     """Build a recurrent model with initial values; on the meta device, without values and in milliseconds."""
-    with torch.device("meta"):
+    with without_values():
         model = RecurrentModel(spec)
     model = started(model, device, INIT, spec.depth, seed)
     if model.embedding.weight.device.type != "meta":

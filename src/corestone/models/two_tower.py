@@ -31,7 +31,7 @@ from corestone.models.picture_spec import (
 from corestone.models.resnet import ModifiedResNetModel
 from corestone.models.similarity import LearnedSimilarity
 from corestone.nn.embedding import TokenEmbeddingLayer
-from corestone.nn.init import initialise, materialise
+from corestone.nn.init import initialise, materialise, without_values
 from corestone.nn.modes import is_frozen
 from corestone.nn.norm import at_least_float32
 from corestone.nn.pooling import pool_text
@@ -186,7 +186,7 @@ def _unit(x_BE: Tensor) -> Tensor:
 def build_two_tower(spec: TwoTower, seed: int = 0, device: torch.device | str = "cpu") -> TwoTowerModel:
     """Build both towers, each with its record's initial values, and projections whose deviation is 1/sqrt(inputs)
     (Radford et al. 2021, code); on the meta device, without values and in milliseconds."""
-    with torch.device("meta"):
+    with without_values():
         model = TwoTowerModel(spec)
     if torch.device(device).type == "meta":
         return model

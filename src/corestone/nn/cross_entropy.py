@@ -20,9 +20,6 @@ SOFTMAX_LOGITS = {"cpu": 800_000, "meta": 1 << 62}
 """Logits that exist in float32 at a time: on CPU what stays in cache (measured, docs/LOG.md), without values all, since
 nothing is computed; elsewhere 2^24."""
 
-LEAST = 1e-30
-"""A float32 probability above it has its full precision, and so has its logarithm."""
-
 
 def linear_cross_entropy(
     hidden_RD: Tensor, head: Head, targets_R: Tensor, z_loss: float = 0.0
@@ -95,27 +92,16 @@ def _softmax_step(logits_GV: Tensor, targets_G: Tensor, z_loss: float, sums: Ten
     """Add the loss and the squared log-normalisers to `sums`; turn the logits into the loss's gradients if asked."""
     rows = max(1, SOFTMAX_LOGITS.get(logits_GV.device.type, 1 << 24) // logits_GV.shape[1])
     for logits_CV, targets_C in zip(logits_GV.split(rows), targets_G[:, None].split(rows), strict=True):
-        p, chosen = _probabilities(logits_CV, targets_C, gradients)
-        log_z = logits_CV.gather(1, targets_C).float() - chosen
-        sums += torch.stack([-chosen.sum(), log_z.square().sum()])
-        if p is not None:
+        p_CV = torch.softmax(logits_CV, dim=-1, dtype=torch.float32)
+        # logsumexp takes several times as long as a softmax on CPU; the largest probability, which is never too small
+        # for float32, tells the normaliser as well.
+        log_z = logits_CV.amax(-1, keepdim=True).float() - p_CV.amax(-1, keepdim=True).log_()
+        sums += torch.stack([(log_z - logits_CV.gather(1, targets_C)).sum(), log_z.square().sum()])
+        if gradients:
             if z_loss:
-                p *= 1.0 + 2.0 * z_loss * log_z
-            p.scatter_add_(1, targets_C, torch.full_like(chosen, -1.0))
-            logits_CV.copy_(p)
-
-
-def _probabilities(logits_CV: Tensor, targets_C: Tensor, wanted: bool) -> tuple[Tensor | None, Tensor]:
-    """The softmax in float32 where it is wanted, and the targets' log-probabilities (C, 1). logsumexp takes several
-    times as long as log_softmax on CPU, so whoever wants the normaliser reads it off the latter."""
-    if wanted and logits_CV.device.type == "cpu":  # one pass of exponentials in place of two
-        p = torch.softmax(logits_CV, dim=-1, dtype=torch.float32)
-        chosen = p.gather(1, targets_C)
-        if bool((chosen > LEAST).all()):
-            return p, chosen.log_()
-    log_p = torch.log_softmax(logits_CV, dim=-1, dtype=torch.float32)
-    chosen = log_p.gather(1, targets_C)
-    return (log_p.exp_() if wanted else None), chosen
+                p_CV *= 1.0 + 2.0 * z_loss * log_z
+            p_CV.scatter_add_(1, targets_C, torch.full_like(log_z, -1.0))
+            logits_CV.copy_(p_CV)
 
 
 def _plus(total: Tensor | None, part: Tensor) -> Tensor:

@@ -14,14 +14,6 @@ from corestone.nn.norm import at_least_float32, build_norm
 from corestone.nn.spec import TokenEmbedding
 
 
-def table(rows: int, width: int) -> nn.Embedding:
-    """`nn.Embedding(rows, width)`, but no values are drawn on the meta device, where that loads torch's compiler."""
-    if torch.get_default_device().type != "meta":
-        return nn.Embedding(rows, width)
-    empty: nn.Embedding = nn.Embedding.from_pretrained(torch.empty(rows, width), freeze=False)
-    return empty
-
-
 class TokenEmbeddingLayer(nn.Module):
     """Tokens, positions and types of a batch to (B, T, D), the start of the residual stream."""
 
@@ -29,12 +21,12 @@ class TokenEmbeddingLayer(nn.Module):
         super().__init__()
         inner, position = spec.width or width, spec.position
         self.offset = position.offset if position is not None else 0
-        self.token = table(spec.vocab_size, inner)
+        self.token = nn.Embedding(spec.vocab_size, inner)
         self.of_sum = spec.project == "sum"
         self.project = nn.Linear(inner, width, bias=self.of_sum) if spec.width is not None else None
         summed = inner if self.of_sum else width
-        self.position = table(spec.context_length + self.offset, summed) if position is not None else None
-        self.types = table(spec.types, summed) if spec.types is not None else None
+        self.position = nn.Embedding(spec.context_length + self.offset, summed) if position is not None else None
+        self.types = nn.Embedding(spec.types, summed) if spec.types is not None else None
         self.norm = build_norm(spec.norm, summed) if spec.norm is not None else None
         self.dropout = nn.Dropout(spec.dropout)
 

@@ -16,7 +16,6 @@ from torch import Tensor, nn
 
 from corestone.nn.attend import LoweredMask, attend, attention_weights
 from corestone.nn.drop_path import DropPath
-from corestone.nn.embedding import table
 from corestone.nn.feedforward import FeedForwardLayer
 from corestone.nn.norm import at_least_float32, build_norm
 from corestone.nn.position import grid_bias
@@ -36,7 +35,7 @@ class GridAttention(nn.Module):
         super().__init__()
         self.head_dim, (height, breadth) = head_dim, size
         self.qkv = nn.Linear(channels, 3 * width)
-        self.position = table((2 * height - 1) * (2 * breadth - 1), width // head_dim)
+        self.position = nn.Embedding((2 * height - 1) * (2 * breadth - 1), width // head_dim)
         self.out = nn.Linear(width, width)
 
     def forward(self, x_BHWC: Tensor) -> Tensor:

@@ -6,13 +6,15 @@ A parameter's values depend on the seed, its name and its shape alone, not on th
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from corestone.core.errors import SpecError
 from corestone.core.rng import fold
@@ -23,6 +25,26 @@ from corestone.nn.spec import Init
 from corestone.nn.ssm import DiagonalSSM, ShiftSSM
 
 M = TypeVar("M", bound=nn.Module)
+
+
+_FILLS = {nn.init.normal_, nn.init.uniform_, nn.init.kaiming_uniform_, nn.init.trunc_normal_, nn.init.xavier_uniform_}
+
+
+class _Unfilled(TorchFunctionMode):
+    """Layers begin without values: on the meta device there is nothing to fill, and torch loads its compiler to do it,
+    which takes a second."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in _FILLS:
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **(kwargs or {}))
+
+
+@contextmanager
+def without_values() -> Iterator[None]:
+    """Where models are built: on the meta device, in milliseconds whatever their size."""
+    with torch.device("meta"), _Unfilled():
+        yield
 
 
 def started(model: M, device: torch.device | str, spec: Init, branches: int, seed: int) -> M:

@@ -10,7 +10,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from corestone.core.errors import SpecError
-from corestone.nn.embedding import table
 from corestone.nn.norm import at_least_float32, build_norm
 from corestone.nn.spec import PatchEmbedding
 
@@ -27,8 +26,8 @@ class PatchEmbeddingLayer(nn.Module):
         super().__init__()
         self.spec = spec
         self.patch = nn.Linear(spec.patch_values, width, bias=spec.bias)
-        self.class_token = table(1, width) if spec.class_token else None
-        self.position = table(spec.tokens, width) if spec.position is not None else None
+        self.class_token = nn.Embedding(1, width) if spec.class_token else None
+        self.position = nn.Embedding(spec.tokens, width) if spec.position is not None else None
         self.norm = build_norm(spec.norm, width) if spec.norm is not None else None
         self.dropout = nn.Dropout(spec.dropout)
 

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from corestone.core.mask import Mask
 from corestone.nn.attend import LoweredMask, attend, attention_weights
 from corestone.nn.attention import CrossAttentionLayer
-from corestone.nn.embedding import table
 from corestone.nn.feedforward import FeedForwardLayer
 from corestone.nn.lowered import Lowered, Memory
 from corestone.nn.norm import at_least_float32, build_norm
@@ -51,7 +50,7 @@ class AttentionPoolLayer(nn.Module):
     def __init__(self, spec: AttentionPool, width: int, before: int) -> None:
         super().__init__()
         self.before = before
-        self.probe = table(spec.queries, width)
+        self.probe = nn.Embedding(spec.queries, width)
         self.attention = CrossAttentionLayer(spec.attention, width)
         self.norm = build_norm(spec.norm, width)
         self.feedforward = FeedForwardLayer(spec.feedforward, width) if spec.feedforward is not None else None
@@ -97,7 +96,7 @@ class MapPoolLayer(nn.Module):
     def __init__(self, places: int, width: int, head_dim: int) -> None:
         super().__init__()
         self.head_dim = head_dim
-        self.position = table(1 + places, width)
+        self.position = nn.Embedding(1 + places, width)
         self.q = nn.Linear(width, width)
         self.kv = nn.Linear(width, 2 * width)
 

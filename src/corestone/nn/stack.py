@@ -14,7 +14,6 @@ from torch.utils.checkpoint import checkpoint
 from corestone.core.mask import Mask
 from corestone.nn.block import BlockLayer
 from corestone.nn.cache import KVCache
-from corestone.nn.embedding import table
 from corestone.nn.lowered import Memory, lower_all
 from corestone.nn.norm import build_norm
 from corestone.nn.spec import Buckets, Stack
@@ -32,7 +31,7 @@ class StackLayer(nn.Module):
         self.spec = spec
         self.blocks = nn.ModuleList(BlockLayer(block, spec.width) for block in spec.blocks)
         shared = [(m.position.num, m.num_heads) for m in spec.attention if isinstance(m.position, Buckets)]
-        self.position = table(*shared[0]) if shared else None
+        self.position = nn.Embedding(*shared[0]) if shared else None
         self.final_norm = build_norm(spec.final_norm, spec.width) if spec.final_norm is not None else nn.Identity()
         self.dropout = nn.Dropout(spec.dropout)
         self.recompute = False

@@ -76,8 +76,12 @@ def _summed(x: Tensor, axes: Sequence[int], keepdim: bool = False, *, dtype: tor
     return _made(shape, dtype or x.dtype)
 
 
-def _log_softmax(x: Tensor, _: int, to_float32: bool) -> Tensor:
-    return _like(x, torch.float32 if to_float32 else x.dtype)
+def _largest(x: Tensor, axes: Sequence[int] = (), keepdim: bool = False) -> Any:
+    return _summed(x, axes, keepdim)
+
+
+def _softmax(x: Tensor, _: int, to_float32: bool) -> Tensor:
+    return _made(x.shape, torch.float32 if to_float32 else x.dtype)
 
 
 def _product(x: Tensor, other: Tensor, *, out: Tensor | None = None) -> Tensor:
@@ -126,6 +130,7 @@ _RULES: dict[Any, Callable[..., Any]] = {
     **{getattr(_aten, name).Tensor: _joined for name in ("add", "sub", "mul", "div")},
     _aten.pow.Tensor_Scalar: _joined,
     _aten.exp_.default: _in_place,
+    _aten.log_.default: _in_place,
     _aten.add_.Tensor: _in_place,
     _aten.add_.Scalar: _in_place,
     _aten.mul_.Tensor: _in_place,
@@ -135,7 +140,9 @@ _RULES: dict[Any, Callable[..., Any]] = {
     _aten.sum.default: _total,
     _aten.sum.dim_IntList: _summed,
     _aten.mean.dim: _summed,
-    _aten._log_softmax.default: _log_softmax,
+    _aten.amax.default: _largest,
+    _aten._softmax.default: _softmax,
+    _aten._log_softmax.default: _softmax,
     _aten.mm.default: _product,
     _aten.mm.out: _product,
     _aten.bmm.default: _product,

@@ -29,29 +29,12 @@ from corestone.nn.init import materialise
 from corestone.nn.stack import StackLayer
 from corestone.plan.answers import NOT_KNOWN, answer
 
-_FILLS = {nn.init.normal_, nn.init.uniform_, nn.init.kaiming_uniform_, nn.init.trunc_normal_, nn.init.xavier_uniform_}
 _INDEXING = {
     torch.ops.aten.index.Tensor,
     torch.ops.aten.index_put_.default,
     torch.ops.aten.index_put.default,
     torch.ops.aten._index_put_impl_.default,
 }
-
-
-class _Unfilled(TorchFunctionMode):
-    """Layers begin without values: on the meta device there is nothing to fill, and torch loads its compiler to do it,
-    which takes a second."""
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func in _FILLS:
-            return args[0] if args else kwargs["tensor"]
-        return func(*args, **(kwargs or {}))
-
-
-def shaped(build: Callable[[], Any]) -> Any:
-    """What `build` makes on the meta device, quickly."""
-    with _Unfilled():
-        return build()
 
 
 def parameter_parts(model: nn.Module) -> dict[str, int]:

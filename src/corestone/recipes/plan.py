@@ -37,7 +37,7 @@ from corestone.plan.memory import Sharding
 from corestone.plan.own import OwnLaw, read_law
 from corestone.plan.prediction import Scale, Subject, memory_of, predict
 from corestone.plan.probed import Probed
-from corestone.plan.shapes import Activations, block_count, largest_block, parameter_parts, shaped, trace
+from corestone.plan.shapes import Activations, block_count, largest_block, parameter_parts, trace
 from corestone.plan.spec import CPU, Hardware
 from corestone.recipes.made_up import Known, guessed, in_steps, in_whole_steps, made_up, step_size
 from corestone.recipes.probe import probe
@@ -68,7 +68,7 @@ USUAL = "h100"
 
 def model_of(run: Run) -> Any:
     """The run's model on the meta device, with what it freezes frozen."""
-    model = shaped(partial(MODELS.build, run.model, seed=run.seed, device=torch.device("meta")))
+    model = MODELS.build(run.model, seed=run.seed, device=torch.device("meta"))
     freeze(model, frozen_names(run.optimiser, dict(model.named_parameters())))
     return model
 

@@ -17,7 +17,6 @@ from corestone.core.format import si
 from corestone.core.spec import parse, plain
 from corestone.core.units import Duration
 from corestone.optim.build import rules_of
-from corestone.plan.shapes import shaped
 from corestone.recipes.checks.scale import layer_kind
 from corestone.recipes.registry import MODELS
 from corestone.recipes.spec import Run
@@ -121,7 +120,7 @@ def parameters_of(run: Run) -> int:
 
 
 def _shaped(run: Run) -> nn.Module:
-    model: nn.Module = shaped(partial(MODELS.build, run.model, seed=run.seed, device=torch.device("meta")))
+    model: nn.Module = MODELS.build(run.model, seed=run.seed, device=torch.device("meta"))
     return model
 
 
