@@ -228,7 +228,7 @@ def memory(run: Run) -> float | None:
 def measured(run: Run) -> dict[str, float]:
     """What a plan is held to, of what was measured, by the plan's names: parameters, peak_bytes and, where all planned
     steps were taken and no more, flops, training_seconds, total_seconds (where one process took them all), loss (nats
-    per token of held-out text)."""
+    per token of held-out text). Of a rehearsal neither times, which at toy width are those of overheads, nor loss."""
     rate, per_second, units = speed(run), arithmetic(run), units_seen(run)
     held = held_out(run)
     found = {
@@ -236,8 +236,9 @@ def measured(run: Run) -> dict[str, float]:
         "peak_bytes": memory(run),
     }
     if as_planned(run):
+        found["flops"] = per_second / rate * units if rate and per_second and units else None
+    if as_planned(run) and run.rehearsal is None:
         found |= {
-            "flops": per_second / rate * units if rate and per_second and units else None,
             "training_seconds": training_time(run),
             "total_seconds": whole_time(run),
             "loss": held.value if held is not None and held.unit == "nats/token" else None,
