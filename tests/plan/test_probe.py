@@ -25,7 +25,7 @@ from corestone.recipes.catalogue import find_recipe
 from corestone.recipes.made_up import Known, guessed
 from corestone.recipes.made_up_data import made_up_data
 from corestone.recipes.plan import Wanted, model_of, plan_built, plan_recipe
-from corestone.recipes.probe import probe
+from corestone.recipes.probe import SECONDS, STEPS, probe
 from corestone.recipes.registry import OBJECTIVES
 from corestone.report import figures
 from corestone.report.folder import read_run
@@ -161,7 +161,7 @@ def recipe():
 def test_what_a_probe_took_counts_before_the_first_step(monkeypatch):
     ended = []
 
-    def slow(run, precision):
+    def slow(run, precision, seconds, peak):
         time.sleep(0.2)
         ended.append(time.time() - began())
         return FOUND
@@ -172,15 +172,27 @@ def test_what_a_probe_took_counts_before_the_first_step(monkeypatch):
     assert plan["time"]["startup_seconds"] >= ended[0] - 0.02  # hundredths, twice
 
 
-def test_long_runs_alone_are_tried_before_they_begin(monkeypatch):
+def test_a_probe_before_a_run_costs_a_twentieth_of_its_time_at_most(monkeypatch):
+    """Short runs are not tried, longer ones for a moment, long ones for as long as `plan --probe` does."""
     tried = []
-    monkeypatch.setattr(plans, "probe", lambda run, precision: tried.append(str(run.training.length)) or FOUND)
-    for steps in (1000, 1_000_000):
+    monkeypatch.setattr(plans, "probe", lambda run, precision, seconds, peak: tried.append(seconds) or FOUND)
+    for steps in (100, 1000, 1_000_000):
         run = find_recipe("shakespeare", [f"training.length={steps} steps"])
-        plan = plan_built(run, guessed(run, 1e6, model_of(run)), "float32", 1e12, ALONE)
-        assert ("probe" in plan) == (steps > 1000)
+        before = len(tried)
+        plan = plan_built(run, guessed(run, 1e6, model_of(run)), "float32", 1.4e12, ALONE)
+        assert ("probe" in plan) == (len(tried) > before)
         assert plan["time"]["startup_seconds"] > 0
-    assert tried == [str(run.training.length)]
+    assert 0 < tried[0] < tried[1] == SECONDS
+
+
+def test_the_seconds_of_a_probe_follow_from_the_planned_time():
+    for step, steps in ((0.1, 1000), (0.12, 1000), (0.12, 2000), (2.0, 1000), (2.0, 100), (60.0, 100), (60.0, 90)):
+        total = step * steps
+        seconds = plans._probe_seconds({"time": {"step_seconds": step, "total_seconds": total}})
+        least = plans.PROBE_STARTUP_SECONDS + STEPS[0] * step
+        assert (seconds > 0) == (least <= total / 20)
+        assert seconds == 0 or plans.PROBE_STARTUP_SECONDS + seconds <= total / 20
+        assert seconds <= SECONDS
 
 
 def test_a_run_begins_with_its_process_unless_that_stood_idle():

@@ -40,7 +40,7 @@ from corestone.plan.probed import Probed
 from corestone.plan.shapes import Activations, block_count, largest_block, parameter_parts, shaped, trace
 from corestone.plan.spec import CPU, Hardware
 from corestone.recipes.made_up import Known, guessed, in_steps, in_whole_steps, made_up, step_size
-from corestone.recipes.probe import probe
+from corestone.recipes.probe import SECONDS, STEPS, probe
 from corestone.recipes.registry import MODELS, OBJECTIVES
 from corestone.recipes.spec import Run
 from corestone.recipes.suggested import noise_scale, with_suggestions
@@ -58,9 +58,13 @@ calibration."""
 STARTUP_SECONDS = 5.0
 """From the start of a process on a CPU to its first step, where data is prepared; assumed, until it is measured."""
 
-WORTH_A_PROBE = 900.0
-"""Seconds of training from which `pretrain` tries some steps in a process of its own before it says how long it will
-take: some 15 s."""
+PROBE_SHARE = 1 / 20
+"""Of the planned time, which `pretrain` may spend on trying some steps in a process of their own before it says how
+long the run will take."""
+
+PROBE_STARTUP_SECONDS = 5.0
+"""What a probe costs beside its steps where the peak is known: loading, an evaluation, samples, a checkpoint; measured
+with the recipe `shakespeare` (docs/planning.md)."""
 
 USUAL = "h100"
 """What a run that does not fit this machine is planned for unless it is said."""
@@ -364,13 +368,22 @@ def plan_built(
     )
     plan = predict(subject, scale)
     room = 2 * plan["memory"]["peak_bytes"] < hardware.memory_bytes  # the run is there already while it is tried
-    if cpu and world.size == 1 and room and plan["time"]["training_seconds"] > WORTH_A_PROBE:
+    seconds = _probe_seconds(plan)
+    if cpu and world.size == 1 and room and seconds:
         try:
-            probed = probe(in_whole_steps(run, known.available), precision)
+            probed = probe(in_whole_steps(run, known.available), precision, seconds, peak)
             plan, _ = with_probe(plan, subject, replace(scale, startup_seconds=time.time() - begun), probed)
         except CorestoneError as error:
             plan["warnings"].append(str(error))
     return with_suggestions(plan, run, subject)
+
+
+def _probe_seconds(plan: Mapping[str, Any]) -> float:
+    """What the steps of a probe may take that is to cost no more than its share of the planned time; 0 where that is
+    not enough for the fewest of them."""
+    time = plan["time"]
+    left = PROBE_SHARE * time["total_seconds"] - PROBE_STARTUP_SECONDS
+    return min(SECONDS, left) if left >= STEPS[0] * time["step_seconds"] else 0.0
 
 
 def resident_bytes() -> float:
