@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -24,8 +25,12 @@ from corestone.data.images.spec import Images, Pairs
 from corestone.evaluate.objective import ObjectiveScore
 from corestone.objectives.spec import Classification
 from corestone.parallel.collectives import World
+from corestone.plan.prediction import Ending
 from corestone.recipes.spec import Run
 from corestone.train.archive import PICTURES
+
+TIMED = 32
+"""Pictures that are read to see how long one takes."""
 
 IN_ORDER = "every picture once, without chance"
 
@@ -110,6 +115,14 @@ class ImageData:
         """The first pictures of the validation side."""
         return min(len(self.sides["validation"]), run.evaluation.pictures_while_training)
 
+    def ending(self, run: Run, objective: Any) -> Ending:
+        """The test side, or the validation side where there is none, is read for the scores; both it and the training
+        side for floors, which take about as long as reading does."""
+        side = "test" if "test" in self.sides else "validation"
+        asked, seconds = len(self.sides[side]), reading_seconds(self.batches(side)(TIMED))
+        reads = 3 * asked + 2 * len(self.sides["train"])
+        return Ending(asked, seconds=reads * seconds)
+
     def samples(self, run: Run, model: Any) -> list[tuple[str, str]]:
         """A classifier writes nothing."""
         return []
@@ -125,6 +138,13 @@ def open_images(run: Run, world: World) -> ImageData:
     if has_several(sides["train"]) and isinstance(objective, Classification) and objective.loss != "sigmoid":
         raise SpecError("objective.loss: pictures of the data have several classes at once; set objective.loss=sigmoid")
     return ImageData(spec, folder, sides)
+
+
+def reading_seconds(batches: Iterator[ImageBatch]) -> float:
+    """What a picture takes to be read, by the first batch."""
+    begun = time.perf_counter()
+    count = len(next(batches))
+    return (time.perf_counter() - begun) / count
 
 
 def has_several(pictures: PictureSet) -> bool:

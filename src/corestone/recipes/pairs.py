@@ -26,8 +26,10 @@ from corestone.evaluate.captions import CaptionScore
 from corestone.evaluate.retrieval import RetrievalScore
 from corestone.generate.spec import Sampling
 from corestone.generate.text import caption_text
+from corestone.models.picture_spec import Captioner
 from corestone.parallel.collectives import World
-from corestone.recipes.images import check_pictures, open_sides, picture_size
+from corestone.plan.prediction import Ending
+from corestone.recipes.images import TIMED, check_pictures, open_sides, picture_size, reading_seconds
 from corestone.recipes.spec import Run
 from corestone.train.archive import PICTURES
 
@@ -131,6 +133,14 @@ class PairData:
     def held_out_units(self, run: Run, objective: Any) -> int:
         """The first pictures of the validation side."""
         return min(len(self.sides["validation"]), run.evaluation.pictures_while_training)
+
+    def ending(self, run: Run, objective: Any) -> Ending:
+        """The test side, or the validation side where there is none, is read for the scores; both it and the training
+        side for floors, which take about as long as reading does."""
+        side = "test" if "test" in self.sides else "validation"
+        asked, seconds = len(self.sides[side]), reading_seconds(self.pairs(side, TIMED).images(TIMED))
+        reads = 3 * asked + 2 * len(self.sides["train"])
+        return Ending(asked, captions=asked if isinstance(run.model, Captioner) else 0, seconds=reads * seconds)
 
     def samples(self, run: Run, model: Any) -> list[tuple[str, str]]:
         """What a captioner writes of some held-out pictures, evenly spread, beside each one's id and own caption; two

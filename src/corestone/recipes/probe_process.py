@@ -72,6 +72,9 @@ def measure(run: Run, dtype: torch.dtype, folder: Path, most: float, peak: float
     seconds = _steps(built, most)
     settling, row = _evaluation(built)
     samples = _timed(lambda: data.samples(run, built.model))
+    rows = run.evaluation.batch_size
+    writes = built.model.generates == "captions"
+    captions = _timed(lambda: data.captions(run, built.model, rows)) / rows if writes else 0.0
     checkpoint = _timed(lambda: built.save(folder / "checkpoint", State()))
     return Probed(
         steps=len(seconds),
@@ -83,6 +86,7 @@ def measure(run: Run, dtype: torch.dtype, folder: Path, most: float, peak: float
         evaluated_row_seconds=row,
         checkpoint_seconds=checkpoint,
         sample_seconds=samples,
+        caption_seconds=captions,
     )
 
 
