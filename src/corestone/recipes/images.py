@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -116,12 +116,8 @@ class ImageData:
         return min(len(self.sides["validation"]), run.evaluation.pictures_while_training)
 
     def ending(self, run: Run, objective: Any) -> Ending:
-        """The test side, or the validation side where there is none, is read for the scores; both it and the training
-        side for floors, which take about as long as reading does."""
-        side = "test" if "test" in self.sides else "validation"
-        asked, seconds = len(self.sides[side]), reading_seconds(self.batches(side)(TIMED))
-        reads = 3 * asked + 2 * len(self.sides["train"])
-        return Ending(asked, seconds=reads * seconds)
+        """The test side, or the validation side where there is none, beside floors."""
+        return read_at_the_end(self.sides, lambda side: self.batches(side)(TIMED))
 
     def samples(self, run: Run, model: Any) -> list[tuple[str, str]]:
         """A classifier writes nothing."""
@@ -140,11 +136,15 @@ def open_images(run: Run, world: World) -> ImageData:
     return ImageData(spec, folder, sides)
 
 
-def reading_seconds(batches: Iterator[ImageBatch]) -> float:
-    """What a picture takes to be read, by the first batch."""
+def read_at_the_end(sides: Mapping[str, PictureSet], batches: Callable[[str], Iterator[ImageBatch]]) -> Ending:
+    """The side that is scored is read for the scores, and with the training side for floors, which take about as long
+    as reading does. How long that is, the first batch shows."""
+    side = "test" if "test" in sides else "validation"
     begun = time.perf_counter()
-    count = len(next(batches))
-    return (time.perf_counter() - begun) / count
+    count = len(next(batches(side)))
+    seconds = (time.perf_counter() - begun) / count
+    asked = len(sides[side])
+    return Ending(asked, seconds=seconds * (3 * asked + 2 * len(sides["train"])))
 
 
 def has_several(pictures: PictureSet) -> bool:
