@@ -4,8 +4,9 @@
 
 First some recipes of the house are trained for a third of that time and calibrate a plan file of this benchmark's own.
 Then each held-out recipe is planned twice, by that calibration and by a probe, trained in a process of its own, and
-compared: peak memory; training time, and time from the process's start to the end of training; parameters; and the
-operations of one real step as torch's counter finds them. Needs a machine that does nothing else.
+compared: peak memory; training time; what follows training (evaluation, floors, report); the time from the process's
+start to its end; parameters; and the operations of one real step as torch's counter finds them. Needs a machine that
+does nothing else.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ from corestone.recipes.build import Built
 from corestone.recipes.calibrate import calibrate
 from corestone.recipes.catalogue import find_recipe
 from corestone.recipes.load import open_data
-from corestone.recipes.made_up import Known
+from corestone.recipes.made_up import Known, known_of
 from corestone.recipes.plan import Wanted, plan_recipe
 from corestone.recipes.registry import OBJECTIVES
 from corestone.recipes.spec import Run
@@ -56,10 +57,10 @@ TRAIN = """
 import sys
 from pathlib import Path
 from corestone.core.spec import read_yaml
-from corestone.recipes.pretrain import train_run
+from corestone.recipes.pretrain import pretrain
 from corestone.recipes.registry import OBJECTIVES
 from corestone.recipes.spec import Run
-train_run(read_yaml(Run, Path(sys.argv[1])), Path(sys.argv[2]))
+pretrain(read_yaml(Run, Path(sys.argv[1])), Path(sys.argv[2]))
 """
 
 CALIBRATION = ("shakespeare", "shakespeare-bert", "shakespeare-t5", "mnist-vit", "mnist")
@@ -95,12 +96,12 @@ def lasting(run: Run, steps: int) -> Run:
     return run.model_copy(update={"training": training, "rhythm": rhythm, "schedule": warm or run.schedule})
 
 
-def known_of(run: Run) -> Known:
+def known_here(run: Run) -> Known:
     """What its prepared data tells a plan."""
     data = open_data(run, CPU)
     objective = OBJECTIVES.build(run.objective, data.vocabulary)
     loader = data.loader(run, data.batch(run)[0], CPU)
-    known = Known(data.vocabulary, loader.epoch_units, data.row_tokens(), data.held_out_units(run, objective))
+    known = known_of(run, data, objective, loader.epoch_units)
     loader.close()
     return known
 
@@ -167,7 +168,7 @@ def main() -> None:
         folders = []
         for recipe in CALIBRATION:
             run = with_precision(find_recipe(recipe, []), precision)
-            run = lasting(run, steps_for(run, asked.seconds / 3, known_of(run)))
+            run = lasting(run, steps_for(run, asked.seconds / 3, known_here(run)))
             console.print(f"calibration: {recipe}, {run.training.length}")
             trained(run, work / recipe)
             folders.append(work / recipe)
@@ -183,7 +184,7 @@ def judge(asked: argparse.Namespace, precision: str, work: Path, console: Consol
     for run in held_out(precision):
         if run.name not in asked.only:
             continue
-        known = known_of(run)
+        known = known_here(run)
         run = lasting(run, steps_for(run, asked.seconds, known))
         probed = planned(run, Wanted(hardware="cpu", probe=True), known)
         plain = planned(run, Wanted(hardware="cpu"), known)
@@ -191,6 +192,7 @@ def judge(asked: argparse.Namespace, precision: str, work: Path, console: Consol
         for figure, told in (
             ("peak memory, MB", lambda plan: plan["memory"]["peak_bytes"] / 1e6),
             ("training, s", lambda plan: plan["time"]["training_seconds"]),
+            ("after training, s", lambda plan: plan["time"]["conclusion_seconds"]),
             ("start to end, s", lambda plan: plan["time"]["total_seconds"]),
             ("parameters", lambda plan: plan["parameters"]["total"]),
             ("FLOPs of a step", lambda plan: plan["flops"]["per_step"]),
@@ -211,6 +213,7 @@ def judge(asked: argparse.Namespace, precision: str, work: Path, console: Consol
 MEASURED = {
     "peak memory, MB": "peak_bytes",
     "training, s": "training_seconds",
+    "after training, s": "conclusion_seconds",
     "start to end, s": "total_seconds",
     "parameters": "parameters",
     "FLOPs of a step": "step_flops",

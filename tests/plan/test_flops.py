@@ -38,7 +38,7 @@ WITHIN = {
     "siglip-b16": 1e-4,  # 4.4e-6
     "basic-emoji-3": 1e-4,  # 3.4e-5
     "basic-emoji-2": 0.001,  # a frozen tower's first map is counted as a third where it is half: 5.1e-4
-    "basic-s-2": 0.02,  # 0.012: narrow, its first map weighs more
+    "basic-s-2": 0.01,  # 0.0065: narrow, its first map weighs more
     "coca-emoji": 0.005,  # the last place of a caption's row has no target, so no logits: 0.0024
     "coca-base": 0.02,  # 0.0114, of a vocabulary that is large for a narrow model
 }

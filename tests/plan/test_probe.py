@@ -17,6 +17,7 @@ from corestone.core.environment import began, began_for
 from corestone.core.errors import CorestoneError, SpecError
 from corestone.core.spec import to_yaml
 from corestone.parallel.collectives import World
+from corestone.plan.prediction import CONCLUSION_SECONDS, Ending
 from corestone.plan.probed import Probed
 from corestone.recipes import plan as plans
 from corestone.recipes import probe as probing
@@ -25,7 +26,7 @@ from corestone.recipes.catalogue import find_recipe
 from corestone.recipes.made_up import Known, guessed
 from corestone.recipes.made_up_data import made_up_data
 from corestone.recipes.plan import Wanted, model_of, plan_built, plan_recipe
-from corestone.recipes.probe import probe
+from corestone.recipes.probe import SECONDS, STEPS, probe
 from corestone.recipes.registry import OBJECTIVES
 from corestone.report import figures
 from corestone.report.folder import read_run
@@ -42,13 +43,14 @@ FOUND = Probed(
     evaluated_row_seconds=0.01,
     checkpoint_seconds=0.75,
     sample_seconds=0.4,
+    caption_seconds=0.0,
 )
 
 
 def test_a_probe_takes_the_place_of_what_was_counted(monkeypatch):
     monkeypatch.setattr(plans, "probe", lambda run, precision: FOUND)
     run = find_recipe("shakespeare", [])
-    known = Known(guessed(run, None, model_of(run)).vocabulary, 1e6, 256, held_out=2560)
+    known = Known(guessed(run, None, model_of(run)).vocabulary, 1e6, 256, 2560, Ending(20_480, seconds=2.0))
     plain = plan_recipe(run, Wanted(hardware="cpu"), known)
     plan = plan_recipe(run, Wanted(hardware="cpu", probe=True), known)
     times = plan["time"]
@@ -58,9 +60,12 @@ def test_a_probe_takes_the_place_of_what_was_counted(monkeypatch):
     assert times["checkpoint_seconds"] == pytest.approx(4 * 0.75)  # of 1,000 steps one each 300, and at the end
     assert times["evaluation_seconds"] == pytest.approx(7 * (0.25 + 10 * 0.01))  # one each 150, of ten rows
     assert times["sample_seconds"] == pytest.approx(4 * 0.4)
-    parts = ("startup_seconds", "training_seconds", "checkpoint_seconds", "evaluation_seconds", "sample_seconds")
-    assert times["startup_seconds"] == 3.0
-    assert times["total_seconds"] == pytest.approx(sum(times[part] for part in parts))
+    # After training: 20,480 tokens in 80 rows, and two seconds of floors.
+    assert times["conclusion_seconds"] == pytest.approx(80 * 0.01 + 2 + CONCLUSION_SECONDS)
+    parts = ("startup", "training", "checkpoint", "evaluation", "sample", "conclusion")
+    # Pretrain's own probe costs its fixed part, and 6 seconds of steps.
+    assert times["startup_seconds"] == 3.0 + plans.PROBE_STARTUP_SECONDS + SECONDS
+    assert times["total_seconds"] == pytest.approx(sum(times[f"{part}_seconds"] for part in parts))
     without = plan["probe"]["unprobed"]
     assert without["peak_bytes"] == pytest.approx(
         plain["memory"]["peak_bytes"], rel=0.05
@@ -161,7 +166,7 @@ def recipe():
 def test_what_a_probe_took_counts_before_the_first_step(monkeypatch):
     ended = []
 
-    def slow(run, precision):
+    def slow(run, precision, seconds, peak):
         time.sleep(0.2)
         ended.append(time.time() - began())
         return FOUND
@@ -172,15 +177,32 @@ def test_what_a_probe_took_counts_before_the_first_step(monkeypatch):
     assert plan["time"]["startup_seconds"] >= ended[0] - 0.02  # hundredths, twice
 
 
-def test_long_runs_alone_are_tried_before_they_begin(monkeypatch):
+def test_a_probe_before_a_run_costs_a_twentieth_of_its_time_at_most(monkeypatch):
+    """Short runs are not tried, longer ones for a moment, long ones for as long as `plan --probe` does."""
     tried = []
-    monkeypatch.setattr(plans, "probe", lambda run, precision: tried.append(str(run.training.length)) or FOUND)
-    for steps in (1000, 1_000_000):
+    monkeypatch.setattr(plans, "probe", lambda run, precision, seconds, peak: tried.append(seconds) or FOUND)
+    for steps in (100, 2000, 1_000_000):
         run = find_recipe("shakespeare", [f"training.length={steps} steps"])
-        plan = plan_built(run, guessed(run, 1e6, model_of(run)), "float32", 1e12, ALONE)
-        assert ("probe" in plan) == (steps > 1000)
+        before = len(tried)
+        plan = plan_built(run, guessed(run, 1e6, model_of(run)), "float32", 1.4e12, ALONE)
+        assert ("probe" in plan) == (len(tried) > before)
         assert plan["time"]["startup_seconds"] > 0
-    assert tried == [str(run.training.length)]
+    assert 0 < tried[0] < tried[1] == SECONDS
+
+
+def test_the_seconds_of_a_probe_follow_from_the_planned_time():
+    for step, steps in ((0.1, 1000), (0.12, 1000), (0.12, 2000), (2.0, 1000), (2.0, 100), (60.0, 100), (60.0, 90)):
+        total = step * steps
+        seconds = plans._probe_seconds(
+            {
+                "time": {"step_seconds": step, "total_seconds": total + 9, "startup_seconds": 9.0},
+                "memory": {"peak_bytes": 1e9, "capacity_bytes": 4e9},
+            }
+        )
+        least = plans.PROBE_STARTUP_SECONDS + STEPS[0] * step
+        assert (seconds > 0) == (least <= total / 20)
+        assert seconds == 0 or plans.PROBE_STARTUP_SECONDS + seconds <= total / 20
+        assert seconds <= SECONDS
 
 
 def test_a_run_begins_with_its_process_unless_that_stood_idle():
@@ -208,23 +230,26 @@ def test_made_up_data_is_what_a_run_needs(name):
 
 def test_the_whole_time_is_measured_where_one_process_trained(tmp_path):
     run = find_recipe("shakespeare", [])
-    plan = plan_built(run, guessed(run, 1e6, model_of(run)), "float32", 1e12, ALONE)
+    plan = plan_built(run, guessed(run, 1e6, model_of(run)), "float32", 1e13, ALONE)
     (tmp_path / "plan.json").write_text(json.dumps(plan))
     (tmp_path / "recipe.yaml").write_text(to_yaml(run))
-    (tmp_path / "environment.json").write_text(json.dumps({"began": 100.0}))
+    (tmp_path / "environment.json").write_text(json.dumps({"began": 100.0, "finished": 170.0}))
     lines = [
         {"event": "train", "step": 1000, "time": 150.0, "tokens": 2_048_000, "tokens_per_second": 4e4},
         {"event": "end", "step": 1000, "time": 160.0, "tokens": 2_048_000},
     ]
     log = tmp_path / "metrics.jsonl"
     log.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    assert figures.measured(read_run(tmp_path))["total_seconds"] == 60.0
+    assert figures.measured(read_run(tmp_path))["total_seconds"] == 70.0
+    assert figures.measured(read_run(tmp_path))["conclusion_seconds"] == 10.0
     held = {one.name: one for one in held_to_account(plan, figures.measured(read_run(tmp_path)))}
-    assert held["From start to end of training"].measured == "1:00"
+    assert held["From start to end"].measured == "1:10"
     log.write_text("".join(json.dumps(line | {"time": line["time"] - 100}) + "\n" for line in lines))
     assert "total_seconds" not in figures.measured(read_run(tmp_path))  # another process wrote the first line
-    log.write_text(json.dumps(lines[0]) + "\n")
-    assert "total_seconds" not in figures.measured(read_run(tmp_path))  # it has no end
+    (tmp_path / "environment.json").write_text(json.dumps({"began": 100.0}))
+    log.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    unfinished = figures.measured(read_run(tmp_path))
+    assert not {"total_seconds", "conclusion_seconds"} & unfinished.keys()  # it was trained, and not evaluated
 
 
 def test_a_process_knows_when_it_began():

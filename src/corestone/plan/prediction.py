@@ -25,6 +25,28 @@ POWER_OVERHEAD = 1.2
 SAMPLED_TOKEN_SECONDS = 0.005
 """To write one token behind each prompt of a sample; assumed, until a probe measures it."""
 
+WRITTEN_AT_ONCE = 64
+"""Captions that are written together, of each of which a token takes as long as one of a sample; assumed likewise."""
+
+
+CONCLUSION_SECONDS = 0.7
+"""After training: to load the best weights and to write the report; measured on runs of minutes (docs/planning.md)."""
+
+
+@dataclass(frozen=True)
+class Ending:
+    """What is done with the data once training has ended.
+
+    Attributes:
+        units: tokens or pictures that the model is scored on.
+        captions: that it writes.
+        seconds: of what needs no model: floors, and reading pictures.
+    """
+
+    units: float
+    captions: float = 0.0
+    seconds: float = 0.0
+
 
 @dataclass(frozen=True)
 class Subject:
@@ -44,6 +66,7 @@ class Subject:
         text: whether the run predicts next tokens, which laws of loss are about.
         checkpoints, evaluations, samples: how often the run makes them; evaluated_units, evaluated_rows: what one
             evaluation sees; sampled_tokens: that continue a prompt, 0 where the run writes none.
+        ending, ended_rows: what comes after training, and the rows that are scored then.
     """
 
     name: str
@@ -74,6 +97,8 @@ class Subject:
     evaluated_rows: float
     samples: int
     sampled_tokens: int
+    ending: Ending
+    ended_rows: float
 
     @property
     def parameters(self) -> int:
@@ -245,6 +270,7 @@ def _time(subject: Subject, scale: Scale) -> tuple[dict[str, Any], list[cluster.
         one = probed.settle_seconds + subject.evaluated_rows * probed.evaluated_row_seconds
         evaluating = subject.evaluations * one
     sampling = subject.samples * (probed.sample_seconds if probed else subject.sampled_tokens * SAMPLED_TOKEN_SECONDS)
+    ending = _ending(subject, probed, forward)
     lost = cluster.failures(scale.devices, training, writing, subject.checkpoints)
     unlucky = 0.0 if scale.hardware.name == CPU else training * lost.lost
     return {
@@ -263,10 +289,25 @@ def _time(subject: Subject, scale: Scale) -> tuple[dict[str, Any], list[cluster.
         "failure_seconds": unlucky,
         "startup_seconds": scale.startup_seconds,
         "sample_seconds": sampling,
+        "conclusion_seconds": ending,
         "total_seconds": sum(
-            (scale.startup_seconds, training, writing * subject.checkpoints, evaluating, sampling, unlucky)
+            (scale.startup_seconds, training, writing * subject.checkpoints, evaluating, sampling, unlucky, ending)
         ),
     }, cluster.curve(work, scale.hardware, peak, scale.utilisation, scale.sharding)
+
+
+def _ending(subject: Subject, probed: Probed | None, forward: float) -> float:
+    """Seconds from the end of training to that of the command.
+
+    Args:
+        forward: seconds of a unit's forward pass by what is counted.
+    """
+    ending = subject.ending
+    if probed is not None:
+        model = subject.ended_rows * probed.evaluated_row_seconds + ending.captions * probed.caption_seconds
+    else:
+        model = ending.units * forward + ending.captions * subject.row_tokens * SAMPLED_TOKEN_SECONDS / WRITTEN_AT_ONCE
+    return model + ending.seconds + CONCLUSION_SECONDS
 
 
 def _curve(subject: Subject, scale: Scale, steps: Sequence[cluster.Step]) -> dict[str, Any]:

@@ -18,7 +18,8 @@ class Probed:
         settle_seconds: before each evaluation, for averaged weights and their statistics.
         evaluated_row_seconds: of one row of an evaluation.
         checkpoint_seconds: to write one.
-        sample_seconds: to continue the recipe's prompts once.
+        sample_seconds: to continue the recipe's prompts once, or to caption as many pictures as a sample has.
+        caption_seconds: to write one caption among as many as are scored at a time; 0 where the model writes none.
     """
 
     steps: int
@@ -30,3 +31,4 @@ class Probed:
     evaluated_row_seconds: float
     checkpoint_seconds: float
     sample_seconds: float
+    caption_seconds: float

@@ -36,7 +36,7 @@ from corestone.recipes.load import is_run, load_model, open_run
 from corestone.recipes.registry import OBJECTIVES
 from corestone.recipes.results import plain_metric, show, write
 from corestone.recipes.spec import Evaluation, Run
-from corestone.recipes.text import Reading, open_text, scorer, text_of
+from corestone.recipes.text import FLOOR_TOKENS, Reading, open_text, scorer, text_of
 
 DEFAULT_CONTEXT = 1024
 LOSSY = (
@@ -45,8 +45,6 @@ LOSSY = (
 )
 FLOOR_ROWS = 16
 """Rows that make one unit of the floors' intervals."""
-FLOOR_TOKENS = 50_000_000
-"""Training tokens, from the first, whose frequencies the guesses use."""
 
 
 def evaluate(

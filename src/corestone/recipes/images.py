@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -24,8 +25,12 @@ from corestone.data.images.spec import Images, Pairs
 from corestone.evaluate.objective import ObjectiveScore
 from corestone.objectives.spec import Classification
 from corestone.parallel.collectives import World
+from corestone.plan.prediction import Ending
 from corestone.recipes.spec import Run
 from corestone.train.archive import PICTURES
+
+TIMED = 32
+"""Pictures that are read to see how long one takes."""
 
 IN_ORDER = "every picture once, without chance"
 
@@ -110,6 +115,10 @@ class ImageData:
         """The first pictures of the validation side."""
         return min(len(self.sides["validation"]), run.evaluation.pictures_while_training)
 
+    def ending(self, run: Run, objective: Any) -> Ending:
+        """The test side, or the validation side where there is none, beside floors."""
+        return read_at_the_end(self.sides, lambda side: self.batches(side)(TIMED))
+
     def samples(self, run: Run, model: Any) -> list[tuple[str, str]]:
         """A classifier writes nothing."""
         return []
@@ -125,6 +134,17 @@ def open_images(run: Run, world: World) -> ImageData:
     if has_several(sides["train"]) and isinstance(objective, Classification) and objective.loss != "sigmoid":
         raise SpecError("objective.loss: pictures of the data have several classes at once; set objective.loss=sigmoid")
     return ImageData(spec, folder, sides)
+
+
+def read_at_the_end(sides: Mapping[str, PictureSet], batches: Callable[[str], Iterator[ImageBatch]]) -> Ending:
+    """The side that is scored is read for the scores, and with the training side for floors, which take about as long
+    as reading does. How long that is, the first batch shows."""
+    side = "test" if "test" in sides else "validation"
+    begun = time.perf_counter()
+    count = len(next(batches(side)))
+    seconds = (time.perf_counter() - begun) / count
+    asked = len(sides[side])
+    return Ending(asked, seconds=seconds * (3 * asked + 2 * len(sides["train"])))
 
 
 def has_several(pictures: PictureSet) -> bool:

@@ -16,6 +16,8 @@ from corestone.data.images.caption_rows import caption_batch, caption_rows
 from corestone.data.images.spec import Images, Pairs
 from corestone.data.packing import pack
 from corestone.data.spec import Data
+from corestone.plan.prediction import Ending
+from corestone.recipes.run_data import RunData
 from corestone.recipes.spec import Run
 
 
@@ -27,12 +29,20 @@ class Known:
         available: units of the training side; None: not known.
         row_tokens: tokens of a row.
         held_out: units that an evaluation while training sees; None: as many as the recipe allows.
+        ending: what is done after training; None: as much is scored as while training, beside no floors.
     """
 
     vocabulary: Vocabulary | None
     available: float | None
     row_tokens: int
     held_out: float | None = None
+    ending: Ending | None = None
+
+
+def known_of(run: Run, data: RunData, objective: Any, epoch_units: int) -> Known:
+    """Of prepared data, which is opened."""
+    held_out, ending = data.held_out_units(run, objective), data.ending(run, objective)
+    return Known(data.vocabulary, epoch_units, data.row_tokens(), held_out, ending)
 
 
 def guessed(run: Run, available: float | None, model: Any) -> Known:

@@ -19,10 +19,13 @@ from corestone.data.images.loader import ImageLoader
 from corestone.data.images.picture import Choose, Pixels, Size, cut
 from corestone.data.images.spec import Images, Pairs
 from corestone.data.spec import Data
-from corestone.generate.decode import generate
+from corestone.generate.decode import caption, generate
+from corestone.generate.spec import Sampling
 from corestone.nn.modes import evaluation_mode
 from corestone.parallel.collectives import World
+from corestone.plan.prediction import Ending
 from corestone.recipes.made_up import Known, made_up, step_size
+from corestone.recipes.pairs import SAMPLED
 from corestone.recipes.run_data import EpochLoader
 from corestone.recipes.spec import Run
 
@@ -97,9 +100,23 @@ class MadeUpData:
         rows, units = step_size(run)
         return run.evaluation.batch_size * max(1, units // rows)
 
+    def ending(self, run: Run, objective: Any) -> Ending:
+        """As while training."""
+        return Ending(self.held_out_units(run, objective))
+
+    def captions(self, run: Run, model: Any, count: int) -> list[list[int]]:
+        """What a captioner writes of so many pictures, as long as captions may be."""
+        assert self.known.vocabulary is not None  # captions are of tokens
+        pictures = made_up(run, self.known, self.model, count).images
+        sampling = Sampling(temperature=0.0, max_tokens=self.known.row_tokens - 1)
+        return caption(model, self.known.vocabulary, pictures, sampling)
+
     def samples(self, run: Run, model: Any) -> Sequence[tuple[str, str]]:
-        """What the model of a text makes of as many prompts as the recipe has."""
+        """What the model of a text makes of as many prompts as the recipe has, and a captioner of as many pictures as a
+        sample shows."""
         prompts, vocabulary = run.samples.prompts, self.known.vocabulary
+        if model.generates == "captions":
+            return [(str(place), str(ids)) for place, ids in enumerate(self.captions(run, model, SAMPLED))]
         if not prompts or vocabulary is None or model.generates not in ("continuations", "answers"):
             return []
         begun = list(range(vocabulary.size // 4, vocabulary.size // 4 + PROMPT_TOKENS))

@@ -8,9 +8,9 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
+from fractions import Fraction
 from typing import Any, Literal
 
-import torch
 from torch import nn
 
 from corestone.core.errors import SpecError
@@ -20,7 +20,7 @@ from corestone.models.spec import Decoder, Encoder
 from corestone.nn.init import init_std, inputs_of
 from corestone.nn.spec import Attention, AttentionPool, FeedForward, InitRule
 from corestone.optim.spec import AdamW, Lion, Rule
-from corestone.recipes.build import build_model
+from corestone.recipes.sizes import resized, shaped_model
 from corestone.recipes.spec import Run
 
 Transformer = Decoder | Encoder | ImageEncoder
@@ -60,10 +60,8 @@ def at_width(run: Run, width: int) -> Run:
         raise SpecError(
             f"mup: width {width} gives no whole number of heads or hidden values; choose a multiple of {unit}"
         )
-    tree = plain(run)
-    tree["model"] = _widened(tree["model"], before, width)
-    tree["model"]["stack"]["width"] = width
-    return parse(Run, {**tree, "name": f"{run.name}-width-{width}"}, "mup")
+    tree = plain(run) | {"name": f"{run.name}-width-{width}"}
+    return parse(Run, tree | {"model": resized(tree["model"], Fraction(width, before))}, "mup")
 
 
 def mup(run: Run, base_width: int) -> Run:
@@ -125,19 +123,9 @@ def _counts(mixer: object, feedforward: FeedForward | None, where: str) -> list[
     return [mixer.num_heads, *([] if feedforward is None else [feedforward.hidden_dim])]
 
 
-def _widened(node: Any, before: int, width: int, key: str = "") -> Any:
-    """A tree with more or fewer heads and hidden values."""
-    if isinstance(node, dict):
-        return {name: _widened(value, before, width, name) for name, value in node.items()}
-    if isinstance(node, list):
-        return [_widened(item, before, width) for item in node]
-    counted = key in ("num_heads", "num_kv_heads", "hidden_dim") and node is not None
-    return node * width // before if counted else node
-
-
 def _places(base: Run, doubled: Run) -> dict[str, Place]:
     """Where each parameter stands, by what grows."""
-    model, wider = _built(base), _built(doubled).get_parameter
+    model, wider = shaped_model(base.model), shaped_model(doubled.model).get_parameter
     reading = {id(module.weight) for module in model.modules() if isinstance(module, nn.Linear)}
     found: dict[str, Place] = {}
     for name, parameter in model.named_parameters():
@@ -152,8 +140,8 @@ def _deviations(run: Run, base_width: int, places: Mapping[str, Place]) -> tuple
     model = _known(run)
     growth, branches = model.stack.width / base_width, 2 * len(model.stack.blocks)
     factors = {"in": 1.0, "between": growth**-0.5, "out": 1 / growth}
-    base, names = _built(at_width(run, base_width)), dict[float, list[str]]()
-    for name, parameter in _built(run).named_parameters():
+    base, names = shaped_model(at_width(run, base_width).model), dict[float, list[str]]()
+    for name, parameter in shaped_model(run.model).named_parameters():
         given = init_std(name, model.init, branches, inputs_of(parameter))
         there = init_std(name, model.init, branches, inputs_of(base.get_parameter(name)))
         if given is not None and there is not None and not math.isclose(given, there * factors[places[name]]):
@@ -163,12 +151,6 @@ def _deviations(run: Run, base_width: int, places: Mapping[str, Place]) -> tuple
         for std, own in names.items()
     ]
     return tuple(rules) or None
-
-
-def _built(run: Run) -> nn.Module:
-    """The model without values; nothing is allocated."""
-    model: nn.Module = build_model(run.model, 0, torch.device("meta"))
-    return model
 
 
 def _patterns(names: Sequence[str], others: Sequence[str]) -> tuple[str, ...]:

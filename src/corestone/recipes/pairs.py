@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +26,10 @@ from corestone.evaluate.captions import CaptionScore
 from corestone.evaluate.retrieval import RetrievalScore
 from corestone.generate.spec import Sampling
 from corestone.generate.text import caption_text
+from corestone.models.picture_spec import Captioner
 from corestone.parallel.collectives import World
-from corestone.recipes.images import check_pictures, open_sides, picture_size
+from corestone.plan.prediction import Ending
+from corestone.recipes.images import TIMED, check_pictures, open_sides, picture_size, read_at_the_end
 from corestone.recipes.spec import Run
 from corestone.train.archive import PICTURES
 
@@ -131,6 +133,11 @@ class PairData:
     def held_out_units(self, run: Run, objective: Any) -> int:
         """The first pictures of the validation side."""
         return min(len(self.sides["validation"]), run.evaluation.pictures_while_training)
+
+    def ending(self, run: Run, objective: Any) -> Ending:
+        """The test side, or the validation side where there is none, beside floors; a captioner captions all of it."""
+        found = read_at_the_end(self.sides, lambda side: self.pairs(side, TIMED).images(TIMED))
+        return replace(found, captions=found.units if isinstance(run.model, Captioner) else 0.0)
 
     def samples(self, run: Run, model: Any) -> list[tuple[str, str]]:
         """What a captioner writes of some held-out pictures, evenly spread, beside each one's id and own caption; two

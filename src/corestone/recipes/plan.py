@@ -35,12 +35,12 @@ from corestone.plan.hardware import devices, find_hardware, find_region, this_de
 from corestone.plan.law import FLOPS_PER_PARAMETER_AND_TOKEN
 from corestone.plan.memory import Sharding
 from corestone.plan.own import OwnLaw, read_law
-from corestone.plan.prediction import Scale, Subject, memory_of, predict
+from corestone.plan.prediction import Ending, Scale, Subject, memory_of, predict
 from corestone.plan.probed import Probed
 from corestone.plan.shapes import Activations, block_count, largest_block, parameter_parts, trace
 from corestone.plan.spec import CPU, Hardware
 from corestone.recipes.made_up import Known, guessed, in_steps, in_whole_steps, made_up, step_size
-from corestone.recipes.probe import probe
+from corestone.recipes.probe import SECONDS, STEPS, probe
 from corestone.recipes.registry import MODELS, OBJECTIVES
 from corestone.recipes.spec import Run
 from corestone.recipes.suggested import noise_scale, with_suggestions
@@ -58,9 +58,13 @@ calibration."""
 STARTUP_SECONDS = 5.0
 """From the start of a process on a CPU to its first step, where data is prepared; assumed, until it is measured."""
 
-WORTH_A_PROBE = 900.0
-"""Seconds of training from which `pretrain` tries some steps in a process of its own before it says how long it will
-take: some 15 s."""
+PROBE_SHARE = 1 / 20
+"""Of the planned time from the first step on, which `pretrain` may spend on trying some steps in a process of their own
+before it says how long the run will take."""
+
+PROBE_STARTUP_SECONDS = 5.0
+"""What a probe costs beside its steps where the peak is known: loading, an evaluation, samples, a checkpoint; measured
+with the recipe `shakespeare` (docs/planning.md)."""
 
 USUAL = "h100"
 """What a run that does not fit this machine is planned for unless it is said."""
@@ -94,6 +98,7 @@ def subject_of(run: Run, known: Known, model: Any, precision: str, cpu: bool) ->
     text, writes = isinstance(run.data, Data), model.generates != "nothing"
     bound = run.evaluation.tokens_while_training if text else run.evaluation.pictures_while_training
     evaluated = bound if known.held_out is None else known.held_out
+    ending = known.ending or Ending(evaluated, captions=evaluated if model.generates == "captions" else 0.0)
     return Subject(
         name=run.name,
         parts=parts,
@@ -122,6 +127,8 @@ def subject_of(run: Run, known: Known, model: Any, precision: str, cpu: bool) ->
         evaluated_units=evaluated,
         evaluated_rows=evaluated / max(1, units // rows),
         samples=_times(total, rhythm.sample, steps),
+        ending=ending,
+        ended_rows=ending.units / max(1, units // rows),
         sampled_tokens=run.samples.sampling.max_tokens if text and run.samples.prompts and writes else 0,
     )
 
@@ -195,6 +202,10 @@ def plan_recipe(run: Run, wanted: Wanted, known: Known | None = None) -> dict[st
         startup_seconds=0.0 if not cpu else STARTUP_SECONDS if probed is None else probed.startup_seconds,
     )
     plan = predict(subject, scale, own)
+    if cpu and count == 1:
+        known_time = plan if probed is None else with_probe(plan, subject, scale, probed, own)[0]
+        scale = replace(scale, startup_seconds=scale.startup_seconds + _probed_by_itself(known_time))
+        plan = predict(subject, scale, own)
     plan["utilisation_from"] = "--mfu" if wanted.mfu else told or "the default for this kind of device"
     if probed is not None:
         plan, scale = with_probe(plan, subject, scale, probed, own)
@@ -363,14 +374,30 @@ def plan_built(
         startup_seconds=time.time() - begun,
     )
     plan = predict(subject, scale)
-    room = 2 * plan["memory"]["peak_bytes"] < hardware.memory_bytes  # the run is there already while it is tried
-    if cpu and world.size == 1 and room and plan["time"]["training_seconds"] > WORTH_A_PROBE:
+    seconds = _probe_seconds(plan) if cpu and world.size == 1 else 0.0
+    if seconds:
         try:
-            probed = probe(in_whole_steps(run, known.available), precision)
+            probed = probe(in_whole_steps(run, known.available), precision, seconds, peak)
             plan, _ = with_probe(plan, subject, replace(scale, startup_seconds=time.time() - begun), probed)
         except CorestoneError as error:
             plan["warnings"].append(str(error))
     return with_suggestions(plan, run, subject)
+
+
+def _probe_seconds(plan: Mapping[str, Any]) -> float:
+    """What the steps of a probe may take that is to cost no more than its share of the planned time from the first step
+    on; 0 where that is not enough for the fewest of them, or there is no room for the run twice: it is there already
+    while it is tried."""
+    time, memory = plan["time"], plan["memory"]
+    left = PROBE_SHARE * (time["total_seconds"] - time["startup_seconds"]) - PROBE_STARTUP_SECONDS
+    fits = 2 * memory["peak_bytes"] < memory["capacity_bytes"]
+    return min(SECONDS, left) if fits and left >= STEPS[0] * time["step_seconds"] else 0.0
+
+
+def _probed_by_itself(plan: Mapping[str, Any]) -> float:
+    """Seconds that `pretrain` will spend on a probe of the planned run."""
+    seconds = _probe_seconds(plan)
+    return PROBE_STARTUP_SECONDS + max(seconds, STEPS[0] * plan["time"]["step_seconds"]) if seconds else 0.0
 
 
 def resident_bytes() -> float:

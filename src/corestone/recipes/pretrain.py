@@ -24,12 +24,12 @@ from corestone.recipes.build import Built
 from corestone.recipes.evaluate import evaluate
 from corestone.recipes.hooks import SHORT, Scored, Watch
 from corestone.recipes.load import open_data, open_run
-from corestone.recipes.made_up import Known
+from corestone.recipes.made_up import known_of
 from corestone.recipes.plan import store_plan
 from corestone.recipes.show_progress import PrepareProgress
 from corestone.recipes.spec import Run
 from corestone.report.folder import CERTIFICATE
-from corestone.report.write import write_report
+from corestone.report.write import write, write_report
 from corestone.train.checkpoint import checkpoints, newest_whole
 from corestone.train.loop import Trainer
 from corestone.train.meter import Meter
@@ -50,7 +50,8 @@ def pretrain(run: Run, folder: Path, resume: Resume = "auto", console: Console |
         resume: "auto" goes on where the folder holds a run of this recipe; "never" refuses such a folder.
 
     Returns:
-        The path of report.html.
+        The path of report.html, which is written twice: how long the command took, the first page among it, is on the
+        second.
 
     Raises:
         CorestoneError: a mistake the user can mend. Interrupted: a signal asked for it and everything is saved.
@@ -60,6 +61,8 @@ def pretrain(run: Run, folder: Path, resume: Resume = "auto", console: Console |
         return folder / "report.html"
     main.print("evaluating on all held-out data, beside the floors ...")
     evaluate(folder, console=main)
+    write_report([folder])
+    note_end(folder)
     return write_report([folder])
 
 
@@ -101,9 +104,7 @@ def train_run(
         describe_folder(run, folder, built, peak, begun)
         introduce(console, built, folder, peak)
         precision = str(built.dtype).removeprefix("torch.")
-        known = Known(
-            data.vocabulary, built.loader.epoch_units, data.row_tokens(), data.held_out_units(run, built.objective)
-        )
+        known = known_of(run, data, built.objective, built.loader.epoch_units)
         told = store_plan(run, known, folder, precision, peak / world.size, world, fresh, begun)
         if told:
             console.print(f"plan       {told}", highlight=False, soft_wrap=True)
@@ -184,6 +185,13 @@ def describe_folder(run: Run, folder: Path, built: Built, peak: float, begun: fl
     }
     (folder / "environment.json").write_text(json.dumps(facts, indent=1), encoding="utf-8")
     (folder / "data.json").write_text(json.dumps(built.data.described(), indent=1), encoding="utf-8")
+
+
+def note_end(folder: Path) -> None:
+    """Keep when the command came to its end, in unix seconds, beside when it began."""
+    path = folder / "environment.json"
+    facts = json.loads(path.read_text(encoding="utf-8")) | {"finished": time.time()}
+    write(path, json.dumps(facts, indent=1).encode())
 
 
 def introduce(console: Console, built: Built, folder: Path, peak: float) -> None:

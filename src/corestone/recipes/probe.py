@@ -19,13 +19,19 @@ from corestone.recipes.spec import Run
 COMMAND = "from corestone.recipes.probe_process import main; main()"
 FOUND = "found.json"
 PATIENCE_SECONDS = 900
+STEPS = (4, 100)
+"""At least and at most so many are taken, the first, which is not timed, among them."""
+SECONDS = 6.0
+"""After which no more steps are begun, where the fewest are taken."""
 
 
-def probe(run: Run, precision: str) -> Probed:
+def probe(run: Run, precision: str, seconds: float = SECONDS, peak: float | None = None) -> Probed:
     """Train some steps of a run on made-up data, on this machine's processor.
 
     Args:
         precision: the format that it computes in.
+        seconds: that the steps may take, where these are more than the fewest.
+        peak: FLOP/s of this machine's matrix products in that format; None: they are measured, too.
 
     Raises:
         SpecError: a kind of model or objective is the user's own. CorestoneError: the process failed or took too long;
@@ -39,7 +45,15 @@ def probe(run: Run, precision: str) -> Probed:
         (folder / "recipe.yaml").write_text(to_yaml(run), encoding="utf-8")
         try:
             done = subprocess.run(
-                [sys.executable, "-c", COMMAND, str(folder), precision],
+                [
+                    sys.executable,
+                    "-c",
+                    COMMAND,
+                    str(folder),
+                    precision,
+                    str(seconds),
+                    *([] if peak is None else [str(peak)]),
+                ],
                 env=os.environ | settings,
                 capture_output=True,
                 text=True,

@@ -25,7 +25,7 @@ from corestone.recipes.build import Built
 from corestone.recipes.made_up import guessed
 from corestone.recipes.made_up_data import made_up_data
 from corestone.recipes.plan import model_of
-from corestone.recipes.probe import FOUND
+from corestone.recipes.probe import FOUND, STEPS
 from corestone.recipes.spec import Run
 from corestone.recipes.steps import Changes, train_steps
 from corestone.train.loop import Hook, StepResult
@@ -35,13 +35,7 @@ from corestone.train.state import State
 
 assert pretrain  # loaded for the memory that it takes
 
-STEPS = (4, 100)
-"""At least and at most so many, the first, which is not timed, among them."""
-
-SECONDS = 6.0
-"""After which a probe ends where it has the fewest steps."""
-
-EVALUATIONS = 3
+EVALUATIONS = 2
 """Of one batch each; the first is not timed."""
 
 
@@ -50,29 +44,37 @@ class _EnoughError(Exception):
 
 
 def main() -> None:
-    """Read the recipe of a folder and write there what was found: `python -c ... FOLDER PRECISION`."""
-    folder = Path(sys.argv[1])
-    found = measure(read_yaml(Run, folder / "recipe.yaml"), getattr(torch, sys.argv[2]), folder)
-    (folder / FOUND).write_text(json.dumps(asdict(found)), encoding="utf-8")
+    """Read the recipe of a folder and write there what was found: `python -c ... FOLDER PRECISION SECONDS [PEAK]`."""
+    folder, precision, seconds, *peak = sys.argv[1:]
+    run = read_yaml(Run, Path(folder) / "recipe.yaml")
+    found = measure(run, getattr(torch, precision), Path(folder), float(seconds), *map(float, peak))
+    (Path(folder) / FOUND).write_text(json.dumps(asdict(found)), encoding="utf-8")
 
 
-def measure(run: Run, dtype: torch.dtype, folder: Path) -> Probed:
+def measure(run: Run, dtype: torch.dtype, folder: Path, most: float, peak: float | None = None) -> Probed:
     """Some steps of a run in this process, then an evaluation, samples and a checkpoint, which is left in the folder.
 
     The run begins by chance, whatever its recipe begins with, and no step is held to be an anomaly.
+
+    Args:
+        most: seconds that the steps may take, where these are more than the fewest.
+        peak: FLOP/s of matrix products; None: they are measured.
     """
     keep_freed_memory()
     world = World(rank=0, size=1, device=torch.device("cpu"))
-    peak = gemm_peak(dtype, world.device)
+    peak = peak or gemm_peak(dtype, world.device)
     calm = run.training.model_copy(update={"anomaly": Anomaly(spike_deviations=None)})
     run = run.model_copy(update={"start": None, "training": calm})
     shape = model_of(run)
     data = made_up_data(run, guessed(run, None, shape), shape)
     built = Built(run, data, world, dtype)
     startup = time.time() - began()
-    seconds = _steps(built)
+    seconds = _steps(built, most)
     settling, row = _evaluation(built)
     samples = _timed(lambda: data.samples(run, built.model))
+    rows = run.evaluation.batch_size
+    writes = built.model.generates == "captions"
+    captions = _timed(lambda: data.captions(run, built.model, rows)) / rows if writes else 0.0
     checkpoint = _timed(lambda: built.save(folder / "checkpoint", State()))
     return Probed(
         steps=len(seconds),
@@ -84,17 +86,18 @@ def measure(run: Run, dtype: torch.dtype, folder: Path) -> Probed:
         evaluated_row_seconds=row,
         checkpoint_seconds=checkpoint,
         sample_seconds=samples,
+        caption_seconds=captions,
     )
 
 
-def _steps(built: Built) -> list[float]:
+def _steps(built: Built, most: float) -> list[float]:
     """Seconds of each step but the first."""
     at: list[float] = []
     begun = time.perf_counter()
 
     def mark(state: State, result: StepResult | None) -> None:
         at.append(time.perf_counter())
-        if len(at) >= STEPS[0] and at[-1] - begun > SECONDS:
+        if len(at) >= STEPS[0] and at[-1] - begun > most:
             raise _EnoughError
 
     steps = min(STEPS[1], max(STEPS[0], built.total_steps))

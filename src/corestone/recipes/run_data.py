@@ -8,6 +8,7 @@ from typing import Any, Protocol
 from corestone.core.protocols import Evaluator, Loader
 from corestone.core.vocabulary import Vocabulary
 from corestone.parallel.collectives import World
+from corestone.plan.prediction import Ending
 from corestone.recipes.spec import Run
 
 
@@ -71,6 +72,10 @@ class RunData(Protocol):
 
     def held_out_units(self, run: Run, objective: Any) -> int:
         """Tokens or pictures that it scores."""
+        ...
+
+    def ending(self, run: Run, objective: Any) -> Ending:
+        """What the evaluation at the end of the run has to do."""
         ...
 
     def samples(self, run: Run, model: Any) -> Sequence[tuple[str, str]]:

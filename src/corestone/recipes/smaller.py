@@ -2,29 +2,31 @@
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import partial
-from typing import Any
-
-import torch
-from torch import nn
 
 from corestone.core.errors import SpecError
 from corestone.core.format import si
 from corestone.core.spec import parse, plain
 from corestone.core.units import Duration
 from corestone.optim.build import rules_of
-from corestone.recipes.checks.scale import layer_kind
-from corestone.recipes.registry import MODELS
+from corestone.recipes.sizes import (
+    growing_numbers,
+    layer_kinds,
+    parameters_of,
+    records,
+    resized,
+    shaped_model,
+    spread,
+    stacks,
+    thinned,
+    tree_of,
+)
 from corestone.recipes.spec import Run
 
-WIDTHS = ("width", "hidden_dim", "num_heads", "num_kv_heads", "embed_dim", "shared_width")
-"""Numbers of a model's tree that shrink with its width; a head keeps its own."""
-CHANNELS = ("layers", "stem")
-"""Lists of convolutions, whose channels shrink too."""
 FEWEST_LAYERS = 2
 """One layer is another kind of model, in which nothing reads what an earlier layer found: none is made that shallow."""
 TRIED = 12
@@ -60,7 +62,7 @@ def smaller(run: Run, count: int, least: float) -> list[Smaller]:
     as long as each kind of layer is left. A recipe that `of_one_size` tells of, and a model whose sizes hang together
     in another way, cannot be made smaller: then it is there alone.
     """
-    own = Smaller(run, parameters_of(run), 1.0, 1.0)
+    own = Smaller(run, parameters_of(run.model), 1.0, 1.0)
     if of_one_size(run):
         return [own]
     lowest, highest = least * own.parameters, own.parameters / APART
@@ -85,25 +87,16 @@ def of_one_size(run: Run) -> str:
     """
     if run.start is not None:
         return "it begins with given weights (start)"
-    if _init_rules(plain(run.model)):
+    if any((record.get("init") or {}).get("rules") for record in records(plain(run.model))):
         return "its model.init.rules give deviations for this width alone"
     narrow = next((one.run for one in _tried(run) if one.width < 1), run)
-    shapes = {name: parameter.shape for name, parameter in _shaped(narrow).named_parameters()}
-    own = dict(_shaped(run).named_parameters())
+    shapes = {name: parameter.shape for name, parameter in shaped_model(narrow.model).named_parameters()}
+    own = dict(shaped_model(run.model).named_parameters())
     for name, rule in rules_of(run.optimiser, own).items():
         shape = own[name].shape
         if rule.lr_scale != 1 and sum(a != b for a, b in zip(shape, shapes.get(name, shape), strict=True)) > 1:
             return f"its optimiser.rules give {name} a rate for this width alone (lr_scale={rule.lr_scale:g})"
     return ""
-
-
-def _init_rules(node: Any) -> bool:
-    """Whether an initialisation in a model's tree has rules by name."""
-    if isinstance(node, list):
-        return any(map(_init_rules, node))
-    if not isinstance(node, dict):
-        return False
-    return bool((node.get("init") or {}).get("rules")) or any(map(_init_rules, node.values()))
 
 
 def _apart(one: Smaller, other: Smaller) -> bool:
@@ -114,35 +107,21 @@ def _bent(one: Smaller) -> float:
     return OFF_SHAPE * abs(math.log(one.width / one.depth))
 
 
-def parameters_of(run: Run) -> int:
-    """Of the run's model, which is not allocated."""
-    return sum(parameter.numel() for parameter in _shaped(run).parameters())
-
-
-def _shaped(run: Run) -> nn.Module:
-    model: nn.Module = MODELS.build(run.model, seed=run.seed, device=torch.device("meta"))
-    return model
-
-
 def _tried(run: Run) -> Iterator[Smaller]:
     """All that could be made; what the records refuse is no model."""
-    tree = json.loads(json.dumps(plain(run)))
-    unit, depth = math.gcd(*_numbers(tree["model"])), _depth(tree["model"])
+    tree = tree_of(run)
+    unit, depth = math.gcd(*growing_numbers(tree["model"])), max(map(len, stacks(tree["model"])), default=1)
     for part in _few(1, unit):
-        narrow = _resized(tree["model"], partial(_part, part=part, unit=unit))
+        narrow = resized(tree["model"], Fraction(part, unit))
         for layers in _few(min(FEWEST_LAYERS, depth), depth):
-            model = _thinned(narrow, layers / depth)
-            if _kinds(model) != _kinds(narrow):
+            model = thinned(narrow, partial(spread, share=layers / depth))
+            if layer_kinds(model) != layer_kinds(narrow):
                 continue
             try:
                 made = parse(Run, {**tree, "model": model}, f"{run.name}, made smaller")
-                yield Smaller(made, parameters_of(made), part / unit, layers / depth)
+                yield Smaller(made, parameters_of(made.model), part / unit, layers / depth)
             except (SpecError, ValueError, RuntimeError):  # its sizes hang together in a way of its own
                 continue
-
-
-def _part(number: int, part: int, unit: int) -> int:
-    return number * part // unit
 
 
 def _few(low: int, high: int) -> list[int]:
@@ -152,67 +131,10 @@ def _few(low: int, high: int) -> list[int]:
     return sorted({round(low * (high / low) ** (place / (TRIED - 1))) for place in range(TRIED)})
 
 
-def _numbers(node: Any) -> list[int]:
-    """What shrinks with the width."""
-    found: list[int] = []
-
-    def note(number: int) -> int:
-        found.append(number)
-        return number
-
-    _resized(node, note)
-    return found
-
-
-def _resized(node: Any, change: Callable[[int], int], key: str = "", convolutions: bool = False) -> Any:
-    """A tree with everything that shrinks with the width changed. One head of keys and values for all stays one."""
-    if isinstance(node, dict):
-        return {name: _resized(value, change, name, convolutions) for name, value in node.items()}
-    if isinstance(node, list):
-        return [_resized(item, change, convolutions=key in CHANNELS) for item in node]
-    shrinks = key in WIDTHS or (key == "channels" and convolutions)
-    alone = key == "num_kv_heads" and node == 1
-    return change(node) if shrinks and isinstance(node, int) and not alone else node
-
-
-def _depth(node: Any, key: str = "") -> int:
-    """Layers of the deepest part."""
-    if key == "depth" and isinstance(node, int):
-        return node
-    if key in ("blocks", "depths") and isinstance(node, list):
-        return len(node) if key == "blocks" else max(node)
-    inner = node.items() if isinstance(node, dict) else [("", item) for item in node] if isinstance(node, list) else []
-    return max((_depth(value, name) for name, value in inner), default=1)
-
-
-def _thinned(node: Any, share: float, key: str = "") -> Any:
-    """A tree with a share of the layers of each part, one at least, the first and the last among them."""
-    if key == "depth" and isinstance(node, int):
-        return max(1, round(node * share))
-    if key == "depths" and isinstance(node, list):
-        return [max(1, round(depth * share)) for depth in node]
-    if key == "blocks" and isinstance(node, list):
-        left = max(1, round(len(node) * share))
-        return [node[round(place * (len(node) - 1) / max(1, left - 1))] for place in range(left)]
-    if isinstance(node, dict):
-        return {name: _thinned(value, share, name) for name, value in node.items()}
-    return [_thinned(item, share) for item in node] if isinstance(node, list) else node
-
-
-def _kinds(node: Any) -> set[str]:
-    """Kinds of layers in all stacks."""
-    if isinstance(node, list):
-        return set().union(*map(_kinds, node))
-    if not isinstance(node, dict):
-        return set()
-    own = {layer_kind(block) for block in node.get("blocks") or ()}
-    return own.union(*(_kinds(value) for value in node.values()))
-
-
 def shortened(run: Run, steps: int, target: int, name: str) -> Run:
     """The recipe with `steps` steps instead of `target`: its schedule shrinks with it, it is scored at its end alone,
     and draws no samples. Every quarter it writes a checkpoint."""
-    tree = json.loads(json.dumps(plain(run)))
+    tree = tree_of(run)
     for key, value in plain(run.schedule).items():
         length = vars(run.schedule)[key]
         tree["schedule"][key] = _share(length, steps / target) if isinstance(length, Duration) else value

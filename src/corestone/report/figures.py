@@ -107,12 +107,19 @@ def elapsed(run: Run) -> float | None:
 
 
 def whole_time(run: Run) -> float | None:
-    """Seconds from the start of the run (`core.environment.began_for`) to the end of training, with all that came
-    between: data, evaluation, samples, checkpoints. None where several processes trained, or the log has no end."""
-    began, ends = number(run.environment, "began"), run.events.of("end")
+    """Seconds from the start of the run (`core.environment.began_for`) to the end of its command, with all that came
+    between: data, training, evaluation, samples, checkpoints, floors, report. None where several processes trained, or
+    the command has not come to its end."""
+    began, finished = number(run.environment, "began"), number(run.environment, "finished")
     first = min((value for row in run.events.rows if (value := number(row, "time")) is not None), default=0.0)
+    return finished - began if began is not None and finished is not None and began < first else None
+
+
+def conclusion_time(run: Run) -> float | None:
+    """Seconds from the end of training to that of the command: evaluation, floors, report."""
+    finished, ends = number(run.environment, "finished"), run.events.of("end")
     end = number(ends[-1], "time") if ends else None
-    return end - began if began is not None and end is not None and began < first else None
+    return finished - end if finished is not None and end is not None else None
 
 
 def time_figure(run: Run) -> Figure:
@@ -227,8 +234,9 @@ def memory(run: Run) -> float | None:
 
 def measured(run: Run) -> dict[str, float]:
     """What a plan is held to, of what was measured, by the plan's names: parameters, peak_bytes and, where all planned
-    steps were taken and no more, flops, training_seconds, total_seconds (where one process took them all), loss (nats
-    per token of held-out text)."""
+    steps were taken and no more, flops, training_seconds, conclusion_seconds, total_seconds (where one process took
+    them all), loss (nats per token of held-out text). Of a rehearsal neither times, which at toy width are those of
+    overheads, nor loss."""
     rate, per_second, units = speed(run), arithmetic(run), units_seen(run)
     held = held_out(run)
     found = {
@@ -236,9 +244,11 @@ def measured(run: Run) -> dict[str, float]:
         "peak_bytes": memory(run),
     }
     if as_planned(run):
+        found["flops"] = per_second / rate * units if rate and per_second and units else None
+    if as_planned(run) and run.rehearsal is None:
         found |= {
-            "flops": per_second / rate * units if rate and per_second and units else None,
             "training_seconds": training_time(run),
+            "conclusion_seconds": conclusion_time(run),
             "total_seconds": whole_time(run),
             "loss": held.value if held is not None and held.unit == "nats/token" else None,
         }

@@ -66,7 +66,8 @@ def _where(plan: Tree) -> list[tuple[str, str]]:
             f"{time['steps']:,} steps of {time['step_seconds']:.3g} s, "
             f"{si(time['units_per_second'], plan['data']['unit'])}/s, {1 - time['efficiency']:.0%} waiting for others; "
             f"start {span(time['startup_seconds'])}, checkpoints {span(time['checkpoint_seconds'])}, evaluation "
-            f"{span(time['evaluation_seconds'])}, samples {span(time['sample_seconds'])}",
+            f"{span(time['evaluation_seconds'])}, samples {span(time['sample_seconds'])}, what follows "
+            f"training {span(time['conclusion_seconds'])}",
         ),
         *_failures(plan),
         *_curve(plan),
@@ -283,7 +284,8 @@ def held_to_account(plan: Tree | None, measured: Mapping[str, float]) -> list[He
         ("Operations", "flops", plan["flops"]["total"], "FLOPs"),
         ("Peak memory", "peak_bytes", plan["memory"]["peak_bytes"], "B"),
         ("Training time", "training_seconds", plan["time"]["training_seconds"], "s"),
-        ("From start to end of training", "total_seconds", plan["time"].get("total_seconds"), "s"),
+        ("After training", "conclusion_seconds", plan["time"].get("conclusion_seconds"), "s"),
+        ("From start to end", "total_seconds", plan["time"].get("total_seconds"), "s"),
         ("Loss at the end", "loss", plan["loss"]["nats_per_token"] if plan["loss"] else None, "nats/token"),
     ]
     return [

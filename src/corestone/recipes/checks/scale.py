@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import math
+from fractions import Fraction
 from typing import Any
-
-import torch
 
 from corestone.core.errors import SpecError
 from corestone.core.format import si
-from corestone.core.spec import Spec, parse, plain
+from corestone.core.spec import Spec, parse
 from corestone.data.images.spec import Images, Pairs
 from corestone.data.spec import Data
-from corestone.recipes.build import build_model
+from corestone.recipes.sizes import DROPPED, one_of_each, parameters_of, records, resized, thinned, tree_of, widest
 from corestone.recipes.spec import ModelFile, Run
 
 STEPS, WARMUP, CHECKPOINT = 24, 2, 5
@@ -22,14 +20,12 @@ TOKENS, ROWS, PICTURES = 64, 8, 16
 """Tokens of a row of text, rows of a batch of text, and pictures of a batch, at most."""
 LARGE, NARROW, HEAD = 20_000_000, 128, 8
 """Parameters above which a model becomes narrower, how narrow at most, and its heads at least."""
-DROPPED = ("dropout", "drop_path")
-"""Fractions by which layers may differ and still be of one kind."""
 
 
 def scaled(run: Run) -> tuple[Run, list[str]]:
     """The run with few steps, short rows and small batches, of few layers, narrower where the model is large, on the
     same data; in float32, without compiling, weights to begin with or trackers. And what was changed, in words."""
-    tree, told = json.loads(json.dumps(plain(run))), []
+    tree, told = tree_of(run), []
     tree["model"], changes = small_model(run.model)
     told += changes
     told += short_rows(tree, run)
@@ -60,23 +56,12 @@ def short_schedule(tree: dict[str, Any]) -> None:
 
 def without_dropout(run: Run) -> Run:
     """The run with every dropout of its model at zero."""
-    tree = json.loads(json.dumps(plain(run)))
-    _zero(tree["model"])
+    tree = tree_of(run)
+    for record in records(tree["model"]):
+        for key, value in record.items():
+            if key in DROPPED:
+                record[key] = dict.fromkeys(value, 0.0) if isinstance(value, dict) else 0.0
     return parse(Run, tree, f"{run.name}, without dropout")
-
-
-def _zero(node: Any) -> None:
-    if isinstance(node, dict):
-        for key, value in node.items():
-            if isinstance(value, float | int) and key in DROPPED:
-                node[key] = 0.0
-            elif key == "dropout" and isinstance(value, dict):
-                node[key] = dict.fromkeys(value, 0.0)
-            else:
-                _zero(value)
-    elif isinstance(node, list):
-        for item in node:
-            _zero(item)
 
 
 def short_rows(tree: dict[str, Any], run: Run) -> list[str]:
@@ -96,84 +81,30 @@ def short_rows(tree: dict[str, Any], run: Run) -> list[str]:
 
 def small_model(model: Spec, large: int = LARGE) -> tuple[Any, list[str]]:
     """The plain tree of a model with one layer of each kind (two where there is one kind), and narrower where it has
-    more than `large` parameters still: by the power of two with which no `width` is above `NARROW`, however many
-    parameters that leaves (a network of convolutions alone has no such width, and keeps its channels); and what was
-    changed, in words."""
-    tree, told = json.loads(json.dumps(plain(model))), []
-    before = json.dumps(tree)
-    _cut_layers(tree)
-    if json.dumps(tree) != before:
+    more than `large` parameters still: by a power of two with which no width is above `NARROW`, then by more, until no
+    more than `large` are left or a record refuses its sizes; and what was changed, in words."""
+    whole, told = tree_of(model), []
+    tree = thinned(whole, one_of_each)
+    if tree != whole:
         told.append("a layer of each kind, two at least")
-    small = parse(ModelFile, {"model": tree}, "model with fewer layers").model
-    size = _parameters(small)
-    if size <= large:
-        return tree, told
-    factor = 2 ** math.ceil(math.log2(max(_widths(tree), default=NARROW) / NARROW))
-    if factor <= 1:
-        return tree, told
-    narrow = _narrowed(tree, factor)
-    try:
-        found = _parameters(parse(ModelFile, {"model": narrow}, "narrower model").model)
-    except (SpecError, ValueError, RuntimeError):  # its sizes hang together in a way of its own
-        return tree, [*told, f"not made narrower ({si(size)} parameters)"]
-    return narrow, [*told, f"widths and heads / {factor} ({si(found)} of {si(size)} parameters)"]
+    small, divided = tree, 1
+    before = left = _parameters(tree)
+    while left > large:
+        factor = 2 * divided if divided > 1 else max(2, 2 ** math.ceil(math.log2(widest(tree) / NARROW)))
+        narrow = resized(tree, Fraction(1, factor), HEAD)
+        try:
+            found = _parameters(narrow)
+        except (SpecError, ValueError, RuntimeError):  # its sizes hang together in a way of its own
+            break
+        if found >= left:  # nothing is left to divide
+            break
+        small, divided, left = narrow, factor, found
+    if divided > 1:
+        told.append(f"widths and heads / {divided} ({si(left)} of {si(before)} parameters)")
+    elif before > large:
+        told.append(f"not made narrower ({si(before)} parameters)")
+    return small, told
 
 
-def _parameters(model: Spec) -> int:
-    built = build_model(model, 0, torch.device("meta"))
-    return sum(parameter.numel() for parameter in built.parameters())
-
-
-def layer_kind(block: Any) -> str:
-    """What tells kinds of layers apart: all of a layer's tree but its dropouts."""
-    alike = {key: value for key, value in block.items() if key not in DROPPED} if isinstance(block, dict) else block
-    return json.dumps(alike, sort_keys=True)
-
-
-def _cut_layers(node: Any) -> None:
-    if isinstance(node, list):
-        for item in node:
-            _cut_layers(item)
-    if not isinstance(node, dict):
-        return
-    for key, value in node.items():
-        if key == "blocks" and isinstance(value, list):
-            kinds = list({layer_kind(block): block for block in reversed(value)}.values())[::-1]
-            node[key] = value[:2] if len(kinds) == 1 else kinds
-        elif key == "depth" and isinstance(value, int):
-            node[key] = min(value, 2)
-        elif key == "depths" and isinstance(value, list):
-            node[key] = [min(depth, 2) for depth in value]
-        else:
-            _cut_layers(value)
-
-
-def _widths(node: Any) -> list[int]:
-    if isinstance(node, list):
-        return [width for item in node for width in _widths(item)]
-    if not isinstance(node, dict):
-        return []
-    own = [node["width"]] if isinstance(node.get("width"), int) else []
-    return own + [width for value in node.values() for width in _widths(value)]
-
-
-def _narrowed(node: Any, factor: int) -> Any:
-    """A tree with all widths divided. Of attention as far as can be the width of heads is, and beyond that their
-    number, so that heads fill the width that they filled."""
-    if isinstance(node, list):
-        return [_narrowed(item, factor) for item in node]
-    if not isinstance(node, dict):
-        return node
-    thinner = 1
-    if isinstance(node.get("head_dim"), int):
-        thinner = 2 ** int(math.log2(max(1, min(factor, node["head_dim"] // HEAD))))
-    told = dict.fromkeys(("width", "hidden_dim", "embed_dim", "shared_width"), factor)
-    told |= {"head_dim": thinner, "num_heads": factor // thinner, "num_kv_heads": factor // thinner}
-    found = {name: _narrowed(value, factor) for name, value in node.items()}
-    for name, by in told.items():
-        if isinstance(found.get(name), int):
-            found[name] = max(1, found[name] // by)
-    position = found.get("position")
-    if isinstance(position, dict) and isinstance(position.get("dims"), int):
-        position["dims"] = max(2, position["dims"] // thinner)
-    return found
+def _parameters(tree: Any) -> int:
+    return parameters_of(parse(ModelFile, {"model": tree}, "a smaller model").model)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
 
-from corestone.core.spec import parse, plain
+from corestone.core.spec import parse
 from corestone.core.units import Duration
 from corestone.data.images.spec import Images, Pairs
 from corestone.data.spec import Trained
@@ -26,12 +25,13 @@ from corestone.recipes.checks.scale import (
 )
 from corestone.recipes.made_up import step_size
 from corestone.recipes.rehearsal.stand_in import Instead, read_instead
+from corestone.recipes.sizes import patch_size, set_most, set_picture_side, tree_of
 from corestone.recipes.spec import ModelFile, Run
 
 Format = Literal["bfloat16", "float32"]
 """Of the arithmetic."""
 TOY = 1_000_000
-"""Parameters above which a model becomes narrower: once, as `small_model` does it, whatever is left then."""
+"""Parameters above which a model becomes narrower."""
 TABLE, SIDE = 2048, 64
 """Entries of a vocabulary, and pixels of a picture's side, at most (of patches the whole number nearest to it)."""
 WRITTEN, SHOWN = 16, 64
@@ -52,7 +52,7 @@ def rehearsed(run: Run, processes: int, instead: Sequence[Instead | None], preci
         instead: what is read in the place of each source (`stand_in.sources_here`).
         precision: the number format, which is measured once where the recipe says auto, so that all processes agree.
     """
-    tree = json.loads(json.dumps(plain(run)))
+    tree = tree_of(run)
     told = read_instead(tree, run, instead)
     told += _small_table(tree, run)
     told += _small_pictures(tree, run)
@@ -118,7 +118,7 @@ def _small_table(tree: dict[str, Any], run: Run) -> list[str]:
     if before <= TABLE:
         return []
     tree["data"]["tokenizer"]["vocab_size"] = TABLE
-    _set_most(tree["model"], "vocab_size", TABLE)
+    set_most(tree["model"], "vocab_size", TABLE)
     return [f"{TABLE:,} entries of the vocabulary's {before:,}"]
 
 
@@ -127,11 +127,11 @@ def _small_pictures(tree: dict[str, Any], run: Run) -> list[str]:
     if not isinstance(run.data, Images | Pairs):
         return []
     height, width = run.data.augmentation.size
-    patch = _find(tree["model"], "patch_size") or 1
+    patch = patch_size(tree["model"])
     side = patch * max(2, round(SIDE / patch))
     if max(height, width) <= side:
         return []
-    _set_size(tree["model"], side)
+    set_picture_side(tree["model"], side)
     augmentation = tree["data"]["augmentation"]
     augmentation["size"] = [side, side]
     for step in [*augmentation["steps"], *augmentation["evaluation"]]:
@@ -158,27 +158,3 @@ def _times(every: Duration, checkpoint: Duration | None) -> float:
     if checkpoint is None or checkpoint.unit != every.unit or not checkpoint.value:
         return 1.0
     return every.value / checkpoint.value
-
-
-def _find(node: Any, key: str) -> Any:
-    """The first value under a key of a tree."""
-    inner = node.values() if isinstance(node, dict) else node if isinstance(node, list) else ()
-    if isinstance(node, dict) and key in node:
-        return node[key]
-    return next((found for item in inner if (found := _find(item, key)) is not None), None)
-
-
-def _set_most(node: Any, key: str, most: int) -> None:
-    """Let no number under a key of a tree be more."""
-    for item in node.values() if isinstance(node, dict) else node if isinstance(node, list) else ():
-        _set_most(item, key, most)
-    if isinstance(node, dict) and isinstance(node.get(key), int):
-        node[key] = min(node[key], most)
-
-
-def _set_size(node: Any, side: int) -> None:
-    """Let a model's tree see square pictures of so many pixels a side."""
-    for item in node.values() if isinstance(node, dict) else node if isinstance(node, list) else ():
-        _set_size(item, side)
-    if isinstance(node, dict) and "image_size" in node:
-        node["image_size"] = [side, side]
