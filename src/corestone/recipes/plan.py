@@ -41,7 +41,8 @@ from corestone.plan.shapes import Activations, block_count, largest_block, param
 from corestone.plan.spec import CPU, Hardware
 from corestone.recipes.made_up import Known, guessed, in_steps, in_whole_steps, made_up, step_size
 from corestone.recipes.probe import SECONDS, STEPS, probe
-from corestone.recipes.registry import MODELS, OBJECTIVES
+from corestone.recipes.registry import OBJECTIVES
+from corestone.recipes.sizes import shaped_model
 from corestone.recipes.spec import Run
 from corestone.recipes.suggested import noise_scale, with_suggestions
 
@@ -72,7 +73,7 @@ USUAL = "h100"
 
 def model_of(run: Run) -> Any:
     """The run's model on the meta device, with what it freezes frozen."""
-    model = MODELS.build(run.model, seed=run.seed, device=torch.device("meta"))
+    model = shaped_model(run.model, run.seed)
     freeze(model, frozen_names(run.optimiser, dict(model.named_parameters())))
     return model
 
