@@ -80,6 +80,14 @@ class Similarity(Spec):
     bias: float | None = None
 
 
+def maps_of(size: tuple[int, int], layers: tuple[ConvLayer, ...]) -> tuple[tuple[int, int], ...]:
+    """Height and width of what each layer makes of pictures of this size."""
+    sizes = [size]
+    for layer in layers:
+        sizes.append(layer.outputs(sizes[-1]))
+    return tuple(sizes[1:])
+
+
 class Captioner(Spec):
     """A picture and its text as vectors of one space, and the text written token by token beside the picture (Yu et al.
     2022).
@@ -88,6 +96,8 @@ class Captioner(Spec):
     are written from; the second one's query looks at those findings. Both ends share the width of `decoder`.
 
     Attributes:
+        stem: convolutions over the picture, of whose last map the patches are cut (section 3.2: other encoders than a
+            ViT serve too; Xiao et al. 2021, arXiv 2106.14881, has convolutions in front of one); none: of the picture.
         image_embedding, image_stack: the picture's patches.
         caption_pool: of the patches.
         contrast_pool: of what `caption_pool` found; one query.
@@ -100,6 +110,7 @@ class Captioner(Spec):
     """
 
     kind: Literal["captioner"] = "captioner"
+    stem: tuple[ConvLayer, ...] = ()
     image_embedding: PatchEmbedding
     image_stack: Stack
     caption_pool: AttentionPool
@@ -116,8 +127,22 @@ class Captioner(Spec):
         """Blocks that see the text alone."""
         return next(layer for layer, block in enumerate(self.decoder.blocks) if block.cross is not None)
 
+    @property
+    def cut(self) -> PatchEmbedding:
+        """`image_embedding` of what the patches are cut of: the last map of `stem`, or the picture."""
+        if not self.stem:
+            return self.image_embedding
+        of = {"image_size": maps_of(self.image_embedding.image_size, self.stem)[-1], "channels": self.stem[-1].channels}
+        return self.image_embedding.model_copy(update=of)
+
     @model_validator(mode="after")
     def _fits(self) -> Captioner:
+        if min(self.cut.image_size) < self.cut.patch_size:
+            height, width = self.cut.image_size
+            raise ValueError(
+                f"stem: its last map of {height}x{width} has no room for a patch of "
+                f"image_embedding.patch_size={self.cut.patch_size}"
+            )
         if self.image_stack.width != self.decoder.width:
             raise ValueError(
                 f"image_stack.width={self.image_stack.width} and decoder.width={self.decoder.width} must agree"
@@ -162,10 +187,7 @@ class ConvNet(Spec):
     @property
     def maps(self) -> tuple[tuple[int, int], ...]:
         """Height and width of what each layer makes."""
-        sizes = [self.image_size]
-        for layer in self.layers:
-            sizes.append(layer.outputs(sizes[-1]))
-        return tuple(sizes[1:])
+        return maps_of(self.image_size, self.layers)
 
     @property
     def outputs(self) -> int:

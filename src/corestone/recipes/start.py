@@ -226,7 +226,7 @@ def _interpolate(tensors: dict[str, Tensor], old: Spec, new: Spec, prefix: str =
     if isinstance(old, ImageEncoder) and isinstance(new, ImageEncoder):
         return _patches(tensors, old.embedding, new.embedding, f"{prefix}embedding.position.weight")
     if isinstance(old, Captioner) and isinstance(new, Captioner):
-        return _patches(tensors, old.image_embedding, new.image_embedding, "image_embedding.position.weight")
+        return _patches(tensors, old.cut, new.cut, "image_embedding.position.weight")
     if isinstance(old, CoAtNet) and isinstance(new, CoAtNet):
         return _offsets(tensors, old, new, prefix)
     return 0, ""

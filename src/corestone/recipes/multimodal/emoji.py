@@ -47,7 +47,7 @@ def drawings_net() -> ConvNet:
 def named_drawings() -> Pairs:
     """Drawings with their names, of one artist to learn from and of another to be scored on."""
     return Pairs(
-        source=EmbeddedImages(name="emoji", split="artist"),
+        source=EmbeddedImages(name="emoji-artists", split="artist"),
         augmentation=DRAWINGS,
         tokenizer=BytePair(vocab_size=VOCAB_SIZE),
         context_length=CONTEXT_LENGTH,

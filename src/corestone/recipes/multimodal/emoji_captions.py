@@ -7,18 +7,20 @@ from corestone.models.picture_spec import Captioner
 from corestone.nn.spec import Init, PatchEmbedding
 from corestone.objectives.spec import Captioning
 from corestone.optim.spec import AdamW, Cosine
-from corestone.recipes.multimodal.emoji import CONTEXT_LENGTH, SIZE, VOCAB_SIZE, named_drawings
+from corestone.recipes.multimodal.emoji import CONTEXT_LENGTH, SIZE, VOCAB_SIZE, drawings_net, named_drawings
 from corestone.recipes.spec import Run
 from corestone.train.spec import Rhythm, Training
 from corestone.zoo.coca import coca
 
 
 def small_coca() -> Captioner:
-    """The paper's shape: encoder twice as deep as each half of the decoder (large), one width for all."""
-    patches = PatchEmbedding(image_size=(SIZE, SIZE), patch_size=4, class_token=False)
-    spec = coca(160, 4, (4, 640), (2, 640), vocab_size=VOCAB_SIZE, picture=patches, queries=16)
+    """The paper's shape in small, behind the convolutions of `clip-emoji`: a Vision Transformer alone needs more
+    pictures (docs/LOG.md). Patches are the places of their last map, 4 x 4."""
+    patches = PatchEmbedding(image_size=(SIZE, SIZE), patch_size=1, class_token=False)
+    spec = coca(160, 4, (2, 640), (2, 640), vocab_size=VOCAB_SIZE, picture=patches, queries=16)
     return spec.model_copy(
         update={
+            "stem": drawings_net().layers,
             "embedding": spec.embedding.model_copy(update={"context_length": CONTEXT_LENGTH}),
             "init": Init(std=None, token_std=0.02, position_std=0.01, scale_residual=True),
         }
