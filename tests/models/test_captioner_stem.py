@@ -13,21 +13,25 @@ from corestone.core.errors import SpecError
 from corestone.core.mask import Mask
 from corestone.core.spec import from_yaml, parse, plain, to_yaml
 from corestone.models.captioner import build_captioner
-from corestone.models.picture_spec import Captioner
-from corestone.nn.spec import ConvLayer, Init, PatchEmbedding
+from corestone.models.picture_spec import Captioner, ConvNet
+from corestone.nn.gradients import GradientMaps
+from corestone.nn.spec import ConvLayer, Gradients, Init, PatchEmbedding
 from corestone.zoo.coca import coca
 
-STEM = (ConvLayer(channels=6, kernel=3, padding=1), ConvLayer(channels=8, kernel=3, stride=2, padding=1))
+LAYERS = (ConvLayer(channels=6, kernel=3, padding=1), ConvLayer(channels=8, kernel=3, stride=2, padding=1))
+STEM = ConvNet(image_size=(14, 18), classes=None, layers=LAYERS)
 
 
-def spec_of(**changes: object) -> Captioner:
-    """Pictures of 14 x 18 whose last map, 7 x 9 of 8 channels, is cut into 2 x 3 patches of 3 x 3."""
+def spec_of(stem: dict[str, object] | None = None) -> Captioner:
+    """Pictures of 14 x 18 whose last map, 7 x 9 of 8 channels, is cut into 2 x 3 patches of 3 x 3.
+
+    Args:
+        stem: changes of it.
+    """
     picture = PatchEmbedding(image_size=(14, 18), patch_size=3, class_token=False)
     spec = coca(24, 3, (1, 40), (1, 28), vocab_size=32, tied=True, picture=picture, queries=5)
     init = Init(std=None, token_std=0.3, position_std=0.4)
-    return parse(
-        Captioner, plain(spec) | {"stem": [plain(layer) for layer in STEM], "init": plain(init)} | changes, "model"
-    )
+    return parse(Captioner, plain(spec) | {"stem": plain(STEM) | (stem or {}), "init": plain(init)}, "model")
 
 
 def pictures(count: int) -> ImageBatch:
@@ -39,7 +43,7 @@ def test_patches_are_cut_of_the_last_map(training):
     """By torch's own layers. Worst of both: 1.3e-6 of 3.4."""
     model, batch = build_captioner(spec_of()).train(training), pictures(4)
     map_BCHW = batch.images_BCHW
-    for layer, one in zip(STEM, model.stem, strict=True):
+    for layer, one in zip(LAYERS, model.stem.layers, strict=True):
         made = F.conv2d(map_BCHW, one.convolution.weight, stride=layer.stride, padding=layer.padding)
         mean, variance = one.norm.mean.clone(), one.norm.variance.clone()
         map_BCHW = F.batch_norm(made, mean, variance, one.norm.weight, one.norm.bias, training, eps=1e-5).relu()
@@ -56,13 +60,16 @@ def test_what_it_says_of_itself_is_the_pictures():
     model = build_captioner(spec)
     assert (model.image_size, model.channels) == ((14, 18), 3)
     assert (spec.cut.grid, spec.cut.patch_values) == ((2, 3), 72)
-    assert spec_of(stem=[]).cut == spec_of(stem=[]).image_embedding
+    alone = spec.model_copy(update={"stem": None})
+    assert alone.cut == alone.image_embedding
     assert from_yaml(Captioner, to_yaml(spec), "model") == spec
 
 
-def test_training_flops_count_the_stem():
-    """By torch's own counter, as in `test_captioner.py`."""
-    model, rows, T = build_captioner(spec_of()), 3, 11
+@pytest.mark.parametrize("gradients", [None, {"directions": 5}])
+def test_training_flops_count_the_stem(gradients):
+    """By torch's own counter, as in `test_captioner.py`. With gradients the map is half as large."""
+    patch = {"layers": [plain(LAYERS[0]), plain(LAYERS[0])]} if gradients else {}
+    model, rows, T = build_captioner(spec_of({"gradients": gradients} | patch)), 3, 11
     tokens = torch.randint(1, 32, (rows, T))
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
         out = model(ImageTextBatch(pictures(rows), plain_batch(tokens, tokens)))
@@ -73,9 +80,29 @@ def test_training_flops_count_the_stem():
     assert counter.get_total_flops() == pytest.approx(rows * (model.training_flops(T) + hidden_half), rel=1e-9)
 
 
-def test_what_leaves_no_patch_and_other_pictures_are_refused():
-    halves = [plain(STEM[1])] * 3
-    with pytest.raises(SpecError, match=r"last map of 2x3 has no room for a patch of image_embedding.patch_size=3"):
-        spec_of(stem=halves)
+def test_gradients_come_in_front_of_the_stem():
+    model, batch = build_captioner(spec_of({"gradients": {"directions": 5}, "layers": [plain(LAYERS[0])]})), pictures(2)
+    assert model.spec.cut.image_size == (7, 9)
+    maps_BCHW = GradientMaps(Gradients(directions=5))(batch.images_BCHW)
+    assert maps_BCHW.shape == (2, 8, 7, 9)
+    assert torch.equal(model.stem.map(batch.images_BCHW), model.stem.layers(maps_BCHW))
+
+
+@pytest.mark.parametrize(
+    ("stem", "message"),
+    [
+        ({"layers": [plain(LAYERS[1])] * 3}, "last map of 2x3 has no room for a patch of image_embedding.patch_size=3"),
+        ({"classes": 4}, "tells no classes apart; set it to null"),
+        ({"image_size": (14, 20)}, "must agree"),
+        ({"channels": 1}, "must agree"),
+        ({"gradients": {}, "layers": [plain(LAYERS[1])] * 4}, r"kernel=3 exceeds|last map of 1x1"),
+    ],
+)
+def test_what_does_not_fit_is_refused(stem, message):
+    with pytest.raises(SpecError, match=message):
+        spec_of(stem)
+
+
+def test_pictures_of_another_size_are_refused():
     with pytest.raises(SpecError, match="pictures of 3x9x9 reach a model for 3x14x18"):
         build_captioner(spec_of()).encode(ImageBatch(torch.zeros(1, 3, 9, 9)))

@@ -88,7 +88,7 @@ def _of_captioner(model: CaptionerModel, batch: ImageBatch) -> AttentionMaps:
     *within, found_BQS, chosen_B1Q = mean_weights([*layers, *pools], lambda: model.image(batch))
     last_BT = nn.functional.pad(through(chosen_B1Q[:, 0], found_BQS), (before, 0))
     whole = (embedding.grid[0] * embedding.patch_size, embedding.grid[1] * embedding.patch_size)
-    seen = model.image_size if model.spec.stem else whole  # a place of a map sees beyond its own square
+    seen = whole if model.stem is None else model.image_size  # a place of a map sees beyond its own square
     both = (last_BT, through(last_BT, rollout(within)))
     last_BHW, rollout_BHW = (x[:, before:].unflatten(-1, embedding.grid) for x in both)
     return AttentionMaps("the picture's query, by way of the captions'", len(layers), last_BHW, rollout_BHW, seen)

@@ -15,12 +15,12 @@ from torch import Tensor, nn
 from corestone.core.batch import ImageBatch, ImageTextBatch, TextBatch
 from corestone.core.mask import Mask
 from corestone.core.protocols import Output
+from corestone.models.convnet import ConvNetModel
 from corestone.models.decoder import build_head
-from corestone.models.flops import convolution_flops, pool_flops, stack_flops
+from corestone.models.flops import pool_flops, stack_flops
 from corestone.models.picture_spec import Captioner
 from corestone.models.similarity import LearnedSimilarity
 from corestone.nn.cache import KVCache, empty_cache
-from corestone.nn.convolution import convolutions
 from corestone.nn.embedding import TokenEmbeddingLayer
 from corestone.nn.init import started
 from corestone.nn.lowered import Memory
@@ -48,7 +48,7 @@ class CaptionerModel(nn.Module):
         super().__init__()
         self.spec = spec
         width, before = spec.decoder.width, int(spec.image_embedding.class_token)
-        self.stem = convolutions(spec.stem, spec.image_embedding.channels)
+        self.stem = ConvNetModel(spec.stem) if spec.stem is not None else None
         self.image_embedding = PatchEmbeddingLayer(spec.cut, width)
         self.image_stack = StackLayer(spec.image_stack)
         self.caption_pool = AttentionPoolLayer(spec.caption_pool, width, before)
@@ -100,9 +100,9 @@ class CaptionerModel(nn.Module):
     def encode(self, batch: ImageBatch) -> Tensor:
         """What captions are written from, (B, Q, D)."""
         images_BCHW = batch.images_BCHW
-        if self.spec.stem:
+        if self.stem is not None:
             check_pictures(images_BCHW, self.channels, self.image_size)
-            images_BCHW = self.stem(images_BCHW.to(self.image_out.weight.dtype))
+            images_BCHW = self.stem.map(images_BCHW)
         x_BSD = self.image_embedding(images_BCHW)
         positions_BS = torch.arange(x_BSD.shape[1], device=x_BSD.device).expand(x_BSD.shape[:2])
         return self.caption_pool.look(self.image_stack(x_BSD, positions_BS, Mask(causal=False)))
@@ -156,8 +156,8 @@ class CaptionerModel(nn.Module):
         """
         spec, width = self.spec, self.spec.decoder.width
         embedding, queries = spec.cut, spec.caption_pool.queries
-        flops = (6.0 if spec.stem else 4.0) * embedding.patches * embedding.patch_values * width
-        flops += convolution_flops(spec.stem, self.channels, self.image_size)
+        flops = (4.0 if self.stem is None else 6.0) * embedding.patches * embedding.patch_values * width
+        flops += 0.0 if self.stem is None else self.stem.training_flops()
         flops += embedding.tokens * stack_flops(spec.image_stack, embedding.tokens, causal=False)
         flops += pool_flops(spec.caption_pool, width, embedding.patches)
         read = tokens + int(contrast)

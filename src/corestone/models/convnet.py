@@ -13,6 +13,7 @@ from corestone.core.protocols import Output
 from corestone.models.flops import convolution_flops
 from corestone.models.picture_spec import ConvNet
 from corestone.nn.convolution import convolutions
+from corestone.nn.gradients import GradientMaps
 from corestone.nn.head import NormedHead
 from corestone.nn.init import started
 
@@ -26,7 +27,8 @@ class ConvNetModel(nn.Module):
     def __init__(self, spec: ConvNet) -> None:
         super().__init__()
         self.spec = spec
-        self.layers = convolutions(spec.layers, spec.channels)
+        self.gradients = GradientMaps(spec.gradients) if spec.gradients is not None else nn.Identity()
+        self.layers = convolutions(spec.layers, spec.seen_channels)
         self.head = NormedHead(spec.outputs, spec.classes) if spec.classes is not None else None
 
     @property
@@ -46,12 +48,17 @@ class ConvNetModel(nn.Module):
 
     def forward(self, batch: ImageBatch) -> Output:
         """Hidden values (B, D)."""
-        map_BCHW: Tensor = self.layers(batch.images_BCHW.to(next(self.layers.parameters()).dtype))
-        return Output(hidden=map_BCHW.permute(0, 2, 3, 1).flatten(1))
+        return Output(hidden=self.map(batch.images_BCHW).permute(0, 2, 3, 1).flatten(1))
+
+    def map(self, images_BCHW: Tensor) -> Tensor:
+        """The last map (B, C, H, W)."""
+        seen_BCHW = self.gradients(images_BCHW).to(next(self.layers.parameters()).dtype)
+        made_BCHW: Tensor = self.layers(seen_BCHW)
+        return made_BCHW
 
     def training_flops(self) -> float:
         """Floating-point operations of forward and backward per picture."""
-        total = convolution_flops(self.spec.layers, self.spec.channels, self.spec.image_size)
+        total = convolution_flops(self.spec.layers, self.spec.seen_channels, self.spec.seen)
         return total if self.head is None else total + 6 * self.head.weight.numel()
 
 

@@ -17,10 +17,10 @@ def small_coca() -> Captioner:
     """The paper's shape in small, behind the convolutions of `clip-emoji`: a Vision Transformer alone needs more
     pictures (docs/LOG.md). Patches are the places of their last map, 4 x 4."""
     patches = PatchEmbedding(image_size=(SIZE, SIZE), patch_size=1, class_token=False)
-    spec = coca(160, 4, (2, 640), (2, 640), vocab_size=VOCAB_SIZE, picture=patches, queries=16)
+    spec = coca(128, 4, (1, 512), (2, 512), vocab_size=VOCAB_SIZE, picture=patches, queries=16)
     return spec.model_copy(
         update={
-            "stem": drawings_net().layers,
+            "stem": drawings_net(),
             "embedding": spec.embedding.model_copy(update={"context_length": CONTEXT_LENGTH}),
             "init": Init(std=None, token_std=0.02, position_std=0.01, scale_residual=True),
         }
