@@ -1,4 +1,4 @@
-"""Emoji named in words: a captioner that learns from one artist's drawings and names another's."""
+"""Emoji named in words: a captioner that learns from two artists' drawings and names a third's."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ def small_coca() -> Captioner:
 
 
 def coca_emoji() -> Run:
-    """A CoCa of 3 M parameters. `data.source.split=concept` holds out names in place of an artist."""
+    """A CoCa of 2 M parameters. `data.source.split=concept` holds out names in place of an artist."""
     return Run(
         name="coca-emoji",
-        description="A small CoCa that names emoji, learnt from 3,500 of one artist; another artist's are held out.",
+        description="A small CoCa that names emoji, learnt from 7,300 of two artists; a third artist's are held out.",
         model=small_coca(),
         objective=Captioning(),
         data=named_drawings(),
