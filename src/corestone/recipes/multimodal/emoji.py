@@ -75,8 +75,8 @@ def clip_emoji() -> Run:
         data=named_drawings(),
         optimiser=AdamW(learning_rate=2e-3, beta2=0.98, eps=1e-6, weight_decay=0.2),
         schedule=Cosine(warmup=duration("20 steps"), final=0.0),
-        training=Training(length=duration("500 steps"), batch_examples=512),
+        training=Training(length=duration("300 steps"), batch_examples=512),
         rhythm=Rhythm(
-            log=duration("20 steps"), evaluate=duration("100 steps"), sample=None, checkpoint=duration("200 steps")
+            log=duration("20 steps"), evaluate=duration("100 steps"), sample=None, checkpoint=duration("150 steps")
         ),
     )

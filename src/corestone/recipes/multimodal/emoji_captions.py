@@ -35,13 +35,13 @@ def coca_emoji() -> Run:
         model=small_coca(),
         objective=Captioning(),
         data=named_drawings(),
-        optimiser=AdamW(learning_rate=1e-3, beta2=0.98, eps=1e-6, weight_decay=0.2),
+        optimiser=AdamW(learning_rate=2e-3, beta2=0.98, eps=1e-6, weight_decay=0.2),
         schedule=Cosine(warmup=duration("50 steps"), final=0.0),
-        training=Training(length=duration("600 steps"), batch_examples=256),
+        training=Training(length=duration("450 steps"), batch_examples=256),
         rhythm=Rhythm(
             log=duration("20 steps"),
             evaluate=duration("150 steps"),
             sample=duration("150 steps"),
-            checkpoint=duration("300 steps"),
+            checkpoint=duration("150 steps"),
         ),
     )
