@@ -63,9 +63,9 @@ def test_a_vision_transformer_beats_ridge_regression(tmp_path):
 
 @pytest.mark.slow
 def test_clip_finds_names_for_an_artist_it_never_saw(tmp_path):
-    """As shipped, four to eight minutes. Seen with two seeds: 29.4 and 28.3 % of 3,311 drawings find their name among
-    3,311; the nearest training drawing has the right one for 26.5 %, chance is 0.03 %."""
+    """As shipped, some ten minutes on one busy core. Seen with two seeds: 32.9 and 31.6 % of 3,311 drawings find their
+    name among 3,311; the nearest training drawing has the right one for 25.5 %, chance is 0.03 %."""
     pretrain(find_recipe("clip-emoji", []), tmp_path / "run")
     found = json.loads((tmp_path / "run" / "evaluation.json").read_text())
     value = {metric["name"]: metric["value"] for part in ("model", "floors") for metric in found[part]}
-    assert value["text_recall_at_1"] > value["nearest_picture_has_the_caption"]
+    assert value["text_recall_at_1"] > value["nearest_picture_has_the_caption"] + 0.04

@@ -15,18 +15,22 @@ from rich.console import Console
 
 from corestone.core.errors import CheckpointError, DataError, SpecError
 from corestone.core.runlog import read_events
-from corestone.core.spec import override, plain
-from corestone.models.picture_spec import ClassHead
+from corestone.core.spec import override, parse, plain
+from corestone.models.captioner import build_captioner
+from corestone.models.picture_spec import Captioner, ClassHead
 from corestone.nn.patches import resized_positions
+from corestone.nn.spec import PatchEmbedding
 from corestone.parallel.collectives import World
 from corestone.recipes.build import Built
 from corestone.recipes.catalogue import find_recipe
 from corestone.recipes.load import open_data
 from corestone.recipes.pretrain import pretrain
-from corestone.recipes.spec import Run
-from corestone.recipes.start import START
+from corestone.recipes.spec import Run, Start
+from corestone.recipes.start import START, begin
+from corestone.train.archive import PICTURES as PICTURES_FILE
 from corestone.train.archive import identity
 from corestone.train.checkpoint import read_tensors
+from corestone.zoo.coca import coca
 from corestone.zoo.gpt import gpt2
 from corestone.zoo.mnist_cnn import mnist_cnn
 from corestone.zoo.vit import vit
@@ -188,6 +192,31 @@ def test_statistics_of_batch_norms_are_taken_and_averages_where_there_are_some(t
     assert any(name.endswith("norm.variance") for name in ours)
     assert all(torch.equal(ours[name], averages[name]) for name in ours)
     assert any(not torch.equal(ours[name], tensor) for name, tensor in last(tmp_path / "run").items())
+
+
+def captioner_behind(stem) -> Captioner:
+    picture = PatchEmbedding(image_size=stem.image_size, channels=1, patch_size=1, class_token=False)
+    spec = coca(8, 2, (1, 16), (1, 16), vocab_size=32, tied=True, picture=picture, queries=2)
+    return parse(Captioner, plain(spec) | {"stem": plain(stem)}, "model")
+
+
+def test_a_convolutional_network_becomes_a_captioners_stem(tmp_path):
+    record = mnist_cnn(7, (4, 4, 4, 4))
+    changes = [*model_of(record), *PICTURES, "training.average=null"]
+    pretrain(find_recipe("mnist", changes), tmp_path / "run", console=QUIET)
+    start, stem = Start(path=str(tmp_path / "run")), record.model_copy(update={"classes": None})
+    model, chance = (build_captioner(captioner_behind(stem), seed=1) for _ in range(2))
+    told = begin(start, model.spec, model.state_dict(), {PICTURES_FILE: "{}"})
+    given = {name: tensor for name, tensor in last(tmp_path / "run").items() if not name.startswith("head.")}
+    assert told.taken == len(given)
+    assert {name.split(".")[0] for name in told.left_out} == {"head"}
+    assert "stem.*" not in told.fresh
+    for name, tensor in model.state_dict().items():
+        wanted = given[name.removeprefix("stem.")] if name.startswith("stem.") else chance.state_dict()[name]
+        assert torch.equal(tensor, wanted), name
+    wider = build_captioner(captioner_behind(mnist_cnn(7, (4, 4, 4, 6)).model_copy(update={"classes": None})))
+    with pytest.raises(CheckpointError, match=r"of another shape: stem\.layers\.3"):
+        begin(start, wider.spec, wider.state_dict(), {PICTURES_FILE: "{}"})
 
 
 def test_resuming_ends_with_the_same_bits_and_notices_another_start(seen, three, tmp_path):

@@ -73,7 +73,8 @@ class CatalogueEntry(Spec):
         if self.wheel is None:
             return "the running Python; nothing to fetch"
         wheels = [f"{wheel.project} {wheel.version}" for wheel in (self.wheel, *self.more_wheels)]
-        return f"the wheel {wheels[0]}" if len(wheels) == 1 else f"the wheels {' and '.join(wheels)}"
+        *first, last = wheels
+        return f"the wheels {', '.join(first)} and {last}" if first else f"the wheel {last}"
 
     @property
     def split(self) -> str:

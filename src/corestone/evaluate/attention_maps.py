@@ -83,11 +83,12 @@ def _of_encoder(model: ImageEncoderModel, batch: ImageBatch) -> AttentionMaps:
 
 def _of_captioner(model: CaptionerModel, batch: ImageBatch) -> AttentionMaps:
     """The one query of the contrastive pool looks at what the captions' pool found, and that at the patches."""
-    layers, embedding, before = _mixers(model.image_stack), model.spec.image_embedding, model.caption_pool.before
+    layers, embedding, before = _mixers(model.image_stack), model.spec.cut, model.caption_pool.before
     pools = [model.caption_pool.attention, model.contrast_pool.attention]
     *within, found_BQS, chosen_B1Q = mean_weights([*layers, *pools], lambda: model.image(batch))
     last_BT = nn.functional.pad(through(chosen_B1Q[:, 0], found_BQS), (before, 0))
-    seen = (embedding.grid[0] * embedding.patch_size, embedding.grid[1] * embedding.patch_size)
+    whole = (embedding.grid[0] * embedding.patch_size, embedding.grid[1] * embedding.patch_size)
+    seen = whole if model.stem is None else model.image_size  # a place of a map sees beyond its own square
     both = (last_BT, through(last_BT, rollout(within)))
     last_BHW, rollout_BHW = (x[:, before:].unflatten(-1, embedding.grid) for x in both)
     return AttentionMaps("the picture's query, by way of the captions'", len(layers), last_BHW, rollout_BHW, seen)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from corestone.core.batch import ImageBatch, ImageTextBatch, TextBatch
 from corestone.core.mask import Mask
 from corestone.core.protocols import Output
+from corestone.models.convnet import ConvNetModel
 from corestone.models.decoder import build_head
 from corestone.models.flops import pool_flops, stack_flops
 from corestone.models.picture_spec import Captioner
@@ -24,7 +25,7 @@ from corestone.nn.embedding import TokenEmbeddingLayer
 from corestone.nn.init import started, without_values
 from corestone.nn.lowered import Memory
 from corestone.nn.norm import at_least_float32, build_norm
-from corestone.nn.patches import PatchEmbeddingLayer
+from corestone.nn.patches import PatchEmbeddingLayer, check_pictures
 from corestone.nn.pooling import EVERYTHING, AttentionPoolLayer
 from corestone.nn.spec import Norm, Stack
 from corestone.nn.stack import StackLayer
@@ -47,7 +48,8 @@ class CaptionerModel(nn.Module):
         super().__init__()
         self.spec = spec
         width, before = spec.decoder.width, int(spec.image_embedding.class_token)
-        self.image_embedding = PatchEmbeddingLayer(spec.image_embedding, width)
+        self.stem = ConvNetModel(spec.stem) if spec.stem is not None else None
+        self.image_embedding = PatchEmbeddingLayer(spec.cut, width)
         self.image_stack = StackLayer(spec.image_stack)
         self.caption_pool = AttentionPoolLayer(spec.caption_pool, width, before)
         self.contrast_pool = AttentionPoolLayer(spec.contrast_pool, width, 0)
@@ -97,7 +99,11 @@ class CaptionerModel(nn.Module):
 
     def encode(self, batch: ImageBatch) -> Tensor:
         """What captions are written from, (B, Q, D)."""
-        x_BSD = self.image_embedding(batch.images_BCHW)
+        images_BCHW = batch.images_BCHW
+        if self.stem is not None:
+            check_pictures(images_BCHW, self.channels, self.image_size)
+            images_BCHW = self.stem.map(images_BCHW)
+        x_BSD = self.image_embedding(images_BCHW)
         positions_BS = torch.arange(x_BSD.shape[1], device=x_BSD.device).expand(x_BSD.shape[:2])
         return self.caption_pool.look(self.image_stack(x_BSD, positions_BS, Mask(causal=False)))
 
@@ -149,8 +155,9 @@ class CaptionerModel(nn.Module):
             contrast: whether the vectors are made.
         """
         spec, width = self.spec, self.spec.decoder.width
-        embedding, queries = spec.image_embedding, spec.caption_pool.queries
-        flops = 4.0 * embedding.patches * embedding.patch_values * width
+        embedding, queries = spec.cut, spec.caption_pool.queries
+        flops = (4.0 if self.stem is None else 6.0) * embedding.patches * embedding.patch_values * width
+        flops += 0.0 if self.stem is None else self.stem.training_flops()
         flops += embedding.tokens * stack_flops(spec.image_stack, embedding.tokens, causal=False)
         flops += pool_flops(spec.caption_pool, width, embedding.patches)
         read = tokens + int(contrast)

@@ -10,8 +10,10 @@ from torch import Tensor, nn
 
 from corestone.core.batch import ImageBatch
 from corestone.core.protocols import Output
+from corestone.models.flops import convolution_flops
 from corestone.models.picture_spec import ConvNet
-from corestone.nn.convolution import Convolution
+from corestone.nn.convolution import convolutions
+from corestone.nn.gradients import GradientMaps
 from corestone.nn.head import NormedHead
 from corestone.nn.init import started, without_values
 
@@ -25,8 +27,8 @@ class ConvNetModel(nn.Module):
     def __init__(self, spec: ConvNet) -> None:
         super().__init__()
         self.spec = spec
-        channels = [spec.channels, *(layer.channels for layer in spec.layers)]
-        self.layers = nn.Sequential(*(Convolution(layer, c) for layer, c in zip(spec.layers, channels, strict=False)))
+        self.gradients = GradientMaps(spec.gradients) if spec.gradients is not None else nn.Identity()
+        self.layers = convolutions(spec.layers, spec.seen_channels)
         self.head = NormedHead(spec.outputs, spec.classes) if spec.classes is not None else None
 
     @property
@@ -46,17 +48,17 @@ class ConvNetModel(nn.Module):
 
     def forward(self, batch: ImageBatch) -> Output:
         """Hidden values (B, D)."""
-        map_BCHW: Tensor = self.layers(batch.images_BCHW.to(next(self.layers.parameters()).dtype))
-        return Output(hidden=map_BCHW.permute(0, 2, 3, 1).flatten(1))
+        return Output(hidden=self.map(batch.images_BCHW).permute(0, 2, 3, 1).flatten(1))
+
+    def map(self, images_BCHW: Tensor) -> Tensor:
+        """The last map (B, C, H, W)."""
+        seen_BCHW = self.gradients(images_BCHW).to(next(self.layers.parameters()).dtype)
+        made_BCHW: Tensor = self.layers(seen_BCHW)
+        return made_BCHW
 
     def training_flops(self) -> float:
-        """Floating-point operations of forward and backward per picture: 6 per weight and place that it is used at, but
-        4 in the first layer, since pictures need no gradient. Norms and activations are not counted."""
-        channels, total = self.spec.channels, 0.0
-        for place, (layer, (height, width)) in enumerate(zip(self.spec.layers, self.spec.maps, strict=True)):
-            products = height * width * layer.kernel**2 * channels * layer.channels
-            total += (6 if place else 4) * products
-            channels = layer.channels
+        """Floating-point operations of forward and backward per picture."""
+        total = convolution_flops(self.spec.layers, self.spec.seen_channels, self.spec.seen)
         return total if self.head is None else total + 6 * self.head.weight.numel()
 
 

@@ -6,8 +6,9 @@ Shape letters: T tokens, S source.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
-from corestone.nn.spec import Attention, AttentionPool, FeedForward, Pool, Stack
+from corestone.nn.spec import Attention, AttentionPool, ConvLayer, FeedForward, Pool, Stack
 
 
 def stack_flops(stack: Stack, tokens: int, causal: bool, sources: int = 0) -> float:
@@ -29,6 +30,17 @@ def stack_flops(stack: Stack, tokens: int, causal: bool, sources: int = 0) -> fl
             total += _h3(stack.width, tokens)
         if block.cross is not None:
             total += _cross(block.cross, stack.width, tokens, sources)
+    return total
+
+
+def convolution_flops(layers: Sequence[ConvLayer], channels: int, size: tuple[int, int]) -> float:
+    """Floating-point operations of forward and backward per picture: 6 per weight and place that it is used at, but 4
+    in the first layer, since pictures need no gradient. Norms and activations are not counted."""
+    total = 0.0
+    for place, layer in enumerate(layers):
+        size = layer.outputs(size)
+        total += (6 if place else 4) * size[0] * size[1] * layer.kernel**2 * channels * layer.channels
+        channels = layer.channels
     return total
 
 

@@ -12,6 +12,7 @@ from corestone.nn.spec import (
     AttentionPool,
     ClassTokenPool,
     ConvLayer,
+    Gradients,
     GridTransformer,
     Init,
     LastTokenPool,
@@ -80,6 +81,59 @@ class Similarity(Spec):
     bias: float | None = None
 
 
+class ConvNet(Spec):
+    """A classifier of convolutions one after the other; every value of the last map goes to a linear map without bias,
+    whose outputs are batch-normed (An et al. 2020).
+
+    Attributes:
+        image_size: height and width of the pictures.
+        channels: of the pictures.
+        classes: None: the values of the last map alone, as the image tower of a `TwoTower`.
+        gradients: what the first layer sees in place of the picture; None: the picture.
+    """
+
+    kind: Literal["convnet"] = "convnet"
+    image_size: tuple[int, int]
+    channels: int = Field(default=3, ge=1)
+    classes: int | None = Field(ge=2)
+    gradients: Gradients | None = None
+    layers: tuple[ConvLayer, ...] = Field(min_length=1)
+    init: Init = Init(std=None)
+
+    @property
+    def maps(self) -> tuple[tuple[int, int], ...]:
+        """Height and width of what each layer makes."""
+        sizes = [self.seen]
+        for layer in self.layers:
+            sizes.append(layer.outputs(sizes[-1]))
+        return tuple(sizes[1:])
+
+    @property
+    def seen(self) -> tuple[int, int]:
+        """Height and width of what the first layer sees."""
+        height, width = self.image_size
+        return (height, width) if self.gradients is None else (height // 2, width // 2)
+
+    @property
+    def seen_channels(self) -> int:
+        """Channels of what the first layer sees."""
+        return self.channels + (0 if self.gradients is None else self.gradients.directions)
+
+    @property
+    def outputs(self) -> int:
+        """Values of a picture's vector."""
+        height, width = self.maps[-1]
+        return height * width * self.layers[-1].channels
+
+    @model_validator(mode="after")
+    def _fits(self) -> ConvNet:
+        for place, size in enumerate(self.maps):
+            if min(size) < 1:
+                before = self.maps[place - 1] if place else self.seen
+                raise ValueError(f"layers.{place}: kernel={self.layers[place].kernel} exceeds its map of {before}")
+        return self
+
+
 class Captioner(Spec):
     """A picture and its text as vectors of one space, and the text written token by token beside the picture (Yu et al.
     2022).
@@ -88,6 +142,8 @@ class Captioner(Spec):
     are written from; the second one's query looks at those findings. Both ends share the width of `decoder`.
 
     Attributes:
+        stem: convolutions over the picture, of whose last map the patches are cut (section 3.2: other encoders than a
+            ViT serve too; Xiao et al. 2021, arXiv 2106.14881, has convolutions in front of one); None: of the picture.
         image_embedding, image_stack: the picture's patches.
         caption_pool: of the patches.
         contrast_pool: of what `caption_pool` found; one query.
@@ -100,6 +156,7 @@ class Captioner(Spec):
     """
 
     kind: Literal["captioner"] = "captioner"
+    stem: ConvNet | None = None
     image_embedding: PatchEmbedding
     image_stack: Stack
     caption_pool: AttentionPool
@@ -116,8 +173,37 @@ class Captioner(Spec):
         """Blocks that see the text alone."""
         return next(layer for layer, block in enumerate(self.decoder.blocks) if block.cross is not None)
 
+    @property
+    def cut(self) -> PatchEmbedding:
+        """`image_embedding` of what the patches are cut of: the last map of `stem`, or the picture."""
+        if self.stem is None:
+            return self.image_embedding
+        of = {"image_size": self.stem.maps[-1], "channels": self.stem.layers[-1].channels}
+        return self.image_embedding.model_copy(update=of)
+
+    def _fits_behind(self, stem: ConvNet) -> None:
+        """Raise ValueError where no patch can be cut of a stem's last map."""
+        if stem.classes is not None:
+            raise ValueError("stem.classes: what stands in front of patches tells no classes apart; set it to null")
+        seen, shown = (
+            (stem.channels, *stem.image_size),
+            (self.image_embedding.channels, *self.image_embedding.image_size),
+        )
+        if seen != shown:
+            raise ValueError(
+                f"stem and image_embedding are of one picture: {seen} and {shown} must agree (channels, size)"
+            )
+        if min(self.cut.image_size) < self.cut.patch_size:
+            height, width = self.cut.image_size
+            raise ValueError(
+                f"stem: its last map of {height}x{width} has no room for a patch of "
+                f"image_embedding.patch_size={self.cut.patch_size}"
+            )
+
     @model_validator(mode="after")
     def _fits(self) -> Captioner:
+        if self.stem is not None:
+            self._fits_behind(self.stem)
         if self.image_stack.width != self.decoder.width:
             raise ValueError(
                 f"image_stack.width={self.image_stack.width} and decoder.width={self.decoder.width} must agree"
@@ -139,46 +225,6 @@ class Captioner(Spec):
                 "decoder.blocks: the first need cross=null, to read the text alone, and all others cross, to see the "
                 "picture"
             )
-        return self
-
-
-class ConvNet(Spec):
-    """A classifier of convolutions one after the other; every value of the last map goes to a linear map without bias,
-    whose outputs are batch-normed (An et al. 2020).
-
-    Attributes:
-        image_size: height and width of the pictures.
-        channels: of the pictures.
-        classes: None: the values of the last map alone, as the image tower of a `TwoTower`.
-    """
-
-    kind: Literal["convnet"] = "convnet"
-    image_size: tuple[int, int]
-    channels: int = Field(default=3, ge=1)
-    classes: int | None = Field(ge=2)
-    layers: tuple[ConvLayer, ...] = Field(min_length=1)
-    init: Init = Init(std=None)
-
-    @property
-    def maps(self) -> tuple[tuple[int, int], ...]:
-        """Height and width of what each layer makes."""
-        sizes = [self.image_size]
-        for layer in self.layers:
-            sizes.append(layer.outputs(sizes[-1]))
-        return tuple(sizes[1:])
-
-    @property
-    def outputs(self) -> int:
-        """Values of a picture's vector."""
-        height, width = self.maps[-1]
-        return height * width * self.layers[-1].channels
-
-    @model_validator(mode="after")
-    def _fits(self) -> ConvNet:
-        for place, size in enumerate(self.maps):
-            if min(size) < 1:
-                before = self.maps[place - 1] if place else self.image_size
-                raise ValueError(f"layers.{place}: kernel={self.layers[place].kernel} exceeds its map of {before}")
         return self
 
 

@@ -5,6 +5,8 @@ Shape letters: B batch, C channels, H height, W width.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -30,3 +32,9 @@ class Convolution(nn.Module):
         made_BCHW = self.convolution(x_BCHW).contiguous(memory_format=torch.channels_last)
         out: Tensor = self.activation(self.norm(made_BCHW))
         return out
+
+
+def convolutions(layers: Sequence[ConvLayer], channels: int) -> nn.Sequential:
+    """Layers one after the other, the first of which sees so many channels; none: what leaves all as it is."""
+    inputs = [channels, *(layer.channels for layer in layers)]
+    return nn.Sequential(*(Convolution(layer, seen) for layer, seen in zip(layers, inputs, strict=False)))

@@ -32,12 +32,7 @@ class PatchEmbeddingLayer(nn.Module):
         self.dropout = nn.Dropout(spec.dropout)
 
     def forward(self, images_BCHW: Tensor) -> Tensor:
-        wanted = (self.spec.channels, *self.spec.image_size)
-        if tuple(images_BCHW.shape[1:]) != wanted:
-            raise SpecError(
-                f"pictures of {_shown(images_BCHW.shape[1:])} reach a model for {_shown(wanted)} (channels, height, "
-                "width): set model.embedding.image_size and channels, or those of the data, so that they agree"
-            )
+        check_pictures(images_BCHW, self.spec.channels, self.spec.image_size)
         patches = patches_of(images_BCHW.to(self.patch.weight.dtype), self.spec.patch_size)
         x_BTD = at_least_float32(self.patch(patches))
         if self.class_token is not None:
@@ -49,6 +44,16 @@ class PatchEmbeddingLayer(nn.Module):
             x_BTD = self.norm(x_BTD)
         out: Tensor = self.dropout(x_BTD)
         return out
+
+
+def check_pictures(images_BCHW: Tensor, channels: int, size: tuple[int, int]) -> None:
+    """SpecError for pictures of other channels, height or width than a model is for."""
+    wanted = (channels, *size)
+    if tuple(images_BCHW.shape[1:]) != wanted:
+        raise SpecError(
+            f"pictures of {_shown(images_BCHW.shape[1:])} reach a model for {_shown(wanted)} (channels, height, "
+            "width): set model.embedding.image_size and channels, or those of the data, so that they agree"
+        )
 
 
 def _shown(shape: torch.Size | tuple[int, ...]) -> str:

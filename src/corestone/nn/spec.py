@@ -432,6 +432,21 @@ class ConvLayer(Spec):
         return height, width
 
 
+class Gradients(Spec):
+    """Fixed maps in front of convolutions, of half the height and width: how much brightness changes in each direction,
+    whatever the contrast around (Dalal and Triggs 2005, section 6), and the picture's own channels behind.
+
+    Attributes:
+        directions: over half a turn; dark to bright and bright to dark are one.
+        around: places of the half-sized map, on each side, over which contrast is evened out.
+        floor: contrast that is small beside this, in units of the pictures' values, is not raised to that of others.
+    """
+
+    directions: int = Field(default=9, ge=3)
+    around: int = Field(default=3, ge=0)
+    floor: float = Field(default=0.07, gt=0)
+
+
 class MBConv(Spec):
     """An inverted bottleneck with squeeze and excitation (Sandler et al. 2018; Hu et al. 2018), batch-normed in front,
     as CoAtNet has it: four times as wide inside as its output (Dai et al. 2021, appendix A).

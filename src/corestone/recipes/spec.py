@@ -70,7 +70,8 @@ class Start(Spec):
     2021, section 3.2), a CoAtNet's between offsets; anything else that is missing, left over or of another shape is an
     error. A two-tower model may begin with a ViT, a CoAtNet or a convolutional network: that becomes its image tower,
     and the rest begins by chance. A model of pictures alone may begin with the picture tower of one that reads texts
-    too; behind a captioner's encoder its pool begins by chance.
+    too; behind a captioner's encoder its pool begins by chance. A captioner with a stem may begin with a convolutional
+    network, or with a two-tower model that has one: that becomes its stem, and the rest begins by chance.
 
     Attributes:
         path: a run folder (its newest whole checkpoint) or a checkpoint folder; of averaged weights, the averages.

@@ -28,6 +28,8 @@ HEAD = "head."
 """What the names of a head's tensors begin with: every model has its head under this name (`core.protocols.Model`)."""
 TOWER = "image_tower."
 """What the names of a two-tower model's tensors begin with that are its image tower's."""
+STEM = "stem."
+"""What the names of a captioner's tensors begin with that are the convolutions in front of its patches."""
 POOL = "pool."
 """What the names of an image encoder's pool begin with. A captioner's own pools stand on each other and serve captions
 and pairs, so another task gets one of its own."""
@@ -98,6 +100,8 @@ def begin(start: Start, model: Spec, parameters: Mapping[str, Tensor], files: Ma
     record = parse(ModelFile, {"model": yaml.safe_load(found.model_yaml)}, f"{start.path}: model.yaml").model
     if isinstance(model, TwoTower) and isinstance(record, ImageEncoder | CoAtNet | ConvNet):
         return _tower(start, model, record, parameters, folder, tensors)
+    if isinstance(model, Captioner) and model.stem is not None and isinstance(record, TwoTower | ConvNet):
+        return _stem(start, record, parameters, folder, tensors)
     if MANIFEST_FILE in files:
         if not (folder / MANIFEST_FILE).is_file():
             raise CheckpointError(f"{folder}: holds no {MANIFEST_FILE}, and this run reads text; name another start")
@@ -138,6 +142,28 @@ def _tower(
     return Beginning(
         _named(start, folder), len(wanted) - changed, interpolated, "an image tower has none", left_out, fresh
     )
+
+
+def _stem(
+    start: Start,
+    record: TwoTower | ConvNet,
+    parameters: Mapping[str, Tensor],
+    folder: Path,
+    tensors: Mapping[str, Tensor],
+) -> Beginning:
+    """Copy a convolutional network, or the image tower of a two-tower model, in front of a captioner's patches."""
+    tower = TOWER if isinstance(record, TwoTower) else ""
+    left_out = sorted(_head(tensors))
+    found = {
+        STEM + name.removeprefix(tower): tensor
+        for name, tensor in tensors.items()
+        if name.startswith(tower) and name not in left_out
+    }
+    wanted = {name: tensor for name, tensor in parameters.items() if name.startswith(STEM)}
+    _take(wanted, found, start.path)
+    fresh = sorted({name.split(".")[0] + ".*" for name in parameters.keys() - wanted.keys()})
+    others = len(tensors) - len(found) - len(left_out)
+    return Beginning(_named(start, folder), len(wanted), "", "a stem has none", left_out, fresh, others)
 
 
 def _named(start: Start, folder: Path) -> dict[str, str]:
@@ -226,7 +252,7 @@ def _interpolate(tensors: dict[str, Tensor], old: Spec, new: Spec, prefix: str =
     if isinstance(old, ImageEncoder) and isinstance(new, ImageEncoder):
         return _patches(tensors, old.embedding, new.embedding, f"{prefix}embedding.position.weight")
     if isinstance(old, Captioner) and isinstance(new, Captioner):
-        return _patches(tensors, old.image_embedding, new.image_embedding, "image_embedding.position.weight")
+        return _patches(tensors, old.cut, new.cut, "image_embedding.position.weight")
     if isinstance(old, CoAtNet) and isinstance(new, CoAtNet):
         return _offsets(tensors, old, new, prefix)
     return 0, ""

@@ -52,18 +52,6 @@ def ridge(train: PictureSet, held_out: PictureSet, penalty: float = RIDGE) -> fl
     return float((((z_ND - x_mean) @ weights_DK + target_mean).argmax(axis=1) == truth).mean())
 
 
-def nearest_caption(gallery: PictureSet, queries: PictureSet) -> float:
-    """Share of the queries whose nearest picture of the gallery, pixel by pixel, has their first caption."""
-    x_ND, y_ND = (
-        np.stack([one.pixels(i).ravel() for i in range(len(one))]).astype(np.float32) / 255
-        for one in (gallery, queries)
-    )
-    distances_NN = (x_ND**2).sum(axis=1) - 2 * y_ND @ x_ND.T
-    said = np.array([gallery.captions(i)[0] for i in range(len(gallery))])
-    truth = np.array([queries.captions(i)[0] for i in range(len(queries))])
-    return float((said[distances_NN.argmin(axis=1)] == truth).mean())
-
-
 def _labelled(pictures: PictureSet) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """The pictures with a class as rows of values from 0 to 1, and their classes."""
     if pictures.array is None:

