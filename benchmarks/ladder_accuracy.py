@@ -38,6 +38,9 @@ CASES: dict[str, tuple[str, tuple[str, ...], str | None]] = {
     "T5": ("shakespeare-t5", FEW_TOKENS, None),
     "ViT": ("mnist-vit", FEW_PICTURES, "nats"),
     "CNN": ("mnist", FEW_PICTURES, "nats"),
+    "BASIC": ("basic-emoji-1", FEW_PICTURES, "nats"),
+    "CLIP": ("clip-emoji", ("training.batch_examples=64", *MANY_STEPS), None),
+    "CoCa": ("coca-emoji", ("training.batch_examples=16", *MANY_STEPS), "nats_per_target"),
 }
 """Recipe, what is changed in it, and the figure that is told: in small batches, so that small runs have many steps."""
 
