@@ -27,6 +27,7 @@ from corestone.recipes.spec import Run
 MANY_STEPS = ("training.length=4000 steps", "schedule.warmup=200 steps")
 FEW_TOKENS = ("training.batch_tokens=512", *MANY_STEPS)
 FEW_PICTURES = ("training.batch_examples=32", *MANY_STEPS)
+AT_THE_END = ("rhythm.evaluate=null", "rhythm.sample=null")
 RUNGS = 12
 SHARE = 0.3
 """Parameters of what is trained over the recipe's own, about: a size that nothing was tuned at."""
@@ -39,8 +40,8 @@ CASES: dict[str, tuple[str, tuple[str, ...], str | None]] = {
     "ViT": ("mnist-vit", FEW_PICTURES, "nats"),
     "CNN": ("mnist", FEW_PICTURES, "nats"),
     "BASIC": ("basic-emoji-1", FEW_PICTURES, "nats"),
-    "CLIP": ("clip-emoji", ("training.batch_examples=64", *MANY_STEPS), None),
-    "CoCa": ("coca-emoji", ("training.batch_examples=16", *MANY_STEPS), "nats_per_target"),
+    "CLIP": ("clip-emoji", ("training.batch_examples=64", *MANY_STEPS, *AT_THE_END), None),
+    "CoCa": ("coca-emoji", ("training.batch_examples=16", *MANY_STEPS, *AT_THE_END), "nats_per_target"),
 }
 """Recipe, what is changed in it, and the figure that is told: in small batches, so that small runs have many steps."""
 

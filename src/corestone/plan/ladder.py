@@ -34,8 +34,8 @@ LENGTHS = 16
 """Longest over shortest rung of one size, at most. A wider range holds the first steps, in which a loss falls as it
 never does again, and bends the law; a narrower one leaves floor and exponent to the noise of the runs."""
 SETTLED_STEPS = 30
-"""Steps of the shortest rung, at least, where lengths alone vary by preference: shorter runs are mostly those first
-steps."""
+"""Steps of the shortest rung of one size, at least, where the longest has eight times as many: shorter runs are mostly
+those first steps."""
 SPAN = 2.5
 """Largest over smallest number of parameters, at least, where sizes vary."""
 OFF_PATH = (1.0, 0.5, 2.0, 0.25, 4.0, 0.125)
@@ -146,11 +146,11 @@ def choose(
     """
     counts = COUNTS if count is None else (count,)
     own = max(sizes, key=lambda size: size.parameters)
-    if vary is None and own.parameters >= target.parameters:
+    settled = target.steps * LARGEST >= LENGTHS / 2 * SETTLED_STEPS
+    if vary is None and own.parameters >= target.parameters and settled:
         for some in counts:
             rungs = _over_lengths(own, target.steps * LARGEST, some)
-            settled = rungs[0].steps >= SETTLED_STEPS and rungs[-1].steps >= LENGTHS / 2 * rungs[0].steps
-            if settled and _allows(rungs, LENGTH, some, seeds) and budget.cost(rungs, seeds) <= budget.amount:
+            if _allows(rungs, LENGTH, some, seeds) and budget.cost(rungs, seeds) <= budget.amount:
                 return Ladder(rungs, LENGTH, 1.0)
     if vary == "length":
         sizes = [size for size in sizes if size.parameters >= target.parameters]
@@ -262,8 +262,10 @@ def spread(sizes: Sequence[Size], count: int) -> list[Size]:
 
 
 def _over_lengths(size: Size, most: float, count: int) -> tuple[Rung, ...]:
-    """One size at lengths in equal ratios, each at most twice the one before."""
-    ratio = min(2.0, min(LENGTHS, most / FEWEST_STEPS) ** (1 / max(1, count - 1)))
+    """One size at lengths in equal ratios, each at most twice the one before; without the first steps where the longest
+    leaves a range worth fitting."""
+    fewest = SETTLED_STEPS if most >= LENGTHS / 2 * SETTLED_STEPS else FEWEST_STEPS
+    ratio = min(2.0, min(LENGTHS, most / fewest) ** (1 / max(1, count - 1)))
     lengths = {math.floor(most / ratio**place + 1e-9) for place in range(count)}
     return tuple(Rung(size, steps) for steps in sorted(lengths))
 
