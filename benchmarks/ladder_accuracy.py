@@ -28,6 +28,7 @@ MANY_STEPS = ("training.length=4000 steps", "schedule.warmup=200 steps")
 FEW_TOKENS = ("training.batch_tokens=512", *MANY_STEPS)
 FEW_PICTURES = ("training.batch_examples=32", *MANY_STEPS)
 AT_THE_END = ("rhythm.evaluate=null", "rhythm.sample=null")
+"""Scored once, as rungs are: to score pairs takes as long as many steps."""
 RUNGS = 12
 SHARE = 0.3
 """Parameters of what is trained over the recipe's own, about: a size that nothing was tuned at."""
