@@ -42,7 +42,6 @@ CASES: dict[str, tuple[str, tuple[str, ...], str | None]] = {
     "CNN": ("mnist", FEW_PICTURES, "nats"),
     "BASIC": ("basic-emoji-1", FEW_PICTURES, "nats"),
     "CLIP": ("clip-emoji", ("training.batch_examples=64", *MANY_STEPS, *AT_THE_END), None),
-    "CoCa": ("coca-emoji", ("training.batch_examples=16", *MANY_STEPS, *AT_THE_END), "nats_per_target"),
 }
 """Recipe, what is changed in it, and the figure that is told: in small batches, so that small runs have many steps."""
 
