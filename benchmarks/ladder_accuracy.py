@@ -36,6 +36,7 @@ SHARE = 0.3
 CASES: dict[str, tuple[str, tuple[str, ...], str | None]] = {
     "GPT": ("shakespeare", FEW_TOKENS, None),
     "OPT": ("shakespeare-opt", FEW_TOKENS, None),
+    "PaLM": ("shakespeare-palm", FEW_TOKENS, None),
     "H3": ("shakespeare-h3", FEW_TOKENS, None),
     "T5": ("shakespeare-t5", FEW_TOKENS, None),
     "ViT": ("mnist-vit", FEW_PICTURES, "nats"),
