@@ -27,6 +27,8 @@ from corestone.recipes.spec import Run
 MANY_STEPS = ("training.length=4000 steps", "schedule.warmup=200 steps")
 FEW_TOKENS = ("training.batch_tokens=512", *MANY_STEPS)
 FEW_PICTURES = ("training.batch_examples=32", *MANY_STEPS)
+AT_THE_END = ("rhythm.evaluate=null", "rhythm.sample=null")
+"""Scored once, as rungs are: to score pairs takes as long as many steps."""
 RUNGS = 12
 SHARE = 0.3
 """Parameters of what is trained over the recipe's own, about: a size that nothing was tuned at."""
@@ -34,10 +36,13 @@ SHARE = 0.3
 CASES: dict[str, tuple[str, tuple[str, ...], str | None]] = {
     "GPT": ("shakespeare", FEW_TOKENS, None),
     "OPT": ("shakespeare-opt", FEW_TOKENS, None),
+    "PaLM": ("shakespeare-palm", FEW_TOKENS, None),
     "H3": ("shakespeare-h3", FEW_TOKENS, None),
     "T5": ("shakespeare-t5", FEW_TOKENS, None),
     "ViT": ("mnist-vit", FEW_PICTURES, "nats"),
     "CNN": ("mnist", FEW_PICTURES, "nats"),
+    "BASIC": ("basic-emoji-1", FEW_PICTURES, "nats"),
+    "CLIP": ("clip-emoji", ("training.batch_examples=64", *MANY_STEPS, *AT_THE_END), None),
 }
 """Recipe, what is changed in it, and the figure that is told: in small batches, so that small runs have many steps."""
 

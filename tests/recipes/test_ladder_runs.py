@@ -156,9 +156,10 @@ def test_a_folder_of_another_ladder_or_of_anything_else_is_refused(done):
         Asked(run, "2e13FLOPs", 6),
         Asked(run, "1e13FLOPs", 7),
         Asked(run, "1e13FLOPs", 6, seeds=2),
+        Asked(run, "1e13FLOPs", 6, vary="length"),
     ):
         with pytest.raises(
-            SpecError, match="lad: holds a ladder of another recipe, budget, --rungs or --seeds"
+            SpecError, match="lad: holds a ladder of another recipe, budget, --rungs, --seeds or --vary"
         ) as caught:
             read_kept(other, Path("lad"))
         assert "\n" not in str(caught.value)

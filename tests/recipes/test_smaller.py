@@ -103,6 +103,15 @@ def test_what_mup_made_for_one_width_is_not_made_narrower():
     assert said == "lengths alone vary: its model.init.rules give deviations for this width alone"
 
 
+def test_a_ladder_that_leaves_smaller_models_out_says_what_they_are_for():
+    made = smaller(find_recipe("shakespeare", []), 6, 1 / 60)
+    sizes = [Size(one.parameters, 6.0 * one.parameters, 0.01, 1.0) for one in made]
+    target = Target(sizes[-1].parameters, 10_000, sizes[-1].flops_per_step)
+    measured = [Measured(one, size) for one, size in zip(made, sizes, strict=True)]
+    (said,) = notes(choose(sizes, target, Budget(1e13, "flops")), made, measured, "")
+    assert said.startswith("lengths alone vary: nearest to the recipe itself; --vary sizes")
+
+
 def test_a_schedule_shrinks_with_the_length():
     run = find_recipe("shakespeare", ["schedule={kind: warmup_stable_decay, warmup: 50 steps, decay: 1e5 tokens}"])
     short = shortened(run, 100, 1000, "short")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -25,6 +25,10 @@ def ladder(
         int | None, typer.Option(min=6, help="Different runs. Default: 8 to 16, as many as suit the budget.")
     ] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Runs of each rung, with seeds counted from the recipe's.")] = 1,
+    vary: Annotated[
+        Literal["sizes", "length"] | None,
+        typer.Option(help="Smaller models too, or length alone. Default: length where it suits the budget."),
+    ] = None,
     metric: Annotated[
         str | None, typer.Option(help="The runs' metric to fit, by name. Default: the one by which they are judged.")
     ] = None,
@@ -36,9 +40,11 @@ def ladder(
 ) -> None:
     """Predict a recipe's loss from a ladder of small runs.
 
-    They are smaller and shorter, and suit a budget. The largest run takes at most an eighth of the recipe's operations.
-    A law of parameters and tokens (or pictures) is fitted to the runs, or of tokens alone where the model cannot be
-    made smaller. The folder holds ladder.json, the figures and every run; corestone plan RECIPE --fit reads
+    They suit a budget, and the largest takes at most an eighth of the recipe's operations. Where the budget holds them,
+    they are the recipe's own model at shorter lengths, and a law of tokens (or pictures) is fitted; else models are
+    smaller too, and the law is of parameters and tokens.
+
+    The folder holds ladder.json, the figures and every run; corestone plan RECIPE --fit reads
     ladder.json.
 
     Run it again after an interruption and it goes on where it stopped.
@@ -53,7 +59,7 @@ def ladder(
 
     console = Console(stderr=as_json)
     folder = out or Path("runs") / f"{run.name}-ladder"
-    tree = run_ladder(Asked(run, budget, rungs, seeds, metric, target), folder, dry_run, console)
+    tree = run_ladder(Asked(run, budget, rungs, seeds, vary, metric, target), folder, dry_run, console)
     if as_json:
         typer.echo(json.dumps(tree, indent=1))
     elif not dry_run:

@@ -43,6 +43,9 @@ DESCENTS = 24
 EXPONENTS = (0.01, 3.0)
 """Smallest and largest exponent; a fit that ends there says so."""
 
+BENT, LEAST_BEND = 3.0, 1e-3
+"""From where losses bend downwards, which no floor and power law does: in standard errors, and as a log residual."""
+
 DISTINCT = 3
 """Different values that a variable needs: a power law with a floor has three unknowns."""
 
@@ -230,9 +233,25 @@ class Problem:
             f"fit to {len(self.log_losses)} rows",
         )
 
+    def steepens(self) -> bool:
+        """Whether log losses bend downwards over the first variable: a parabola's curvature by least squares, by more
+        than `BENT` standard errors and `LEAST_BEND` at its ends; never of fewer than five rows."""
+        if len(self.log_losses) < 5:
+            return False
+        powers = self.logs_NK[:, :1] ** np.arange(3)
+        found, *_ = np.linalg.lstsq(powers, self.log_losses, rcond=None)
+        off = self.log_losses - powers @ found
+        error = np.sqrt(off @ off / (len(off) - 3) * np.linalg.inv(powers.T @ powers)[2, 2])
+        ends = found[2] * (np.ptp(self.logs_NK[:, 0]) / 2) ** 2
+        return bool(found[2] < -BENT * error and ends < -LEAST_BEND)
+
     def undetermined(self, point: Array) -> list[str]:
-        """Which parts ended at a bound, in words."""
+        """Which parts ended at a bound, and losses that bend as no law does, in words."""
         k, notes = self.logs_NK.shape[1], []
+        if k == 1 and self.steepens():
+            notes.append(
+                "losses fall faster and faster, which no law of this form does: what it predicts is likely too high"
+            )
         if point[0] < self.log_losses.min() - 5:
             notes.append("the rows show no floor: losses keep falling as a power law; an extrapolation has none either")
         for over, part, exponent in zip(self.ranges, point[1 : 1 + k], point[1 + k :], strict=True):

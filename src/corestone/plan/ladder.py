@@ -1,10 +1,13 @@
 """A ladder of small runs towards a target: which sizes and lengths to train under a budget, to fit a law to.
 
-The batch is the target's, so lengths are steps. A rung's path is the length that gives its model as many units per
-parameter as the target has. Rungs stand on that path, and off it at a half, twice, a quarter, ... of it, so that what
-size does and what length does can be told apart; the largest rung costs at most an eighth of the target's operations.
-Where a budget holds no such ladder, all lengths become shorter by powers of two, and a note says so. Where there are
-fewer than three sizes, lengths alone vary.
+The batch is the target's, so lengths are steps. The largest rung costs at most an eighth of the target's operations.
+Where the budget holds them, the rungs are the target's own model at lengths up to an eighth of the target's: then there
+is one thing to extrapolate, and no other model's shape, learning rate or first steps are taken for an effect of size.
+
+Otherwise sizes vary too. A rung's path is the length that gives its model as many units per parameter as the target
+has. Rungs stand on that path, and off it at a half, twice, a quarter, ... of it, so that what size does and what length
+does can be told apart. Where a budget holds no such ladder, all lengths become shorter by powers of two, and a note
+says so. Where there are fewer than three sizes, lengths alone vary, whatever they reach.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product, takewhile
+from typing import Literal
 
 from corestone.core.errors import DataError, SpecError
 from corestone.core.format import si
@@ -26,6 +30,12 @@ FEWEST_STEPS = 20
 """Steps of a rung, at least: under these a run has hardly begun."""
 BETTER_STEPS = (80, 40, FEWEST_STEPS)
 """The same, where a budget holds such ladders: the first of these is tried first."""
+LENGTHS = 16
+"""Longest over shortest rung of one size, at most. A wider range holds the first steps, in which a loss falls as it
+never does again, and bends the law; a narrower one leaves floor and exponent to the noise of the runs."""
+SETTLED_STEPS = 30
+"""Steps of the shortest rung of one size, at least, where the longest has eight times as many: shorter runs are mostly
+those first steps."""
 SPAN = 2.5
 """Largest over smallest number of parameters, at least, where sizes vary."""
 OFF_PATH = (1.0, 0.5, 2.0, 0.25, 4.0, 0.125)
@@ -35,6 +45,8 @@ COUNTS = (16, 12, 10, 8)
 SHRINK = 0.85
 """Factor between the largest rungs that are tried, from the largest allowed one downwards."""
 BOTH, LENGTH = ("parameters", "tokens"), ("tokens",)
+Vary = Literal["sizes", "length"]
+"""What differs between rungs: sizes and lengths, or lengths alone."""
 
 
 @dataclass(frozen=True)
@@ -114,24 +126,45 @@ class Ladder:
     path: float
 
 
-def choose(sizes: Sequence[Size], target: Target, budget: Budget, count: int | None = None, seeds: int = 1) -> Ladder:
-    """The ladder that reaches farthest under a budget.
+def choose(
+    sizes: Sequence[Size],
+    target: Target,
+    budget: Budget,
+    count: int | None = None,
+    seeds: int = 1,
+    vary: Vary | None = None,
+) -> Ladder:
+    """The ladder that says most of the target under a budget.
 
     Args:
         sizes: the target's own among them, unless it is too costly for a rung; alone where it cannot be made smaller.
         count: rungs, each of which is run with `seeds` seeds; None: as `COUNTS` has it.
+        vary: None: length alone where the budget holds rungs of the target's own model up to an eighth of its length.
 
     Raises:
         SpecError: the budget holds no ladder, with the least that one needs; or the target is too short for any.
     """
-    if count is not None:
-        return _of_count(sizes, target, budget, count, seeds)
+    counts = COUNTS if count is None else (count,)
+    own = max(sizes, key=lambda size: size.parameters)
+    settled = target.steps * LARGEST >= LENGTHS / 2 * SETTLED_STEPS
+    if vary is None and own.parameters >= target.parameters and settled:
+        for some in counts:
+            rungs = _over_lengths(own, target.steps * LARGEST, some)
+            if _allows(rungs, LENGTH, some, seeds) and budget.cost(rungs, seeds) <= budget.amount:
+                return Ladder(rungs, LENGTH, 1.0)
+    if vary == "length":
+        sizes = [size for size in sizes if size.parameters >= target.parameters]
+    return _farthest(sizes, target, budget, counts, seeds)
+
+
+def _farthest(sizes: Sequence[Size], target: Target, budget: Budget, counts: Sequence[int], seeds: int) -> Ladder:
+    """Of several numbers of rungs the first whose largest one is half as large, at least, as with fewer."""
     found = []
-    for some in COUNTS:
+    for some in counts:
         try:
             found.append(_of_count(sizes, target, budget, some, seeds))
         except SpecError:
-            if some == COUNTS[-1] and not found:
+            if some == counts[-1] and not found:
                 raise
     kind = max((len(ladder.variables), ladder.path) for ladder in found)
     alike = [ladder for ladder in found if (len(ladder.variables), ladder.path) == kind]
@@ -160,6 +193,8 @@ def _of_count(sizes: Sequence[Size], target: Target, budget: Budget, count: int,
 
 def _ladders(sizes: Sequence[Size], target: Target, count: int, seeds: int) -> Iterator[Ladder]:
     """Those that allow a fit, from the best one on: of the target's path first, and the largest rungs first."""
+    if not sizes:
+        return
     found = False
     shares = takewhile(lambda share: share * target.steps >= FEWEST_STEPS, (0.5**place for place in range(20)))
     least_flops = min(size.flops_per_step for size in sizes)
@@ -227,8 +262,10 @@ def spread(sizes: Sequence[Size], count: int) -> list[Size]:
 
 
 def _over_lengths(size: Size, most: float, count: int) -> tuple[Rung, ...]:
-    """One size at lengths in equal ratios, each at most twice the one before."""
-    ratio = min(2.0, (most / FEWEST_STEPS) ** (1 / max(1, count - 1)))
+    """One size at lengths in equal ratios, each at most twice the one before; without the first steps where the longest
+    leaves a range worth fitting."""
+    fewest = SETTLED_STEPS if most >= LENGTHS / 2 * SETTLED_STEPS else FEWEST_STEPS
+    ratio = min(2.0, min(LENGTHS, most / fewest) ** (1 / max(1, count - 1)))
     lengths = {math.floor(most / ratio**place + 1e-9) for place in range(count)}
     return tuple(Rung(size, steps) for steps in sorted(lengths))
 

@@ -23,7 +23,8 @@ from corestone.core.format import si
 from corestone.core.spec import fingerprint, override, plain, read_yaml, to_yaml
 from corestone.parallel.allocator import keep_freed_memory
 from corestone.parallel.collectives import join_world
-from corestone.plan.ladder import BOTH, FEWEST_STEPS, Budget, Ladder, Size, Target, choose
+from corestone.plan.fit import DISTINCT
+from corestone.plan.ladder import BOTH, FEWEST_STEPS, Budget, Ladder, Size, Target, Vary, choose
 from corestone.plan.own import OwnLaw, expect, of_judged
 from corestone.plan.rows import Dropped, Row
 from corestone.plan.study import Study, study
@@ -53,6 +54,7 @@ class Asked:
     Attributes:
         budget: as it was typed, such as `20minutes` or `1e15FLOPs`: of all runs together, as predicted.
         rungs: how many different runs, None: as many as suit the budget; seeds: of each.
+        vary: what differs between them; None: as `plan.ladder.choose` has it.
         metric: the runs' figure to fit, by name; None: the one by which they are judged.
         target: a finished run of the recipe itself, to hold the prediction to.
     """
@@ -61,6 +63,7 @@ class Asked:
     budget: str
     rungs: int | None = None
     seeds: int = 1
+    vary: Vary | None = None
     metric: str | None = None
     target: Path | None = None
 
@@ -119,7 +122,8 @@ class Chosen:
 def identity(asked: Asked) -> str:
     """What makes two ladders the same."""
     recipe = {**plain(asked.run), "name": "", "description": ""}
-    return fingerprint({"recipe": recipe, "budget": asked.budget, "rungs": asked.rungs, "seeds": asked.seeds})
+    asks = {"budget": asked.budget, "rungs": asked.rungs, "seeds": asked.seeds, "vary": asked.vary}
+    return fingerprint({"recipe": recipe, **asks})
 
 
 def read_kept(asked: Asked, out: Path) -> Chosen | None:
@@ -136,8 +140,8 @@ def read_kept(asked: Asked, out: Path) -> Chosen | None:
         raise SpecError(f"{path}: cannot be read as a ladder; name another folder with --out") from None
     if own != identity(asked):
         raise SpecError(
-            f"{out}: holds a ladder of another recipe, budget, --rungs or --seeds ({tree['recipe']}, {tree['budget']}, "
-            f"{len(names)} rungs, {tree['seeds']} seeds); name another folder with --out"
+            f"{out}: holds a ladder of another recipe, budget, --rungs, --seeds or --vary ({tree['recipe']}, "
+            f"{tree['budget']}, {len(names)} rungs, {tree['seeds']} seeds); name another folder with --out"
         )
     return Chosen(tree, {name: read_yaml(Run, out / "recipes" / f"{name}.yaml") for name in names})
 
@@ -159,13 +163,13 @@ def plan(asked: Asked, console: Console) -> Chosen:
     precision = str(compute_format(asked.run, None, world)).removeprefix("torch.")
     run = override(asked.run, [f"training.precision={precision}"])  # lest rungs compute in different formats
     target, units = target_of(run, data, world)
-    made = smaller(run, SIZES, FEWEST_STEPS / (2 * target.steps))
+    made = smaller(run, 1 if asked.vary == "length" else SIZES, FEWEST_STEPS / (2 * target.steps))
     console.print(f"measuring  what {len(made)} sizes cost on this machine ...", highlight=False)
     measured = measure(made, data, target, budget, world)
     spent = time.perf_counter() - begun
     if budget.unit == "seconds":
         budget = replace(budget, amount=max(0.0, budget.amount - spent))
-    found = choose([one.size for one in measured if one.size], target, budget, asked.rungs, asked.seeds)
+    found = choose([one.size for one in measured if one.size], target, budget, asked.rungs, asked.seeds, asked.vary)
     runs = {one.size: one.made.run for one in measured if one.size}
     recipes = {
         name_of(rung.size, rung.steps): shortened(
@@ -228,7 +232,12 @@ def notes(found: Ladder, made: Sequence[Any], measured: Sequence[Measured], alon
     if large:
         said.append(f"{large} larger size(s) left out: their shortest rung takes more than a quarter of the budget")
     if found.variables != BOTH:
-        why = alone or "the recipe gives too few smaller models, or its runs are too short for them"
+        sizes = len({one.size.parameters for one in measured if one.size})
+        why = alone or (
+            "nearest to the recipe itself; --vary sizes trains smaller models too, for a law that tells of other sizes"
+            if sizes >= DISTINCT
+            else "the recipe gives too few smaller models, or its runs are too short for them"
+        )
         said.append(f"lengths alone vary: {why}")
     elif found.path < 1:
         said.append(
