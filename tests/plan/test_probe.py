@@ -86,7 +86,8 @@ def test_real_steps_are_timed_in_a_process_of_their_own(name):
     found = probe(run, "float32")
     wall = time.perf_counter() - begun
     assert found.steps >= 3
-    assert all(value > 0 for value in asdict(found).values())
+    assert found.caption_seconds == 0  # no captions are written
+    assert all(value > 0 for key, value in asdict(found).items() if key != "caption_seconds")
     # Half of the steps take the median or longer, and all that was timed went on within this call.
     rows = run.evaluation.batch_size
     timed = found.steps * found.step_seconds / 2 + found.settle_seconds + rows * found.evaluated_row_seconds

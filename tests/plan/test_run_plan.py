@@ -314,15 +314,15 @@ def test_a_kept_plan_changes_no_random_state_and_never_stops_a_run(tmp_path):
     run = find_recipe("shakespeare", [])
     before = torch.get_rng_state()
     known = guessed(run, 200_000, model_of(run))
-    told = store_plan(run, known, tmp_path, "float32", 1e13, ALONE)
+    told = store_plan(run, lambda: known, tmp_path, "float32", 1e13, ALONE)
     assert torch.equal(before, torch.get_rng_state())
     assert "of training" in told
     plan = json.loads((tmp_path / "plan.json").read_text())
     assert plan["data"]["available"] == 200_000
-    assert store_plan(run, known, tmp_path, "float32", 1e13, ALONE, fresh=False) == ""
+    assert store_plan(run, lambda: known, tmp_path, "float32", 1e13, ALONE, fresh=False) == ""
     assert (tmp_path / "plan.json").is_file()
     lost = replace(known, vocabulary=None)  # of which no batch can be made up
-    assert "no plan was kept (" in store_plan(run, lost, tmp_path, "float32", 1e13, ALONE)
+    assert "no plan was kept (" in store_plan(run, lambda: lost, tmp_path, "float32", 1e13, ALONE)
     assert not (tmp_path / "plan.json").exists()  # that was of an earlier attempt
     measured = {"parameters": plan["parameters"]["total"], "peak_bytes": 2 * plan["memory"]["peak_bytes"]}
     held = {row.name: row.difference for row in held_to_account(plan, measured)}
@@ -331,7 +331,7 @@ def test_a_kept_plan_changes_no_random_state_and_never_stops_a_run(tmp_path):
 
 def test_a_run_is_held_to_its_time_only_where_it_took_the_planned_steps(tmp_path):
     run = find_recipe("shakespeare", [])
-    store_plan(run, guessed(run, None, model_of(run)), tmp_path, "float32", 1e13, ALONE)
+    store_plan(run, lambda: guessed(run, None, model_of(run)), tmp_path, "float32", 1e13, ALONE)
     planned = json.loads((tmp_path / "plan.json").read_text())["time"]["steps"]
     (tmp_path / "recipe.yaml").write_text(to_yaml(run))
     line = {"event": "train", "time": 1.0, "tokens_per_second": 2048.0, "flops_per_second": 1e9, "memory_bytes": 1e9}

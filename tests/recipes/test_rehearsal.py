@@ -71,7 +71,7 @@ def test_what_came_of_it_stands_in_the_folder_and_in_its_report(healthy):
     held = {one["name"]: one["difference"] for one in told["plan"]}
     assert held["Parameters"] == "+0.0%"
     assert held.keys() == {"Parameters", "Operations", "Peak memory"}  # times and loss of a toy say nothing
-    assert held["Operations"] == "+0.0%"
+    assert held["Operations"] in ("+0.0%", "-0.0%")  # 5e-5 of a sign or the other
     page = write_report([setting.folder]).read_text()
     assert '<section id="rehearsal">' in page
     assert "8 &lt;rows&gt;" in page

@@ -49,14 +49,14 @@ def test_a_mended_recipe_takes_the_folder_over_and_says_so(failed: Path, tmp_pat
     """Nothing of the first attempt stays: neither its recipe nor its number format, its plan or its certificate."""
     folder, said = tmp_path / "run", io.StringIO()
     shutil.copytree(failed, folder)
-    before = json.loads((folder / "plan.json").read_text())
+    (folder / "plan.json").write_text('{"parameters": {}}')
     (folder / "check.json").write_text('{"checks": []}')
     console = Console(file=said, width=300)
     pretrain(recipe(28, "float32"), folder, resume="never", console=console)
     assert said.getvalue().splitlines()[0] == f"taken over {folder} held another recipe, of which no step was taken"
     assert open_run(folder) == recipe(28, "float32")
     assert json.loads((folder / "environment.json").read_text())["precision"] == "float32"
-    assert json.loads((folder / "plan.json").read_text())["parameters"] != before["parameters"]
+    assert json.loads((folder / "plan.json").read_text())["parameters"]["total"] > 0
     assert not (folder / "check.json").exists()
     assert (folder / "report.html").is_file()
     with pytest.raises(CheckpointError, match=r"holds a run of another recipe \(it differs in .*training\.precision"):

@@ -427,7 +427,7 @@ def machine_name(told: Mapping[str, Any]) -> str:
 
 def store_plan(
     run: Run,
-    known: Known,
+    known: Callable[[], Known],
     folder: Path,
     precision: str,
     peak: float,
@@ -441,6 +441,9 @@ def store_plan(
 
     A plan must not stop a run, nor change it: whatever goes wrong is told, and random state is put back.
 
+    Args:
+        known: looks at the data, which may go wrong too.
+
     Returns:
         One line for the user; "" where there is nothing to say.
     """
@@ -450,7 +453,7 @@ def store_plan(
     path.unlink(missing_ok=True)
     try:
         with torch.random.fork_rng(devices=[]):
-            plan = plan_built(run, known, precision, peak, world, begun)
+            plan = plan_built(run, known(), precision, peak, world, begun)
         path.write_text(json.dumps(plan, indent=1) + "\n", encoding="utf-8")
     except Exception as error:
         return f"no plan was kept ({type(error).__name__}: {error})".splitlines()[0]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -104,7 +105,7 @@ def train_run(
         describe_folder(run, folder, built, peak, begun)
         introduce(console, built, folder, peak)
         precision = str(built.dtype).removeprefix("torch.")
-        known = known_of(run, data, built.objective, built.loader.epoch_units)
+        known = partial(known_of, run, data, built.objective, built.loader.epoch_units)
         told = store_plan(run, known, folder, precision, peak / world.size, world, fresh, begun)
         if told:
             console.print(f"plan       {told}", highlight=False, soft_wrap=True)
