@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from corestone.core.environment import began
 from corestone.core.spec import read_yaml
@@ -61,6 +62,7 @@ def measure(run: Run, dtype: torch.dtype, folder: Path, most: float, peak: float
         peak: FLOP/s of matrix products; None: they are measured.
     """
     keep_freed_memory()
+    FakeTensorMode()  # loads torch's compiler for good, 0.15 GB, as the trace of a plan does in the run itself
     world = World(rank=0, size=1, device=torch.device("cpu"))
     peak = peak or gemm_peak(dtype, world.device)
     calm = run.training.model_copy(update={"anomaly": Anomaly(spike_deviations=None)})
