@@ -8,25 +8,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from corestone.optim.base import LightOptimizer
+from corestone.optim.adamw import AdamWOptimiser
 from corestone.optim.parts import kept, parts
 
 
-class LambOptimiser(LightOptimizer):
+class LambOptimiser(AdamWOptimiser):
     """Adam whose step on each decaying parameter, decay included, is `lr` times that parameter's norm long.
 
     Parameters of a group without decay take Adam's step as it is, as in the authors' code, which leaves gains and
     biases out of both: a bias starts at zero, and steps as long as itself would keep it there.
 
-    Args:
-        groups: parameter groups, each with its `weight_decay`.
-        lr: step size, relative to the norm.
-        betas: decay of the means of gradients and of their squares.
-        eps: added to the root of the latter.
+    Takes what AdamW takes.
     """
-
-    def __init__(self, groups: list[dict[str, Any]], lr: float, betas: tuple[float, float], eps: float) -> None:
-        super().__init__(groups, {"lr": lr, "betas": betas, "eps": eps})
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]

@@ -12,6 +12,7 @@ from corestone.core.errors import SpecError
 from corestone.core.format import si
 from corestone.core.spec import Spec
 from corestone.plan import cluster, expected, memory
+from corestone.plan.ending import Ending
 from corestone.plan.own import OwnLaw, expect
 from corestone.plan.probed import Probed
 from corestone.plan.rows import Row
@@ -31,21 +32,6 @@ WRITTEN_AT_ONCE = 64
 
 CONCLUSION_SECONDS = 0.7
 """After training: to load the best weights and to write the report; measured on runs of minutes (docs/planning.md)."""
-
-
-@dataclass(frozen=True)
-class Ending:
-    """What is done with the data once training has ended.
-
-    Attributes:
-        units: tokens or pictures that the model is scored on.
-        captions: that it writes.
-        seconds: of what needs no model: floors, and reading pictures.
-    """
-
-    units: float
-    captions: float = 0.0
-    seconds: float = 0.0
 
 
 @dataclass(frozen=True)

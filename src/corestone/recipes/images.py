@@ -25,7 +25,7 @@ from corestone.data.images.spec import Images, Pairs
 from corestone.evaluate.objective import ObjectiveScore
 from corestone.objectives.spec import Classification
 from corestone.parallel.collectives import World
-from corestone.plan.prediction import Ending
+from corestone.plan.ending import Ending
 from corestone.recipes.spec import Run
 from corestone.train.archive import PICTURES
 

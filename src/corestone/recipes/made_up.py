@@ -16,7 +16,7 @@ from corestone.data.images.caption_rows import caption_batch, caption_rows
 from corestone.data.images.spec import Images, Pairs
 from corestone.data.packing import pack
 from corestone.data.spec import Data
-from corestone.plan.prediction import Ending
+from corestone.plan.ending import Ending
 from corestone.recipes.run_data import RunData
 from corestone.recipes.spec import Run
 

@@ -23,7 +23,7 @@ from corestone.generate.decode import caption, generate
 from corestone.generate.spec import Sampling
 from corestone.nn.modes import evaluation_mode
 from corestone.parallel.collectives import World
-from corestone.plan.prediction import Ending
+from corestone.plan.ending import Ending
 from corestone.recipes.made_up import Known, made_up, step_size
 from corestone.recipes.pairs import SAMPLED
 from corestone.recipes.run_data import EpochLoader

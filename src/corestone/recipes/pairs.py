@@ -28,7 +28,7 @@ from corestone.generate.spec import Sampling
 from corestone.generate.text import caption_text
 from corestone.models.picture_spec import Captioner
 from corestone.parallel.collectives import World
-from corestone.plan.prediction import Ending
+from corestone.plan.ending import Ending
 from corestone.recipes.images import TIMED, check_pictures, open_sides, picture_size, read_at_the_end
 from corestone.recipes.spec import Run
 from corestone.train.archive import PICTURES

@@ -30,12 +30,13 @@ from corestone.parallel.collectives import World
 from corestone.parallel.precision import compute_dtype
 from corestone.plan.calibration import factors
 from corestone.plan.cluster import CURVE
+from corestone.plan.ending import Ending
 from corestone.plan.expected import compute_optimal
 from corestone.plan.hardware import devices, find_hardware, find_region, this_device, this_machine
 from corestone.plan.law import FLOPS_PER_PARAMETER_AND_TOKEN
 from corestone.plan.memory import Sharding
 from corestone.plan.own import OwnLaw, read_law
-from corestone.plan.prediction import Ending, Scale, Subject, memory_of, predict
+from corestone.plan.prediction import Scale, Subject, memory_of, predict
 from corestone.plan.probed import Probed
 from corestone.plan.shapes import Activations, block_count, largest_block, parameter_parts, trace
 from corestone.plan.spec import CPU, Hardware

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 from corestone.core.protocols import Evaluator, Loader
 from corestone.core.vocabulary import Vocabulary
 from corestone.parallel.collectives import World
-from corestone.plan.prediction import Ending
+from corestone.plan.ending import Ending
 from corestone.recipes.spec import Run
 
 

@@ -26,7 +26,7 @@ from corestone.evaluate.objective import ObjectiveScore
 from corestone.evaluate.perplexity import Scorer, TextPerplexity, count_words, documents_within
 from corestone.generate.text import generate_text
 from corestone.parallel.collectives import World
-from corestone.plan.prediction import Ending
+from corestone.plan.ending import Ending
 from corestone.recipes.spec import Run
 
 FLOOR_TOKENS = 50_000_000
