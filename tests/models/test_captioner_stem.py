@@ -65,7 +65,7 @@ def test_what_it_says_of_itself_is_the_pictures():
     assert from_yaml(Captioner, to_yaml(spec), "model") == spec
 
 
-@pytest.mark.parametrize("gradients", [None, {"directions": 5}])
+@pytest.mark.parametrize("gradients", [None, {"cell": 2, "directions": 5}])
 def test_training_flops_count_the_stem(gradients):
     """By torch's own counter, as in `test_captioner.py`. With gradients the map is half as large."""
     patch = {"layers": [plain(LAYERS[0]), plain(LAYERS[0])]} if gradients else {}
@@ -81,9 +81,12 @@ def test_training_flops_count_the_stem(gradients):
 
 
 def test_gradients_come_in_front_of_the_stem():
-    model, batch = build_captioner(spec_of({"gradients": {"directions": 5}, "layers": [plain(LAYERS[0])]})), pictures(2)
+    model, batch = (
+        build_captioner(spec_of({"gradients": {"cell": 2, "directions": 5}, "layers": [plain(LAYERS[0])]})),
+        pictures(2),
+    )
     assert model.spec.cut.image_size == (7, 9)
-    maps_BCHW = GradientMaps(Gradients(directions=5))(batch.images_BCHW)
+    maps_BCHW = GradientMaps(Gradients(cell=2, directions=5))(batch.images_BCHW)
     assert maps_BCHW.shape == (2, 8, 7, 9)
     assert torch.equal(model.stem.map(batch.images_BCHW), model.stem.layers(maps_BCHW))
 
@@ -95,7 +98,7 @@ def test_gradients_come_in_front_of_the_stem():
         ({"classes": 4}, "tells no classes apart; set it to null"),
         ({"image_size": (14, 20)}, "must agree"),
         ({"channels": 1}, "must agree"),
-        ({"gradients": {}, "layers": [plain(LAYERS[1])] * 4}, r"kernel=3 exceeds|last map of 1x1"),
+        ({"gradients": {"cell": 2}, "layers": [plain(LAYERS[1])] * 4}, r"kernel=3 exceeds|last map of 1x1"),
     ],
 )
 def test_what_does_not_fit_is_refused(stem, message):

@@ -112,7 +112,9 @@ class ConvNet(Spec):
     def seen(self) -> tuple[int, int]:
         """Height and width of what the first layer sees."""
         height, width = self.image_size
-        return (height, width) if self.gradients is None else (height // 2, width // 2)
+        if self.gradients is None:
+            return height, width
+        return height // self.gradients.cell, width // self.gradients.cell
 
     @property
     def seen_channels(self) -> int:

@@ -433,17 +433,19 @@ class ConvLayer(Spec):
 
 
 class Gradients(Spec):
-    """Fixed maps in front of convolutions, of half the height and width: how much brightness changes in each direction,
-    whatever the contrast around (Dalal and Triggs 2005, section 6), and the picture's own channels behind.
+    """Fixed maps in front of convolutions: how much brightness changes in each direction in each cell, whatever the
+    contrast around (Dalal and Triggs 2005, section 6), and the picture's own channels, cell by cell, behind.
 
     Attributes:
+        cell: pixels along a side; the maps' height and width are the picture's divided by it.
         directions: over half a turn; dark to bright and bright to dark are one.
-        around: places of the half-sized map, on each side, over which contrast is evened out.
+        around: cells on each side over which contrast is evened out.
         floor: contrast that is small beside this, in units of the pictures' values, is not raised to that of others.
     """
 
+    cell: int = Field(default=4, ge=1)
     directions: int = Field(default=9, ge=3)
-    around: int = Field(default=3, ge=0)
+    around: int = Field(default=1, ge=0)
     floor: float = Field(default=0.07, gt=0)
 
 
