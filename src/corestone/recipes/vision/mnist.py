@@ -5,12 +5,15 @@ from __future__ import annotations
 from corestone.core.units import duration
 from corestone.data.images.augment_spec import Augmentation, RandomAffine
 from corestone.data.images.spec import EmbeddedImages, Images
+from corestone.data.spec import Bytes, Component, Data, Embedded
+from corestone.generate.spec import Sampling
 from corestone.models.picture_spec import ClassHead, ConvNet
 from corestone.nn.spec import PatchEmbedding
-from corestone.objectives.spec import Classification
+from corestone.objectives.spec import Classification, NextToken
 from corestone.optim.spec import AdamW, Cosine
-from corestone.recipes.spec import Run
+from corestone.recipes.spec import Run, Samples
 from corestone.train.spec import Average, Rhythm, Training
+from corestone.zoo.gpt import gpt2
 from corestone.zoo.mnist_cnn import m3, m5, m7
 from corestone.zoo.vit import vit
 
@@ -85,4 +88,32 @@ def mnist_vit() -> Run:
         schedule=Cosine(warmup=duration("50 steps"), final=0.01),
         training=Training(length=duration("1500 steps"), batch_examples=BATCH),
         rhythm=RHYTHM,
+    )
+
+
+def mnist_gpt() -> Run:
+    """A picture is written value by value (Chen et al. 2020, image GPT), behind the name of its digit, so that
+    `corestone generate runs/mnist-gpt $'7\\n'` draws a seven. Of the vocabulary 257 are used: bytes, and the
+    end of a document."""
+    vocab_size, context_length = 320, 256
+    return Run(
+        name="mnist-gpt",
+        description="A small GPT that writes digits of MNIST, 14 x 14 grey values each.",
+        model=gpt2(width=192, depth=4, num_heads=3, vocab_size=vocab_size, context_length=context_length),
+        objective=NextToken(),
+        data=Data(
+            components=(Component(source=Embedded(name="mnist5k-text")),),
+            tokenizer=Bytes(),
+            context_length=context_length,
+        ),
+        optimiser=AdamW(learning_rate=2e-3),
+        schedule=Cosine(warmup=duration("50 steps"), final=0.05),
+        training=Training(length=duration("800 steps"), batch_tokens=4096),
+        rhythm=Rhythm(
+            log=duration("20 steps"),
+            evaluate=duration("200 steps"),
+            sample=duration("200 steps"),
+            checkpoint=duration("200 steps"),
+        ),
+        samples=Samples(prompts=("3\n", "8\n"), sampling=Sampling(temperature=1.0, max_tokens=210)),
     )
