@@ -39,7 +39,7 @@ CASES: dict[str, tuple[str, tuple[str, ...], str | None]] = {
     "PaLM": ("shakespeare-palm", FEW_TOKENS, None),
     "H3": ("shakespeare-h3", FEW_TOKENS, None),
     "T5": ("shakespeare-t5", FEW_TOKENS, None),
-    "image GPT": ("mnist-gpt", FEW_TOKENS, None),
+    "image GPT": ("mnist-gpt", ("training.batch_tokens=1024", *MANY_STEPS), None),
     "ViT": ("mnist-vit", FEW_PICTURES, "nats"),
     "CNN": ("mnist", FEW_PICTURES, "nats"),
     "BASIC": ("basic-emoji-1", FEW_PICTURES, "nats"),

@@ -443,7 +443,7 @@ class Gradients(Spec):
         floor: contrast that is small beside this, in units of the pictures' values, is not raised to that of others.
     """
 
-    cell: int = Field(default=4, ge=1)
+    cell: int = Field(default=2, ge=1)
     directions: int = Field(default=9, ge=3)
     around: int = Field(default=1, ge=0)
     floor: float = Field(default=0.07, gt=0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from corestone.core.units import duration
 from corestone.models.picture_spec import Captioner
-from corestone.nn.spec import Init, PatchEmbedding
+from corestone.nn.spec import ConvLayer, Init, PatchEmbedding
 from corestone.objectives.spec import Captioning
 from corestone.optim.spec import AdamW, Cosine
 from corestone.recipes.multimodal.emoji import CONTEXT_LENGTH, SIZE, VOCAB_SIZE, drawings_net, named_drawings
@@ -14,13 +14,15 @@ from corestone.zoo.coca import coca
 
 
 def small_coca() -> Captioner:
-    """The paper's shape in small, behind the convolutions of `clip-emoji`: a Vision Transformer alone needs more
-    pictures (docs/LOG.md). Patches are the places of their last map, 4 x 4."""
+    """The paper's shape in small, behind the convolutions of `clip-emoji` and one more over all that they see: with so
+    few pictures a Transformer does not learn what places mean (docs/LOG.md). Its one patch is the whole drawing."""
     patches = PatchEmbedding(image_size=(SIZE, SIZE), patch_size=1, class_token=False)
-    spec = coca(128, 4, (1, 512), (2, 512), vocab_size=VOCAB_SIZE, picture=patches, queries=16)
+    spec = coca(192, 6, (1, 768), (2, 768), vocab_size=VOCAB_SIZE, picture=patches, queries=4)
+    seen = drawings_net()
+    whole = ConvLayer(channels=512, kernel=seen.maps[-1][0])
     return spec.model_copy(
         update={
-            "stem": drawings_net(),
+            "stem": seen.model_copy(update={"layers": (*seen.layers, whole)}),
             "embedding": spec.embedding.model_copy(update={"context_length": CONTEXT_LENGTH}),
             "init": Init(std=None, token_std=0.02, position_std=0.01, scale_residual=True),
         }
@@ -28,7 +30,7 @@ def small_coca() -> Captioner:
 
 
 def coca_emoji() -> Run:
-    """A CoCa of 2 M parameters. `data.source.split=concept` holds out names in place of an artist."""
+    """A CoCa of 6 M parameters. `data.source.split=concept` holds out names in place of an artist."""
     return Run(
         name="coca-emoji",
         description="A small CoCa that names emoji, learnt from 7,300 of two artists; a third artist's are held out.",
