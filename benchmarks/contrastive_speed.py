@@ -25,7 +25,7 @@ from typing import Any
 
 import torch
 
-from corestone.core.batch import ImageBatch, ImageTextBatch
+from corestone.core.batch import Colours, ImageBatch, ImageTextBatch
 from corestone.core.vocabulary import Vocabulary
 from corestone.data.images.pairs import caption_batch, caption_rows
 from corestone.interop.two_tower import OPEN_CLIP, two_tower_to
@@ -80,7 +80,9 @@ def data(captions: str, count: int, steps: int) -> list[ImageTextBatch]:
         ids = [torch.randint(1, BEGIN, (int(n) - 2,), generator=generator).tolist() for n in lengths]
         texts = caption_batch(ids, caption_rows(None, VOCABULARY), CONTEXT)
         texts.tokens_BT[:, 0] = BEGIN  # open_clip reads a text at its largest id
-        batches.append(ImageTextBatch(ImageBatch(torch.randn(count, 3, 224, 224, generator=generator)), texts))
+        pixels_BCHW = torch.randint(0, 256, (count, 3, 224, 224), generator=generator, dtype=torch.uint8)
+        colours = Colours(mean=(0.5, 0.5, 0.5), std=(0.3, 0.3, 0.3))
+        batches.append(ImageTextBatch(ImageBatch(pixels_BCHW, colours=colours), texts))
     return batches
 
 

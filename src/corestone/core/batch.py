@@ -84,20 +84,45 @@ class Seq2SeqBatch:
 
 
 @dataclass(frozen=True)
+class Colours:
+    """Mean and deviation of each channel, on a scale of 0 to 1."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def normalise(self, values_BCHW: Tensor) -> Tensor:
+        """Values 0 to 255, of shape (..., C, H, W), as float32 with the mean taken off and divided by the deviation."""
+        mean_C11, std_C11 = self.on(values_BCHW.device)
+        return values_BCHW.to(torch.float32, copy=True).mul_(1 / (255 * std_C11)).sub_(mean_C11 / std_C11)
+
+    def on(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Both as (C, 1, 1)."""
+        mean_C, std_C = (torch.tensor(values, device=device) for values in (self.mean, self.std))
+        return mean_C[:, None, None], std_C[:, None, None]
+
+
+@dataclass(frozen=True)
 class ImageBatch:
     """Pictures with what is to be said of them.
 
     Attributes:
-        images_BCHW: float32, normalised as the run's data record says.
+        pixels_BCHW: uint8 with `colours`, a quarter of the memory and of the way to a device; or float32, normalised.
         targets_BK: float32 share of each class: one 1 a row, shares of mixed pictures, or a mark for each class that
             applies; None: nothing is known.
+        colours: what normalises uint8 pixels, as the run's data record says.
     """
 
-    images_BCHW: Tensor
+    pixels_BCHW: Tensor
     targets_BK: Tensor | None = None
+    colours: Colours | None = None
 
     def __len__(self) -> int:
-        return self.images_BCHW.shape[0]
+        return self.pixels_BCHW.shape[0]
+
+    @property
+    def images_BCHW(self) -> Tensor:  # noqa: N802 (shape letters)
+        """float32, normalised; made anew at each call from uint8 pixels."""
+        return self.pixels_BCHW if self.colours is None else self.colours.normalise(self.pixels_BCHW)
 
     def rows(self, start: int, stop: int) -> ImageBatch:
         """Some rows of the batch, as a batch."""

@@ -146,7 +146,7 @@ def _labelled(batches: Iterator[ImageBatch], several: bool = False) -> Iterator[
         marks_BK = batch.targets_BK.cpu() > 0
         chosen_B = (marks_BK.sum(dim=1) == 1) | several
         if bool(chosen_B.any()):
-            height, width = batch.images_BCHW.shape[2:]
+            height, width = batch.pixels_BCHW.shape[2:]
             size = min(SIDE, height), min(SIDE, width)
             pixels_BCHW = F.adaptive_avg_pool2d(batch.images_BCHW.cpu()[chosen_B].float(), size)
             yield pixels_BCHW.flatten(1).double().numpy(), marks_BK[chosen_B].double().numpy()

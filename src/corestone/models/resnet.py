@@ -53,7 +53,7 @@ class ModifiedResNetModel(nn.Module):
 
     def forward(self, batch: ImageBatch) -> Output:
         """The vectors of a batch of pictures."""
-        wanted, found = (self.channels, *self.image_size), tuple(batch.images_BCHW.shape[1:])
+        wanted, found = (self.channels, *self.image_size), tuple(batch.pixels_BCHW.shape[1:])
         if found != wanted:
             raise SpecError(
                 f"pictures of {'x'.join(map(str, found))} reach a model for {'x'.join(map(str, wanted))} (channels, "

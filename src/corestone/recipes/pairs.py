@@ -15,7 +15,7 @@ from corestone.core.protocols import Evaluator
 from corestone.core.spec import plain
 from corestone.core.vocabulary import Vocabulary
 from corestone.data.cache import cache_dir
-from corestone.data.images.augment import evaluation_picture, normalise
+from corestone.data.images.augment import colours, evaluation_picture
 from corestone.data.images.caption_rows import caption_rows
 from corestone.data.images.pairs import HeldOutPairs, PairLoader, caption_tokenizer
 from corestone.data.images.picture_set import PictureSet
@@ -147,8 +147,8 @@ class PairData:
         side = self.sides["validation"]
         places = [place * len(side) // SAMPLED for place in range(min(SAMPLED, len(side)))]
         seen = self.spec.augmentation
-        rows = [normalise(seen, evaluation_picture(seen, side.pixels(place))) for place in places]
-        batch = ImageBatch(torch.stack(rows)).to(next(iter(model.named_parameters()))[1].device)
+        rows = [evaluation_picture(seen, side.pixels(place)) for place in places]
+        batch = ImageBatch(torch.stack(rows), colours=colours(seen)).to(next(iter(model.named_parameters()))[1].device)
         sampling = Sampling(temperature=0.0, max_tokens=self.pairs("validation", SAMPLED).longest)
         written = caption_text(model, self.tokenizer, batch, sampling)
         named = [f"{side.id(place)} ({side.captions(place)[0]}):" for place in places]

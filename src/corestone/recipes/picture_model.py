@@ -14,7 +14,7 @@ from corestone.core.batch import ImageBatch, TextBatch
 from corestone.core.errors import CheckpointError, DataError
 from corestone.core.spec import Spec, parse
 from corestone.data.files import missing
-from corestone.data.images.augment import evaluation_picture, normalise
+from corestone.data.images.augment import colours, evaluation_picture
 from corestone.data.images.augment_spec import Augmentation, Resize
 from corestone.data.images.caption_rows import caption_batch, caption_rows, longest_of
 from corestone.data.images.decode import Rules, decode
@@ -126,5 +126,5 @@ def picture_batch(files: Sequence[Path], seen: Augmentation) -> ImageBatch:
         done = decode(file.read_bytes(), rules)
         if isinstance(done, str):
             raise DataError(f"{file}: {done}; give a picture that can be read")
-        rows.append(normalise(seen, evaluation_picture(seen, done.pixels)))
-    return ImageBatch(torch.stack(rows))
+        rows.append(evaluation_picture(seen, done.pixels))
+    return ImageBatch(torch.stack(rows), colours=colours(seen))

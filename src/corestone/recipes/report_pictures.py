@@ -25,7 +25,7 @@ from PIL import Image
 from torch import Tensor
 
 from corestone.core.batch import ImageBatch
-from corestone.data.images.augment import evaluation_picture, normalise
+from corestone.data.images.augment import colours, evaluation_picture
 from corestone.data.images.picture_set import PictureSet
 from corestone.data.images.preview import preview
 from corestone.evaluate.attention_maps import attention_maps
@@ -86,7 +86,7 @@ def keep_attention(
     for number in range(min(LOOKED_AT, len(side))):
         place = number * len(side) // min(LOOKED_AT, len(side))
         picture = evaluation_picture(spec, side.pixels(place))
-        maps = attention_maps(model, ImageBatch(normalise(spec, picture)[None].to(device)))
+        maps = attention_maps(model, ImageBatch(picture[None], colours=colours(spec)).to(device))
         if maps is None:
             return None
         seen, peaks = picture[:, : maps.seen[0], : maps.seen[1]], []

@@ -11,6 +11,7 @@ import torch
 from drawn_digits import Digits
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torchvision.transforms import v2
 
 from corestone.core.batch import ImageBatch
 from corestone.core.errors import DataError
@@ -130,6 +131,17 @@ def test_a_run_resumed_at_any_step_goes_on_as_it_would_have(start: int) -> None:
         expected = [whole.batch(step) for step in range(start + 3)][start:]
     with ImageLoader(pictures, MIXED, 9, 6, workers=1, prefetch=1) as resumed:
         assert all(equal(resumed.batch(start + i), batch) for i, batch in enumerate(expected))
+
+
+def test_pictures_wait_as_bytes_and_are_normalised_as_torchvision_does() -> None:
+    """Worst: 4.8e-7 at values up to 3."""
+    batch = ImageLoader(digits(), PLAIN, 3, 8).batch(0)
+    assert (batch.pixels_BCHW.dtype, batch.images_BCHW.dtype) == (torch.uint8, torch.float32)
+    wanted = v2.Normalize(list(PLAIN.mean), list(PLAIN.std))(batch.pixels_BCHW / 255)
+    torch.testing.assert_close(batch.images_BCHW, wanted, atol=2e-6, rtol=0)
+    part = batch.rows(2, 5).to(torch.device("cpu"))
+    assert (part.pixels_BCHW.dtype, len(part)) == (torch.uint8, 3)
+    assert torch.equal(part.images_BCHW, batch.images_BCHW[2:5])
 
 
 def test_each_epoch_is_a_shuffle_and_augments_anew() -> None:

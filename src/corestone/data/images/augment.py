@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from functools import cache, lru_cache, partial
+from functools import cache, partial
 from types import ModuleType
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from corestone.core.batch import Colours
 from corestone.core.errors import DataError
 from corestone.core.rng import Draws
 from corestone.data.images.augment_spec import (
@@ -89,17 +90,19 @@ def evaluation_picture(spec: Augmentation, pixels: Pixels) -> Tensor:
     return _of_size(picture, spec, "evaluation")
 
 
-def normalise(spec: Augmentation, picture: Tensor, out: Tensor | None = None) -> Tensor:
-    """Values 0 to 255 as float32 with the mean taken off and divided by the deviation; `out` takes them where given."""
-    mean, std = _per_channel(spec.mean, spec.std)
-    if out is None:
-        out = torch.empty(picture.shape)
-    return out.copy_(picture).mul_(1 / (255 * std)).sub_(mean / std)
+def colours(spec: Augmentation) -> Colours:
+    """What normalises the pictures."""
+    return Colours(spec.mean, spec.std)
+
+
+def normalise(spec: Augmentation, picture: Tensor) -> Tensor:
+    """Values 0 to 255 as float32 with the mean taken off and divided by the deviation."""
+    return colours(spec).normalise(picture)
 
 
 def denormalise(spec: Augmentation, values: Tensor) -> Tensor:
     """The uint8 values that `normalise` made these of, rounded; shape (..., C, H, W)."""
-    mean, std = _per_channel(spec.mean, spec.std)
+    mean, std = colours(spec).on(values.device)
     return ((values * std + mean) * 255).round().clamp(0, 255).to(torch.uint8)
 
 
@@ -285,11 +288,6 @@ def _shown(size: Size) -> str:
 
 def _size(picture: Tensor) -> Size:
     return picture.shape[-2], picture.shape[-1]
-
-
-@lru_cache
-def _per_channel(mean: tuple[float, ...], std: tuple[float, ...]) -> tuple[Tensor, Tensor]:
-    return torch.tensor(mean)[:, None, None], torch.tensor(std)[:, None, None]
 
 
 def _numbers(draws: Draws, count: int) -> list[float]:

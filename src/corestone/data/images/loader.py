@@ -21,7 +21,7 @@ from corestone.core.errors import DataError
 from corestone.core.rng import Draws, fold
 from corestone.core.tensors import each_tensor
 from corestone.data.ahead import Prefetched
-from corestone.data.images.augment import evaluation_picture, first_part, normalise, training_part
+from corestone.data.images.augment import colours, evaluation_picture, first_part, training_part
 from corestone.data.images.augment_spec import Augmentation
 from corestone.data.images.mix import mixed, partner
 from corestone.data.images.picture import Choose, Pixels, Size
@@ -139,7 +139,7 @@ class ImageLoader:
     def _make(self, step: int) -> ImageBatch:
         rows = sorted({*self._rows, *self._partners})
         indices = self._indices(step, rows)
-        images_BCHW = torch.empty(len(rows), self._spec.channels, *self._spec.size)
+        pixels_BCHW = torch.empty(len(rows), self._spec.channels, *self._spec.size, dtype=torch.uint8)
         seed = fold(self._seed, "augment", step)
 
         def fill(place: int) -> None:
@@ -147,14 +147,13 @@ class ImageLoader:
             draws = Draws(seed, range(row, row + 1))
             pixels = self._pictures.part(i, *first_part(self._spec, draws))
             try:
-                picture = training_part(self._spec, pixels, draws)
+                pixels_BCHW[place] = training_part(self._spec, pixels, draws)
             except DataError as error:
                 raise _of_picture(self._pictures, i, error) from None
-            normalise(self._spec, picture, out=images_BCHW[place])
 
         for _ in self._map(fill, range(len(rows))):
             pass
-        batch = ImageBatch(images_BCHW, _targets(self._pictures, indices))
+        batch = ImageBatch(pixels_BCHW, _targets(self._pictures, indices), colours(self._spec))
         return self._mixed(batch, rows, step) if self._spec.mix else batch
 
     def _mixed(self, batch: ImageBatch, rows: list[int], step: int) -> ImageBatch:
@@ -185,10 +184,10 @@ def evaluation_batches(pictures: Pictures, spec: Augmentation, batch_size: int) 
         for i in indices:
             pixels = pictures.pixels(i)
             try:
-                images.append(normalise(spec, evaluation_picture(spec, pixels)))
+                images.append(evaluation_picture(spec, pixels))
             except DataError as error:
                 raise _of_picture(pictures, i, error) from None
-        yield ImageBatch(torch.stack(images), _targets(pictures, indices))
+        yield ImageBatch(torch.stack(images), _targets(pictures, indices), colours(spec))
 
 
 def _check(pictures: Pictures) -> None:

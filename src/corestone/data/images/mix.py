@@ -35,11 +35,12 @@ def mixed(mixes: Sequence[Mix], own: ImageBatch, other: ImageBatch, draws: Seque
     Args:
         draws: those of each row.
     """
-    images_BCHW = torch.empty_like(own.images_BCHW)
+    own_BCHW, other_BCHW = own.images_BCHW, other.images_BCHW
+    images_BCHW = torch.empty_like(own_BCHW)
     shares = []
     for row, numbers in enumerate(draws):
         mix = mixes[int(_number(numbers) * len(mixes))]
-        pair = (own.images_BCHW[row], other.images_BCHW[row])
+        pair = (own_BCHW[row], other_BCHW[row])
         share = beta(mix.alpha, numbers)
         if isinstance(mix, Mixup):
             torch.lerp(pair[1], pair[0], share, out=images_BCHW[row])

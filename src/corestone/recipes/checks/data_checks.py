@@ -83,7 +83,7 @@ def row_keys(batch: Any) -> Iterator[str]:
         parts: list[NDArray[Any]] = []
         if isinstance(batch, ImageTextBatch | ImageBatch):
             images = batch.images if isinstance(batch, ImageTextBatch) else batch
-            parts.append(images.images_BCHW[row].numpy())
+            parts.append(images.pixels_BCHW[row].numpy())
             parts += [] if images.targets_BK is None else [images.targets_BK[row].numpy()]
         if isinstance(batch, ImageTextBatch | TextBatch):
             text = batch.texts if isinstance(batch, ImageTextBatch) else batch
