@@ -16,8 +16,8 @@ from corestone.train.spec import Rhythm, Training
 from corestone.zoo.basic import basic, text_tower
 from corestone.zoo.coatnet import stem
 
-DATA = named_drawings("emoji")
-CONCEPTS = 1634
+DATA = named_drawings()
+CONCEPTS = 1694
 DECAY = 0.3
 
 
@@ -47,10 +47,10 @@ def _rhythm(steps: int) -> Rhythm:
 
 def basic_emoji_1() -> Run:
     """The image tower as a classifier. An emoji's class is its concept: its name without skin tone, gender, family
-    members and direction (`corestone data show emoji`)."""
+    members and direction (`corestone data show emoji-artists`)."""
     return Run(
         name="basic-emoji-1",
-        description="BASIC on emoji, stage 1 of 3: 1,634 concepts are told apart; another artist's are held out.",
+        description="BASIC on emoji, stage 1 of 3: 1,694 concepts are told apart; another artist's are held out.",
         model=_image(),
         objective=Classification(smoothing=0.1),
         data=Images(source=DATA.source, augmentation=DRAWINGS),

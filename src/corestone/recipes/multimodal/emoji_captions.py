@@ -30,7 +30,7 @@ def small_coca() -> Captioner:
 
 
 def coca_emoji() -> Run:
-    """A CoCa of 6 M parameters. `data.source.split=concept` holds out names in place of an artist."""
+    """A CoCa of 7 M parameters. `data.source.split=concept` holds out names in place of an artist."""
     return Run(
         name="coca-emoji",
         description="A small CoCa that names emoji, learnt from 7,300 of two artists; a third artist's are held out.",
@@ -39,11 +39,11 @@ def coca_emoji() -> Run:
         data=named_drawings(),
         optimiser=AdamW(learning_rate=2e-3, beta2=0.98, eps=1e-6, weight_decay=0.2),
         schedule=Cosine(warmup=duration("50 steps"), final=0.0),
-        training=Training(length=duration("450 steps"), batch_examples=256),
+        training=Training(length=duration("800 steps"), batch_examples=256),
         rhythm=Rhythm(
             log=duration("20 steps"),
-            evaluate=duration("150 steps"),
-            sample=duration("150 steps"),
-            checkpoint=duration("150 steps"),
+            evaluate=duration("200 steps"),
+            sample=duration("200 steps"),
+            checkpoint=duration("200 steps"),
         ),
     )
