@@ -9,7 +9,8 @@ and the best starts are descended from with exact gradients.
 The outlier rule: a row whose log residual is farther from the median than 5 robust standard deviations (1.4826 times
 the median absolute deviation) and than 1 % is dropped, and the rest is fitted anew, until no row is. None is dropped
 where fewer than twice as many rows as the law has constants would be left: so few are met closely by some law in any
-case, and the row that is off may be the one that tells most.
+case, and the row that is off may be the one that tells most. Nor is any where more than a tenth of all would be: then
+it is the rows that scatter, or the law that does not hold, and the longest runs would go first.
 """
 
 from __future__ import annotations
@@ -36,6 +37,9 @@ DEVIATIONS, LEAST_OUTLIER = 5.0, 0.01
 
 FEWEST_PER_CONSTANT = 2
 """Rows per constant of the law under which no outlier is told."""
+
+MOST_OUTLIERS = 0.1
+"""Share of all rows above which none is an outlier."""
 
 DESCENTS = 24
 """Starts that are descended from: those of the grid with the smallest loss."""
@@ -86,6 +90,7 @@ def fit(rows: Sequence[Row], variables: Sequence[str]) -> Fit:
             are not finite and positive.
     """
     left, dropped = list(rows), list[Dropped]()
+    fewest = max(FEWEST_PER_CONSTANT * (1 + 2 * len(variables)), (1 - MOST_OUTLIERS) * len(rows))
     while True:
         check(left, variables)
         problem = Problem.of(left, variables)
@@ -94,7 +99,7 @@ def fit(rows: Sequence[Row], variables: Sequence[str]) -> Fit:
         middle = np.median(residuals)
         spread = 1.4826 * np.median(np.abs(residuals - middle))
         bad = np.abs(residuals - middle) > max(DEVIATIONS * spread, LEAST_OUTLIER)
-        if not bad.any() or len(left) - bad.sum() < FEWEST_PER_CONSTANT * (1 + 2 * len(variables)):
+        if not bad.any() or len(left) - bad.sum() < fewest:
             break
         gone = [(row, residual) for row, residual, out in zip(left, residuals, bad, strict=True) if out]
         dropped += [Dropped(row, "outlier", f"loss {np.expm1(residual):+.1%} off the fit") for row, residual in gone]
