@@ -153,7 +153,7 @@ def two_pass_gradients(
         again: both towers in turn and scalars to add, where there are any; it runs in the second pass. None: the texts
             of all micro-batches, then their pictures, each with its backward and draws of its own. So the activations
             of one tower exist at a time, and those of the second beside the first one's gradient, never the other way
-            round: in turn, an allocator that keeps what is freed needs 120 MB more for a ViT-B/32 and 256 pairs.
+            round: in turn, an allocator that keeps what is freed needs 140 MB more for a ViT-B/32 and 256 pairs.
 
     Returns:
         This rank's part of the features' summed loss, without a graph, and its number of pairs.
