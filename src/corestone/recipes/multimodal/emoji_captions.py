@@ -14,15 +14,15 @@ from corestone.zoo.coca import coca
 
 
 def small_coca() -> Captioner:
-    """The paper's shape in small, behind the convolutions of `clip-emoji` and one more over all that they see: with so
-    few pictures a Transformer does not learn what places mean (docs/LOG.md). Its one patch is the whole drawing."""
+    """The paper's shape in small, behind the convolutions of `clip-emoji` and one more over most of what they see: with
+    so few pictures a Transformer does not learn what places mean (docs/LOG.md). Its 2 x 2 patches are wide views."""
     patches = PatchEmbedding(image_size=(SIZE, SIZE), patch_size=1, class_token=False)
     spec = coca(192, 6, (1, 768), (2, 768), vocab_size=VOCAB_SIZE, picture=patches, queries=4)
     seen = drawings_net()
-    whole = ConvLayer(channels=512, kernel=seen.maps[-1][0])
+    wide = ConvLayer(channels=384, kernel=seen.maps[-1][0] - 1)
     return spec.model_copy(
         update={
-            "stem": seen.model_copy(update={"layers": (*seen.layers, whole)}),
+            "stem": seen.model_copy(update={"layers": (*seen.layers, wide)}),
             "embedding": spec.embedding.model_copy(update={"context_length": CONTEXT_LENGTH}),
             "init": Init(std=None, token_std=0.02, position_std=0.01, scale_residual=True),
         }
@@ -30,7 +30,7 @@ def small_coca() -> Captioner:
 
 
 def coca_emoji() -> Run:
-    """A CoCa of 7 M parameters. `data.source.split=concept` holds out names in place of an artist."""
+    """A CoCa of 6 M parameters. `data.source.split=concept` holds out names in place of an artist."""
     return Run(
         name="coca-emoji",
         description="A small CoCa that names emoji, learnt from 7,300 of two artists; a third artist's are held out.",
