@@ -98,6 +98,7 @@ def test_gradients_come_in_front_of_the_stem():
         ({"classes": 4}, "tells no classes apart; set it to null"),
         ({"image_size": (14, 20)}, "must agree"),
         ({"channels": 1}, "must agree"),
+        ({"gradients": {"cell": 15}}, r"gradients.cell=15 exceeds pictures of \(14, 18\)"),
         ({"gradients": {"cell": 2}, "layers": [plain(LAYERS[1])] * 4}, r"kernel=3 exceeds|last map of 1x1"),
     ],
 )

@@ -129,6 +129,10 @@ class ConvNet(Spec):
 
     @model_validator(mode="after")
     def _fits(self) -> ConvNet:
+        if self.gradients is not None and min(self.seen) < 1:
+            raise ValueError(
+                f"gradients.cell={self.gradients.cell} exceeds pictures of {self.image_size}; make it smaller"
+            )
         for place, size in enumerate(self.maps):
             if min(size) < 1:
                 before = self.maps[place - 1] if place else self.seen
