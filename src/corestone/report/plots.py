@@ -5,9 +5,11 @@ from __future__ import annotations
 import html
 import io
 import math
+import pickle
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -143,6 +145,16 @@ def plot(name: str, series: Sequence[Series], describe: str, look: Look = PLAIN)
     Returns:
         An `<svg>` element, safe to put into a page.
     """
+    return _once(_plot, pickle.dumps((name, series, describe, look)))
+
+
+@lru_cache(maxsize=32)
+def _once(draw: Callable[..., str], asked: bytes) -> str:
+    """A drawing, made once: a page that is written again, with the time that the first took, has the same ones."""
+    return draw(*pickle.loads(asked))
+
+
+def _plot(name: str, series: Sequence[Series], describe: str, look: Look) -> str:
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": name, "font.size": 12, "path.simplify": False}):
         figure = Figure(figsize=(5.4, 3.2), layout="constrained")
         _fill(figure.add_subplot(), series, look, _SENTINELS)
@@ -197,6 +209,17 @@ def coloured(
     Returns:
         An `<svg>` element, safe to put into a page.
     """
+    return _once(_coloured, pickle.dumps((name, cells, words, describe, size, font)))
+
+
+def _coloured(
+    name: str,
+    cells: Sequence[Sequence[Cell | None]],
+    words: tuple[Sequence[str], Sequence[str], Sequence[str]],
+    describe: str,
+    size: tuple[float, float],
+    font: float,
+) -> str:
     left, below, behind = words
     number = len(cells)
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": name, "font.size": font}):
