@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+import io
+import itertools
 import json
 import os
 import sys
@@ -13,6 +15,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from torch.nn.functional import avg_pool2d
 from typer.testing import CliRunner
 
@@ -45,7 +48,7 @@ def totals(found: list[Document]) -> dict[str, tuple[int, int]]:
 
 def test_every_entry_has_a_reader_and_a_full_card() -> None:
     texts = {item.name for item in catalogue().values() if item.content == "text"}
-    assert set(READERS) == texts == {"shakespeare", "chitchat", "python-docs", "mnist5k-text"}
+    assert set(READERS) == texts == {"shakespeare", "chitchat", "python-docs", "mnist5k-text", "photographs-text"}
     assert set(IMAGE_READERS) == set(catalogue()) - texts == {"mnist5k", "digits", "emoji", "emoji-artists"}
     for item in catalogue().values():
         assert all(
@@ -123,6 +126,27 @@ def test_digits_as_text_are_their_pictures_and_stand_on_their_sides() -> None:
         seen = torch.tensor([[(".:-=+*#%@".index(mark) + 0.5) * 256 / 9 for mark in line] for line in lines])
         wanted = avg_pool2d(torch.tensor(picture.content).permute(2, 0, 1).float(), 2)[0]
         assert float((seen - wanted).abs().max()) <= 128 / 9 + 1e-4
+
+
+def test_tiles_of_photographs_are_their_pixels_and_the_lowest_are_held_out() -> None:
+    found, counts = read("photographs-text")
+    assert counts.kept == len({document.id for document in found}) == 24_431
+    assert totals(found) == {"train": (22_035, 22_035 * 271), "validation": (2_396, 2_396 * 271)}
+    path = fetch(entry("photographs-text"))
+    assert path is not None
+    with zipfile.ZipFile(path) as archive:
+        moon = Image.open(io.BytesIO(archive.read("skimage/data/moon.png")))
+        rocket = Image.open(io.BytesIO(archive.read("skimage/data/rocket.jpg"))).convert("L")
+    for name, picture in (("moon", moon), ("rocket", rocket)):
+        written = {document.id: document for document in found if document.id.startswith(f"{name}:")}
+        columns, rows = (size // 16 for size in picture.size)
+        assert len(written) == rows * columns
+        for row, column in itertools.product(range(rows), range(columns)):
+            document = written[f"{name}:{row}:{column}"]
+            part = picture.crop((16 * column, 16 * row, 16 * column + 16, 16 * row + 16))
+            assert document.text.replace("\n", "") == "".join(f"{grey >> 4:x}" for grey in part.tobytes())
+            assert [len(line) for line in document.text.split("\n")] == [16] * 16
+            assert (document.split == "validation") == (row >= rows - round(rows / 10))
 
 
 def test_reading_twice_gives_the_same() -> None:

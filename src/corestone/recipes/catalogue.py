@@ -17,7 +17,7 @@ from corestone.recipes.language.penn_treebank import mogrifier_ptb_char
 from corestone.recipes.language.shakespeare import shakespeare
 from corestone.recipes.multimodal import basic, basic_emoji, clip, coca, emoji, emoji_captions, siglip
 from corestone.recipes.spec import Run
-from corestone.recipes.vision import cifar10, imagenet, mnist
+from corestone.recipes.vision import cifar10, imagenet, mnist, photographs
 
 SMALL: dict[str, Callable[[], Run]] = {
     "language/shakespeare": shakespeare,
@@ -39,6 +39,7 @@ SMALL: dict[str, Callable[[], Run]] = {
     "vision/mnist-m7": mnist.mnist_m7,
     "vision/mnist-vit": mnist.mnist_vit,
     "vision/mnist-gpt": mnist.mnist_gpt,
+    "vision/photographs-gpt": photographs.photographs_gpt,
     "multimodal/clip-emoji": emoji.clip_emoji,
     "multimodal/basic-emoji-1": basic_emoji.basic_emoji_1,
     "multimodal/basic-emoji-2": basic_emoji.basic_emoji_2,
