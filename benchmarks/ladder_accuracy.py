@@ -25,10 +25,12 @@ from corestone.recipes.smaller import smaller
 from corestone.recipes.spec import Run
 
 MANY_STEPS = ("training.length=4000 steps", "schedule.warmup=200 steps")
+MORE_STEPS = ("training.length=48000 steps", "schedule.warmup=2400 steps")
+"""So many that the first rung, a 128th, has learnt where the pixel above stands, as some 350 steps do."""
 FEW_TOKENS = ("training.batch_tokens=512", *MANY_STEPS)
 FEW_PICTURES = ("training.batch_examples=32", *MANY_STEPS)
 AT_THE_END = ("rhythm.evaluate=null", "rhythm.sample=null")
-"""Scored once, as rungs are: to score pairs takes as long as many steps."""
+"""Scored once, as rungs are: otherwise scoring pairs or tiles takes as long as many steps."""
 RUNGS = 12
 SHARE = 0.3
 """Parameters of what is trained over the recipe's own, about: a size that nothing was tuned at."""
@@ -39,7 +41,8 @@ CASES: dict[str, tuple[str, tuple[str, ...], str | None]] = {
     "PaLM": ("shakespeare-palm", FEW_TOKENS, None),
     "H3": ("shakespeare-h3", FEW_TOKENS, None),
     "T5": ("shakespeare-t5", FEW_TOKENS, None),
-    "image GPT": ("mnist-gpt", ("training.batch_tokens=1024", *MANY_STEPS), None),
+    "photographs": ("photographs-gpt", ("training.batch_tokens=544", *MORE_STEPS, *AT_THE_END), None),
+    "digits": ("mnist-gpt", ("training.batch_tokens=1024", *MANY_STEPS), None),
     "ViT": ("mnist-vit", FEW_PICTURES, "nats"),
     "CNN": ("mnist", FEW_PICTURES, "nats"),
     "BASIC": ("basic-emoji-1", FEW_PICTURES, "nats"),
