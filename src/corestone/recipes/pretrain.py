@@ -61,7 +61,7 @@ def pretrain(run: Run, folder: Path, resume: Resume = "auto", console: Console |
     if main is None:
         return folder / "report.html"
     main.print("evaluating on all held-out data, beside the floors ...")
-    evaluate(folder, console=main)
+    evaluate(folder, precision=run.training.precision, console=main)
     write_report([folder])
     note_end(folder)
     return write_report([folder])
