@@ -80,6 +80,7 @@ def test_workers_change_nothing(trained, tmp_path):
 def test_the_average_is_what_is_scored(trained):
     found = json.loads((trained / "evaluation.json").read_text())
     assert found["split"] == "test"
+    assert found["precision"] == "float32"  # the recipe's, whatever this machine multiplies faster
     names = [metric["name"] for metric in found["model"]]
     assert names[:3] == ["nats", "top1_accuracy", "top5_accuracy"]
     assert {floor["name"] for floor in found["floors"]} >= {"majority_class_accuracy", "pixel_ridge_accuracy"}
