@@ -25,8 +25,8 @@ from corestone.recipes.smaller import smaller
 from corestone.recipes.spec import Run
 
 MANY_STEPS = ("training.length=4000 steps", "schedule.warmup=200 steps")
-MORE_STEPS = ("training.length=48000 steps", "schedule.warmup=2400 steps")
-"""So many that the first rung, a 128th, has learnt where the pixel above stands, as some 350 steps do."""
+MORE_STEPS = ("training.length=32000 steps", "schedule.warmup=1600 steps")
+"""So many that the first rung, a 128th, has learnt where the pixel above stands, as some 200 steps do."""
 FEW_TOKENS = ("training.batch_tokens=512", *MANY_STEPS)
 FEW_PICTURES = ("training.batch_examples=32", *MANY_STEPS)
 AT_THE_END = ("rhythm.evaluate=null", "rhythm.sample=null")
@@ -41,7 +41,7 @@ CASES: dict[str, tuple[str, tuple[str, ...], str | None]] = {
     "PaLM": ("shakespeare-palm", FEW_TOKENS, None),
     "H3": ("shakespeare-h3", FEW_TOKENS, None),
     "T5": ("shakespeare-t5", FEW_TOKENS, None),
-    "photographs": ("photographs-gpt", ("training.batch_tokens=544", *MORE_STEPS, *AT_THE_END), None),
+    "photographs": ("photographs-h3", ("training.batch_tokens=576", *MORE_STEPS, *AT_THE_END), None),
     "digits": ("mnist-gpt", ("training.batch_tokens=1024", *MANY_STEPS), None),
     "ViT": ("mnist-vit", FEW_PICTURES, "nats"),
     "CNN": ("mnist", FEW_PICTURES, "nats"),

@@ -130,8 +130,8 @@ def test_digits_as_text_are_their_pictures_and_stand_on_their_sides() -> None:
 
 def test_tiles_of_photographs_are_their_pixels_and_the_lowest_are_held_out() -> None:
     found, counts = read("photographs-text")
-    assert counts.kept == len({document.id for document in found}) == 24_431
-    assert totals(found) == {"train": (22_035, 22_035 * 271), "validation": (2_396, 2_396 * 271)}
+    assert counts.kept == len({document.id for document in found}) == 98_241
+    assert totals(found) == {"train": (88_523, 88_523 * 71), "validation": (9_718, 9_718 * 71)}
     path = fetch(entry("photographs-text"))
     assert path is not None
     with zipfile.ZipFile(path) as archive:
@@ -139,13 +139,13 @@ def test_tiles_of_photographs_are_their_pixels_and_the_lowest_are_held_out() -> 
         rocket = Image.open(io.BytesIO(archive.read("skimage/data/rocket.jpg"))).convert("L")
     for name, picture in (("moon", moon), ("rocket", rocket)):
         written = {document.id: document for document in found if document.id.startswith(f"{name}:")}
-        columns, rows = (size // 16 for size in picture.size)
+        columns, rows = (size // 8 for size in picture.size)
         assert len(written) == rows * columns
         for row, column in itertools.product(range(rows), range(columns)):
             document = written[f"{name}:{row}:{column}"]
-            part = picture.crop((16 * column, 16 * row, 16 * column + 16, 16 * row + 16))
+            part = picture.crop((8 * column, 8 * row, 8 * column + 8, 8 * row + 8))
             assert document.text.replace("\n", "") == "".join(f"{grey >> 4:x}" for grey in part.tobytes())
-            assert [len(line) for line in document.text.split("\n")] == [16] * 16
+            assert [len(line) for line in document.text.split("\n")] == [8] * 8
             assert (document.split == "validation") == (row >= rows - round(rows / 10))
 
 

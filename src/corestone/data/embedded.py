@@ -148,13 +148,13 @@ def read_mnist5k_text(item: CatalogueEntry) -> Iterator[Document | Problem]:
         yield Document(f"row:{row}", "\n".join([label, *lines]), where, item.name)
 
 
-TILE = 16
-"""Side of a part of a photograph, and levels of grey: a hexadecimal digit each."""
+TILE = 8
+"""Pixels on the side of a part of a photograph."""
 
 
 def read_photographs_text(item: CatalogueEntry) -> Iterator[Document | Problem]:
-    """One document per tile of a photograph: 16 lines of 16 digits, dark to bright, a pixel each; `moon:3:7` is the
-    eighth of the fourth row. Of each photograph's rows of tiles the lowest `validation_percent` are held out.
+    """One document per tile of a photograph: 8 lines of 8 hexadecimal digits, a grey level each, 0 dark; `moon:3:7` is
+    the eighth of the fourth row. Of each photograph's rows of tiles the lowest `validation_percent` are held out.
     """
     for name, pixels in photographs(item):
         cut = tiles(pixels, TILE)

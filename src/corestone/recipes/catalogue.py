@@ -39,7 +39,7 @@ SMALL: dict[str, Callable[[], Run]] = {
     "vision/mnist-m7": mnist.mnist_m7,
     "vision/mnist-vit": mnist.mnist_vit,
     "vision/mnist-gpt": mnist.mnist_gpt,
-    "vision/photographs-gpt": photographs.photographs_gpt,
+    "vision/photographs-h3": photographs.photographs_h3,
     "multimodal/clip-emoji": emoji.clip_emoji,
     "multimodal/basic-emoji-1": basic_emoji.basic_emoji_1,
     "multimodal/basic-emoji-2": basic_emoji.basic_emoji_2,
