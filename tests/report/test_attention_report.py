@@ -54,7 +54,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_run_keeps_the_maps_of_its_pictures(trained: Path) -> None:
     """The files are those that the model gives of the pictures named."""
     run = find_recipe(str(trained / "recipe.yaml"), [])
-    data, model = open_images(run, World(rank=0, size=1, device=torch.device("cpu"))), load_picture_model(trained).model
+    data = open_images(run, World(rank=0, size=1, device=torch.device("cpu")))
+    model = load_picture_model(trained, "float32").model
     side, told = data.sides["test"], json.loads((trained / "evaluation.json").read_text())["attention"]
     assert (told["looks"], told["layers"], len(told["shown"])) == ("the class token", len(model.stack.blocks), 12)
     assert [one[0] for one in told["shown"]] == [side.id(n * len(side) // 12) for n in range(12)]

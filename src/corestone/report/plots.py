@@ -5,10 +5,9 @@ from __future__ import annotations
 import html
 import io
 import math
-import pickle
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -145,16 +144,16 @@ def plot(name: str, series: Sequence[Series], describe: str, look: Look = PLAIN)
     Returns:
         An `<svg>` element, safe to put into a page.
     """
-    return _once(_plot, pickle.dumps((name, series, describe, look)))
+    return _plot(name, tuple(map(_fixed, series)), describe, look)
 
 
-@lru_cache(maxsize=32)
-def _once(draw: Callable[..., str], asked: bytes) -> str:
-    """A drawing, made once: a page that is written again, with the time that the first took, has the same ones."""
-    return draw(*pickle.loads(asked))
+def _fixed(one: Series) -> Series:
+    """The same line, of tuples."""
+    return replace(one, x=tuple(one.x), y=tuple(one.y), band=one.band and (tuple(one.band[0]), tuple(one.band[1])))
 
 
-def _plot(name: str, series: Sequence[Series], describe: str, look: Look) -> str:
+@lru_cache(maxsize=32)  # a page that is written again, with the time that the first took, has the same drawings
+def _plot(name: str, series: tuple[Series, ...], describe: str, look: Look) -> str:
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": name, "font.size": 12, "path.simplify": False}):
         figure = Figure(figsize=(5.4, 3.2), layout="constrained")
         _fill(figure.add_subplot(), series, look, _SENTINELS)
@@ -209,13 +208,15 @@ def coloured(
     Returns:
         An `<svg>` element, safe to put into a page.
     """
-    return _once(_coloured, pickle.dumps((name, cells, words, describe, size, font)))
+    left, below, behind = words
+    return _coloured(name, tuple(map(tuple, cells)), (tuple(left), tuple(below), tuple(behind)), describe, size, font)
 
 
+@lru_cache(maxsize=4)
 def _coloured(
     name: str,
-    cells: Sequence[Sequence[Cell | None]],
-    words: tuple[Sequence[str], Sequence[str], Sequence[str]],
+    cells: tuple[tuple[Cell | None, ...], ...],
+    words: tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]],
     describe: str,
     size: tuple[float, float],
     font: float,
