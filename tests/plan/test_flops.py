@@ -33,6 +33,7 @@ WITHIN = {
     "shakespeare-t5": 0.03,  # lengths of source and target are means, and rounded: 0.021
     "shakespeare-alexatm": 0.01,  # likewise: 0.0056
     "shakespeare-h3": 0.003,  # its kernels, made once a step, are not counted: 0.0015
+    "photographs-h3": 0.005,  # likewise, over shorter rows: 0.0032
     "clip-emoji": 2e-4,  # similarities of the batch, of 512 values, are not counted: 1.4e-4
     "clip-vit-l14": 1e-4,  # 4.6e-6
     "siglip-b16": 1e-4,  # 4.4e-6
