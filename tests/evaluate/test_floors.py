@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import subprocess
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -11,7 +13,7 @@ import numpy as np
 import pytest
 
 from corestone.core.errors import DataError
-from corestone.evaluate.floors import document_texts, floors, held_out_text
+from corestone.evaluate.floors import document_texts, floors, held_out_text, unigram_floor
 from corestone.evaluate.intervals import MOST, add_to_blocks, block_starts, ratio_interval
 from corestone.evaluate.ngram import fit
 
@@ -111,6 +113,18 @@ def test_held_out_text_is_the_stored_text() -> None:
     texts = [*HELD_OUT[:3], b"", "Größe 木 \U0001f600".encode()]
     assert held_out_text(Stored(texts), ByteDecoder()) == texts
     assert list(document_texts(Stored(texts), ByteDecoder(), documents=2)) == texts[:2]
+
+
+def test_frequencies_of_tokens_are_those_of_the_training_text() -> None:
+    """By Python's own counting: each token of the vocabulary once more than it stands there."""
+    train, held_out = Stored(TRAIN), Stored(HELD_OUT)
+    counts = Counter(token for text in TRAIN for token in [*text, 256])
+    total = sum(counts.values()) + 300
+    bits = sum(-math.log2((counts[token] + 1) / total) for text in HELD_OUT for token in [*text, 256])
+    found = unigram_floor(held_out, train, 300, 10**9)
+    assert found.value == pytest.approx(bits / N, rel=1e-9)
+    assert (found.name, found.unit, found.n, found.interval) == ("unigram of tokens", "bits/byte", N, None)
+    assert unigram_floor(held_out, train, 300, 1000).value > found.value
 
 
 def test_a_tokenizer_that_loses_text_is_refused_by_document() -> None:

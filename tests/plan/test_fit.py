@@ -248,6 +248,33 @@ def test_what_cannot_be_used_is_counted_by_its_reason():
     }
 
 
+def two_falls(steps, guess=3.0):
+    """Losses that fall fast to what guessing reaches, and slowly as a power from there on."""
+    slow = [1.5 + 6.0 / tokens**0.2 for tokens in steps]
+    pairs = zip(steps, slow, strict=True)
+    return [Row(1e6, tokens, loss + max(0.0, loss - guess) * 9, guess=guess) for tokens, loss in pairs]
+
+
+def test_rows_no_better_than_guessing_are_left_out_where_eight_are_better():
+    rows = two_falls(np.geomspace(250, 16_000, 12))
+    law = 1.5 + 6.0 / 128_000**0.2
+    kept, dropped = usable(rows)
+    assert kept == rows[4:]
+    assert counted(dropped) == {"no better than guessing by frequency": 4}
+    assert dropped[0].found == f"loss {rows[0].loss:.4g} where guessing has 3"
+    told, of_all = (predict(fit(some, ["tokens"]).law, Row(1e6, 128_000, 1.0), ["tokens"]) for some in (kept, rows))
+    assert told == pytest.approx(law, rel=1e-3)
+    assert of_all > 1.05 * law  # what leaving them out is for
+    assert not fit(kept, ["tokens"]).notes
+
+
+def test_where_fewer_are_better_than_guessing_all_are_kept_and_a_note_says_so():
+    rows = two_falls(np.geomspace(250, 4_000, 10))
+    assert sum(row.guesses for row in rows) == 5
+    assert usable(rows) == (rows, [])
+    assert "5 of 10 rows are no better than guessing by frequency" in fit(rows, ["tokens"]).notes[-1]
+
+
 def test_the_optimum_of_a_fit_is_that_of_its_law():
     best, known = (optimum(law, 1e19) for law in (fit(made(), BOTH).law, BESIROGLU))
     assert best.parameters == pytest.approx(known.parameters, rel=2e-3)

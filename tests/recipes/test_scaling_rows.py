@@ -42,6 +42,14 @@ def test_a_run_gives_its_size_what_it_saw_its_compute_and_its_loss(tmp_path: Pat
     assert (found.loss, found.material) == ("bits_per_byte (bits/byte)", "tokens")
 
 
+def test_a_run_knows_what_guessing_by_frequency_reaches_in_the_same_unit(tmp_path: Path) -> None:
+    folder = run(tmp_path / "a")
+    floors = [BITS | {"name": "5-gram", "value": 2.1}, BITS | {"name": "unigram of tokens", "value": 3.1}]
+    (folder / "evaluation.json").write_text(json.dumps({"model": [BITS, NATS], "floors": floors}))
+    assert measured([folder]).rows[0].guess == 3.1
+    assert measured([folder], "nats_per_token").rows[0].guess is None
+
+
 def test_another_metric_can_be_asked_for_and_a_misspelt_one_names_the_nearest(tmp_path: Path) -> None:
     folder = run(tmp_path / "a")
     assert measured([folder], "nats_per_token").rows[0].loss == 5.5

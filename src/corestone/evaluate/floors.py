@@ -1,4 +1,5 @@
-"""Floors: what general compressors and a 5-gram model reach on the bytes that a trained model is scored on."""
+"""Floors: what general compressors, a 5-gram model and tokens' frequencies reach on the bytes that a trained model is
+scored on."""
 
 from __future__ import annotations
 
@@ -139,3 +140,30 @@ def _ngram_floor(held_out: Sequence[bytes], training: Iterable[bytes], limit: in
     interval = ratio_interval(bits, symbols - ends)
     name = "5-gram" if model.complete else f"5-gram (first {model.trained_bytes / 1e6:.3g} MB of training text)"
     return Metric(name, float(bits.sum() / n), "bits/byte", n, interval)
+
+
+def unigram_floor(held_out: StoredText, training: StoredText, vocab_size: int, training_limit: int) -> Metric:
+    """What knowing how often each token stands in the training text reaches, and nothing of what stands before it.
+
+    Frequencies are the first thing that a language model learns: one that is no better has learnt nothing of context.
+
+    Args:
+        vocab_size: shares are of so many tokens, each of them counted once more than it stands there.
+        training_limit: tokens that are counted, from the first on.
+
+    Returns:
+        Bits per byte of text, each document's end among the tokens; without an interval.
+    """
+    counts_V = np.ones(vocab_size)
+    for ids in _pieces(training, min(training.n_tokens, training_limit)):
+        counts_V += np.bincount(ids, minlength=vocab_size)
+    bits_V = -np.log2(counts_V / counts_V.sum())
+    bits = sum(float(bits_V[ids].sum()) for ids in _pieces(held_out, held_out.n_tokens))
+    n = int(held_out.document_bytes.sum())
+    return Metric("unigram of tokens", bits / n, "bits/byte", n)
+
+
+def _pieces(token_set: StoredText, stop: int, size: int = 1 << 20) -> Iterator[NDArray[np.int64]]:
+    """Tokens behind the first separator, up to a place, some at a time."""
+    for start in range(1, stop, size):
+        yield token_set.slice(start, min(start + size, stop))

@@ -25,7 +25,7 @@ from scipy.optimize import minimize
 
 from corestone.core.errors import DataError
 from corestone.plan.law import Range, SaturatingLaw, Term
-from corestone.plan.rows import Dropped, Row
+from corestone.plan.rows import NO_BETTER, Dropped, Row
 
 Array = NDArray[np.float64]
 
@@ -114,8 +114,19 @@ def fit(rows: Sequence[Row], variables: Sequence[str]) -> Fit:
         agreeing=agreeing,
         error=float(np.median(off)),
         worst=float(off.max()),
-        notes=tuple(problem.undetermined(found)),
+        notes=(*problem.undetermined(found), *unlearnt(rows)),
     )
+
+
+def unlearnt(rows: Sequence[Row]) -> list[str]:
+    """How many rows a law has to hold for before anything but frequencies is learnt, in words."""
+    count = sum(row.guesses for row in rows)
+    if not count:
+        return []
+    return [
+        f"{count} of {len(rows)} rows are {NO_BETTER}, and too few are better to do without them: larger runs may "
+        "follow another law; give runs more steps"
+    ]
 
 
 def check(rows: Sequence[Row], variables: Sequence[str]) -> None:

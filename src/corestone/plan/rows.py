@@ -11,6 +11,13 @@ from corestone.plan.law import FLOPS_PER_PARAMETER_AND_TOKEN
 SAME_COMPUTE = 1.1
 """Runs are of one compute or size where one is less than this factor above the smallest among them."""
 
+FEWEST_LEARNT = 8
+"""Rows that are better than guessing from which on the others are left out; fewer have no interval either."""
+
+
+NO_BETTER = "no better than guessing by frequency"
+"""Why a row is left out."""
+
 
 @dataclass(frozen=True)
 class Row:
@@ -23,6 +30,7 @@ class Row:
         flops: training compute; None stands for `6 parameters tokens`.
         step: optimiser steps made.
         name: what to call it.
+        guess: what guessing by frequency reaches on the same held-out data; None where that is not known.
     """
 
     parameters: float
@@ -31,6 +39,12 @@ class Row:
     flops: float | None = None
     step: int | None = None
     name: str = ""
+    guess: float | None = None
+
+    @property
+    def guesses(self) -> bool:
+        """Whether it is known to be no better than guessing by frequency."""
+        return self.guess is not None and self.loss >= self.guess
 
     @property
     def compute(self) -> float:
@@ -57,7 +71,11 @@ class Dropped:
 
 
 def usable(rows: Iterable[Row]) -> tuple[list[Row], list[Dropped]]:
-    """Part rows into those that a law can be fitted to and those that it cannot, each with its reason."""
+    """Part rows into those that a law can be fitted to and those that it cannot, each with its reason.
+
+    A loss falls to what guessing by frequency reaches in another way than from there on, where it learns what stands
+    beside what. So where enough rows are better than guessing, those that are not are left out.
+    """
     kept: list[Row] = []
     dropped: list[Dropped] = []
     for row in rows:
@@ -66,7 +84,12 @@ def usable(rows: Iterable[Row]) -> tuple[list[Row], list[Dropped]]:
             kept.append(row)
         else:
             dropped.append(Dropped(row, *problem))
-    return kept, dropped
+    learnt = [row for row in kept if not row.guesses]
+    if len(learnt) < FEWEST_LEARNT:
+        return kept, dropped
+    found = "loss {:.4g} where guessing has {:.4g}"
+    guessing = [Dropped(row, NO_BETTER, found.format(row.loss, row.guess)) for row in kept if row.guesses]
+    return learnt, dropped + guessing
 
 
 def _problem(row: Row) -> tuple[str, str] | None:

@@ -21,7 +21,7 @@ from corestone.data.spec import Data, Embedded, Prepare, Source
 from corestone.data.tokenizer import Tokenizer, check_same
 from corestone.data.tokens import TokenSet, open_token_set
 from corestone.evaluate.dynamic import learning
-from corestone.evaluate.floors import document_texts, floors, held_out_text
+from corestone.evaluate.floors import document_texts, floors, held_out_text, unigram_floor
 from corestone.evaluate.objective import guessing_floors
 from corestone.evaluate.spec import PICTURE_TASKS, RMS, SGD
 from corestone.objectives.spec import MaskedToken, NextToken, SpanCorruption
@@ -198,11 +198,15 @@ def _floors(
     if not objective.asks and not tokenizer.lossless:
         console.print(LOSSY.format(kind=tokenizer.manifest.kind), highlight=False, soft_wrap=True)
         return []
+    size = tokenizer.manifest.padded_vocab_size
     if not objective.asks:
-        seen = document_texts(training, tokenizer) if training is not None else None
-        return floors(held_out_text(held_out, tokenizer), seen)
+        text = held_out_text(held_out, tokenizer)
+        if training is None:
+            return floors(text, None)
+        found = floors(text, document_texts(training, tokenizer))
+        return [*found, unigram_floor(held_out, training, size, FLOOR_TOKENS)]
     if training is None:
         return []
     known = islice(reading.shuffled(training)(FLOOR_ROWS), FLOOR_TOKENS // (FLOOR_ROWS * reading.context_length) + 1)
     asked = reading.shuffled(held_out)(FLOOR_ROWS)
-    return guessing_floors(objective, known, asked, vocab_size=tokenizer.manifest.padded_vocab_size)
+    return guessing_floors(objective, known, asked, vocab_size=size)

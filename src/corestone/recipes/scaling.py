@@ -178,7 +178,7 @@ def _problem(run: Run, found: Metric | None) -> str | None:
 
 def _of_run(run: Run, found: Metric, unit: Unit) -> Row:
     end = run.events.of("end")[-1]
-    units = seen(end) or math.nan
+    units, floors = seen(end) or math.nan, run.metrics("floors")
     rates = []
     for event in run.events.of("train"):
         flops, speed = number(event, "flops_per_second"), number(event, unit.speed_key)
@@ -191,6 +191,7 @@ def _of_run(run: Run, found: Metric, unit: Unit) -> Row:
         flops=units * sorted(rates)[len(rates) // 2] if rates else None,  # the same in all events, but for rounding
         step=end["step"],
         name=str(run.folder),
+        guess=next((one.value for one in floors if one.name.startswith("unigram") and one.unit == found.unit), None),
     )
 
 
