@@ -25,8 +25,6 @@ from corestone.recipes.smaller import smaller
 from corestone.recipes.spec import Run
 
 MANY_STEPS = ("training.length=4000 steps", "schedule.warmup=200 steps")
-LONG = ("training.length=16000 steps", "schedule.warmup=800 steps")
-"""Where rungs towards 4,000 know frequencies alone (T5), or their law is 3 to 4 % too low (prefix): docs/LOG.md."""
 MORE_STEPS = ("training.length=32000 steps", "schedule.warmup=1600 steps")
 """So many that the first rung, a 128th, has learnt where the pixel above stands, as some 200 steps do."""
 FEW_TOKENS = ("training.batch_tokens=512", *MANY_STEPS)
@@ -42,12 +40,8 @@ CASES: dict[str, tuple[str, tuple[str, ...], str | None]] = {
     "OPT": ("shakespeare-opt", FEW_TOKENS, None),
     "PaLM": ("shakespeare-palm", FEW_TOKENS, None),
     "H3": ("shakespeare-h3", FEW_TOKENS, None),
-    "T5": ("shakespeare-t5", ("training.batch_tokens=512", *LONG, *AT_THE_END), None),
-    "prefix": (
-        "shakespeare-gptj",
-        ("objective={kind: prefix}", "samples.prompts=[]", "training.batch_tokens=512", *LONG, *AT_THE_END),
-        None,
-    ),
+    "GPT-prefix": ("shakespeare", ("objective={kind: prefix}", "samples.prompts=[]", *FEW_TOKENS), None),
+    "T5": ("shakespeare-t5", FEW_TOKENS, None),
     "photographs": ("photographs-h3", ("training.batch_tokens=576", *MORE_STEPS, *AT_THE_END), None),
     "digits": ("mnist-gpt", ("training.batch_tokens=1024", *MANY_STEPS), None),
     "ViT": ("mnist-vit", FEW_PICTURES, "nats"),
@@ -68,13 +62,12 @@ def recipe_of(name: str, seed: int) -> Run:
 
 def finished(name: str, seed: int, out: Path) -> dict:
     """What the ladder of a recipe says of it, with the recipe's own run beside it."""
-    recipe, _, metric = CASES[name]
-    run, target = recipe_of(name, seed), out / f"{recipe}-seed-{seed}"
+    metric, run, target = CASES[name][2], recipe_of(name, seed), out / f"{name}-seed-{seed}"
     if not (target / "report.html").is_file():
         pretrain(run, target)
     flops = plan_recipe(run, Wanted(hardware="cpu", available=1e6))["flops"]["total"]
     asked = Asked(run, f"{flops:.4e}FLOPs", RUNGS, metric=metric, target=target)
-    return ladder(asked, out / f"{recipe}-ladder-{seed}")
+    return ladder(asked, out / f"{name}-ladder-{seed}")
 
 
 def main() -> None:
@@ -92,7 +85,7 @@ def main() -> None:
             errors.append(abs(own["error"]))
             ends = told["interval"]
             table.add_row(
-                CASES[name][0],
+                name,
                 found["loss"],
                 str(seed),
                 str(len(found["runs"])),
