@@ -124,7 +124,9 @@ def test_frequencies_of_tokens_are_those_of_the_training_text() -> None:
     found = unigram_floor(held_out, train, 300, 10**9)
     assert found.value == pytest.approx(bits / N, rel=1e-9)
     assert (found.name, found.unit, found.n, found.interval) == ("unigram of tokens", "bits/byte", N, None)
-    assert unigram_floor(held_out, train, 300, 1000).value > found.value
+    limited = unigram_floor(held_out, train, 300, 10_000)
+    assert limited.value > found.value
+    assert limited.name == "unigram of tokens (first 0.01 M of the training text)"
 
 
 def test_a_tokenizer_that_loses_text_is_refused_by_document() -> None:

@@ -15,7 +15,8 @@ from corestone.plan.bootstrap import Resampled, leave_largest_out, predict, resa
 from corestone.plan.chinchilla import BESIROGLU
 from corestone.plan.fit import Problem, fit
 from corestone.plan.law import Range, SaturatingLaw, Term, compute_exponents, optimum
-from corestone.plan.rows import Row, counted, usable
+from corestone.plan.rows import Row, counted, learnt, usable
+from corestone.plan.study import study
 
 BOTH = ("parameters", "tokens")
 ANY = Range("any")
@@ -248,31 +249,47 @@ def test_what_cannot_be_used_is_counted_by_its_reason():
     }
 
 
-def two_falls(steps, guess=3.0):
+def two_falls(steps, guess=3.0, size=1e6):
     """Losses that fall fast to what guessing reaches, and slowly as a power from there on."""
-    slow = [1.5 + 6.0 / tokens**0.2 for tokens in steps]
-    pairs = zip(steps, slow, strict=True)
-    return [Row(1e6, tokens, loss + max(0.0, loss - guess) * 9, guess=guess) for tokens, loss in pairs]
+    pairs = [(tokens, 1.5 + 6.0 / tokens**0.2) for tokens in steps]
+    return [Row(size, tokens, loss + max(0.0, loss - 3.0) * 9, guess=guess) for tokens, loss in pairs]
 
 
-def test_rows_no_better_than_guessing_are_left_out_where_eight_are_better():
+def test_rows_no_better_than_guessing_are_left_out_of_laws_where_eight_are_better():
     rows = two_falls(np.geomspace(250, 16_000, 12))
     law = 1.5 + 6.0 / 128_000**0.2
-    kept, dropped = usable(rows)
-    assert kept == rows[4:]
-    assert counted(dropped) == {"no better than guessing by frequency": 4}
-    assert dropped[0].found == f"loss {rows[0].loss:.4g} where guessing has 3"
-    told, of_all = (predict(fit(some, ["tokens"]).law, Row(1e6, 128_000, 1.0), ["tokens"]) for some in (kept, rows))
+    found = study(rows, seed=0, resamples=20)
+    assert list(found.rows) == rows[4:]
+    assert counted(found.dropped) == {"no better than guessing by frequency": 4}
+    assert found.dropped[0].found == f"loss {rows[0].loss:.4g} where guessing has 3"
+    told = predict(found.laws["tokens"].fit.law, Row(1e6, 128_000, 1.0), ["tokens"])
+    of_all = predict(fit(rows, ["tokens"]).law, Row(1e6, 128_000, 1.0), ["tokens"])
     assert told == pytest.approx(law, rel=1e-3)
     assert of_all > 1.05 * law  # what leaving them out is for
-    assert not fit(kept, ["tokens"]).notes
+    assert not found.laws["tokens"].fit.notes
 
 
 def test_where_fewer_are_better_than_guessing_all_are_kept_and_a_note_says_so():
     rows = two_falls(np.geomspace(250, 4_000, 10))
     assert sum(row.guesses for row in rows) == 5
-    assert usable(rows) == (rows, [])
-    assert "5 of 10 rows are no better than guessing by frequency" in fit(rows, ["tokens"]).notes[-1]
+    assert learnt(rows) == (rows, [])
+    assert learnt(rows * 3) == (rows * 3, [])  # seeds are no further lengths
+    assert "rows are no better than guessing by frequency" in fit(rows, ["tokens"]).notes[-1]
+
+
+def test_no_size_that_a_law_needs_is_left_out_for_guessing():
+    """Small models that only guess stay where two sizes would be left; without them there is no law of parameters."""
+    lengths = np.geomspace(4_000, 64_000, 8)
+    rows = two_falls(lengths, size=1e6) + two_falls(lengths, size=2e6)
+    poor = [replace(row, loss=3.1, parameters=5e5) for row in rows[:3]]
+    assert learnt(rows + poor) == (rows + poor, [])
+    assert learnt(rows + two_falls(lengths, size=4e6) + poor)[1] != []
+
+
+def test_all_are_kept_where_guessing_is_not_known_of_each():
+    rows = two_falls(np.geomspace(250, 16_000, 12))
+    rows[-1] = replace(rows[-1], guess=None)
+    assert learnt(rows) == (rows, [])
 
 
 def test_the_optimum_of_a_fit_is_that_of_its_law():

@@ -132,5 +132,5 @@ def test_a_study_of_one_size_says_what_it_cannot_tell():
     assert found.main.name == "tokens"
     assert isinstance(found.laws["flops"], Judged)
     assert "none of 9 computes has a valley" in found.isoflop
-    with pytest.raises(DataError, match=r"1 rows \(1 more cannot be used\) allow no fit: .*at least 4 rows"):
+    with pytest.raises(DataError, match=r"1 rows \(1 more are left out\) allow no fit: .*at least 4 rows"):
         study([rows[0], Row(1, 1, math.nan)], seed=0)

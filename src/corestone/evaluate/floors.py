@@ -149,18 +149,19 @@ def unigram_floor(held_out: StoredText, training: StoredText, vocab_size: int, t
 
     Args:
         vocab_size: shares are of so many tokens, each of them counted once more than it stands there.
-        training_limit: tokens that are counted, from the first on.
+        training_limit: tokens that are counted, from the first on; the name says how many where some are left out.
 
     Returns:
         Bits per byte of text, each document's end among the tokens; without an interval.
     """
-    counts_V = np.ones(vocab_size)
-    for ids in _pieces(training, min(training.n_tokens, training_limit)):
+    counts_V, counted = np.ones(vocab_size), min(training.n_tokens, training_limit)
+    for ids in _pieces(training, counted):
         counts_V += np.bincount(ids, minlength=vocab_size)
     bits_V = -np.log2(counts_V / counts_V.sum())
     bits = sum(float(bits_V[ids].sum()) for ids in _pieces(held_out, held_out.n_tokens))
     n = int(held_out.document_bytes.sum())
-    return Metric("unigram of tokens", bits / n, "bits/byte", n)
+    part = "" if counted == training.n_tokens else f" (first {counted / 1e6:.3g} M of the training text)"
+    return Metric(f"unigram of tokens{part}", bits / n, "bits/byte", n)
 
 
 def _pieces(token_set: StoredText, stop: int, size: int = 1 << 20) -> Iterator[NDArray[np.int64]]:

@@ -16,12 +16,10 @@ import numpy as np
 from corestone.core.errors import DataError
 from corestone.plan.fit import Fit, Problem, check, fit
 from corestone.plan.law import SaturatingLaw
-from corestone.plan.rows import SAME_COMPUTE, Row
+from corestone.plan.rows import FEWEST, SAME_COMPUTE, Row
 
 RESAMPLES = 400
 LEVEL = 0.95
-FEWEST = 8
-"""Rows under which no interval is given: a percentile bootstrap over fewer is far too narrow."""
 LARGEST = 0.1
 """Share of rows that are the largest runs; rows as large as the smallest of these are left out with them."""
 

@@ -25,7 +25,7 @@ from scipy.optimize import minimize
 
 from corestone.core.errors import DataError
 from corestone.plan.law import Range, SaturatingLaw, Term
-from corestone.plan.rows import NO_BETTER, Dropped, Row
+from corestone.plan.rows import DISTINCT, NO_BETTER, Dropped, Row
 
 Array = NDArray[np.float64]
 
@@ -49,9 +49,6 @@ EXPONENTS = (0.01, 3.0)
 
 BENT, LEAST_BEND = 3.0, 1e-3
 """From where losses bend downwards, which no floor and power law does: in standard errors, and as a log residual."""
-
-DISTINCT = 3
-"""Different values that a variable needs: a power law with a floor has three unknowns."""
 
 
 @dataclass(frozen=True)
@@ -114,19 +111,16 @@ def fit(rows: Sequence[Row], variables: Sequence[str]) -> Fit:
         agreeing=agreeing,
         error=float(np.median(off)),
         worst=float(off.max()),
-        notes=(*problem.undetermined(found), *unlearnt(rows)),
+        notes=(*problem.undetermined(found), *unlearnt(left)),
     )
 
 
 def unlearnt(rows: Sequence[Row]) -> list[str]:
-    """How many rows a law has to hold for before anything but frequencies is learnt, in words."""
+    """How many rows of a law had learnt nothing but frequencies, in words."""
     count = sum(row.guesses for row in rows)
     if not count:
         return []
-    return [
-        f"{count} of {len(rows)} rows are {NO_BETTER}, and too few are better to do without them: larger runs may "
-        "follow another law; give runs more steps"
-    ]
+    return [f"{count} of {len(rows)} rows are {NO_BETTER}: larger runs may follow another law; give runs more steps"]
 
 
 def check(rows: Sequence[Row], variables: Sequence[str]) -> None:

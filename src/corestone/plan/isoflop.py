@@ -13,8 +13,8 @@ import numpy as np
 
 from corestone.core.errors import DataError
 from corestone.plan.bootstrap import RESAMPLES, interval
-from corestone.plan.fit import DISTINCT, Fit, fit
-from corestone.plan.rows import SAME_COMPUTE, Row
+from corestone.plan.fit import Fit, fit
+from corestone.plan.rows import DISTINCT, SAME_COMPUTE, Row
 
 POOL = 8
 """Residuals under which no interval is given."""

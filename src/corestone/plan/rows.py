@@ -11,12 +11,14 @@ from corestone.plan.law import FLOPS_PER_PARAMETER_AND_TOKEN
 SAME_COMPUTE = 1.1
 """Runs are of one compute or size where one is less than this factor above the smallest among them."""
 
-FEWEST_LEARNT = 8
-"""Rows that are better than guessing from which on the others are left out; fewer have no interval either."""
+FEWEST = 8
+"""Rows under which no interval is given: a percentile bootstrap over fewer is far too narrow."""
 
+DISTINCT = 3
+"""Different values that a variable needs: a power law with a floor has three unknowns."""
 
 NO_BETTER = "no better than guessing by frequency"
-"""Why a row is left out."""
+"""Why a row is left out of the laws."""
 
 
 @dataclass(frozen=True)
@@ -71,11 +73,7 @@ class Dropped:
 
 
 def usable(rows: Iterable[Row]) -> tuple[list[Row], list[Dropped]]:
-    """Part rows into those that a law can be fitted to and those that it cannot, each with its reason.
-
-    A loss falls to what guessing by frequency reaches in another way than from there on, where it learns what stands
-    beside what. So where enough rows are better than guessing, those that are not are left out.
-    """
+    """Part rows into those that a law can be fitted to and those that it cannot, each with its reason."""
     kept: list[Row] = []
     dropped: list[Dropped] = []
     for row in rows:
@@ -84,12 +82,25 @@ def usable(rows: Iterable[Row]) -> tuple[list[Row], list[Dropped]]:
             kept.append(row)
         else:
             dropped.append(Dropped(row, *problem))
-    learnt = [row for row in kept if not row.guesses]
-    if len(learnt) < FEWEST_LEARNT:
-        return kept, dropped
+    return kept, dropped
+
+
+def learnt(rows: Sequence[Row]) -> tuple[list[Row], list[Dropped]]:
+    """Part rows into those that are better than guessing by frequency and the others.
+
+    A loss falls to what guessing reaches in another way than from there on, where it learns what stands beside what.
+    All are kept where guessing is not known of each, and where without the others fewer than `FEWEST` different sizes
+    and lengths would be left, or too few sizes for a law over parameters: runs that differ in their seed alone make an
+    interval narrow and the law no surer.
+    """
+    better = [row for row in rows if not row.guesses]
+    places = {(row.parameters, row.tokens) for row in better}
+    sizes, all_sizes = ({row.parameters for row in some} for some in (better, rows))
+    unknown = any(row.guess is None for row in rows)
+    if unknown or len(places) < FEWEST or len(sizes) < min(DISTINCT, len(all_sizes)):
+        return list(rows), []
     found = "loss {:.4g} where guessing has {:.4g}"
-    guessing = [Dropped(row, NO_BETTER, found.format(row.loss, row.guess)) for row in kept if row.guesses]
-    return learnt, dropped + guessing
+    return better, [Dropped(row, NO_BETTER, found.format(row.loss, row.guess)) for row in rows if row.guesses]
 
 
 def _problem(row: Row) -> tuple[str, str] | None:

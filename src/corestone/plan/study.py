@@ -12,7 +12,7 @@ from corestone.core.errors import DataError
 from corestone.plan.bootstrap import RESAMPLES, Extrapolation, Resampled, leave_largest_out, resample
 from corestone.plan.fit import Fit, fit
 from corestone.plan.isoflop import Envelope, IsoFlop, envelope, isoflop
-from corestone.plan.rows import Dropped, Row, usable
+from corestone.plan.rows import Dropped, Row, learnt, usable
 
 T = TypeVar("T")
 
@@ -39,7 +39,7 @@ class Study:
     """What rows tell about scaling. A part that they do not allow is the reason, as text.
 
     Attributes:
-        rows, dropped: those that could be used, and those that could not.
+        rows, dropped: those that laws were fitted to, and those that are left out.
         laws: by variables. Where the law of parameters and tokens can be fitted, those of one of them are not: they
             hold only along the path that the runs took.
     """
@@ -71,21 +71,23 @@ def study(rows: Sequence[Row], seed: int, resamples: int = RESAMPLES) -> Study:
 
 def _study(rows: Sequence[Row], seed: int, resamples: int) -> Study:
     kept, dropped = usable(rows)
+    better, guessing = learnt(kept)
+    dropped += guessing
     laws: dict[str, Judged | str] = {}
     for variables in LAWS:
         one_of_two = len(variables) == 1 and variables[0] in LAWS[0]
         if not (one_of_two and isinstance(laws[" and ".join(LAWS[0])], Judged)):
-            laws[" and ".join(variables)] = _judged(kept, variables, seed, resamples)
+            laws[" and ".join(variables)] = _judged(better, variables, seed, resamples)
     found = Study(
-        tuple(kept),
+        tuple(better),
         tuple(dropped),
         laws,
-        _or_reason(lambda: isoflop(kept, seed, resamples)),
-        _or_reason(lambda: envelope(kept)),
+        _or_reason(lambda: isoflop(kept, seed, resamples)),  # a valley's one side may be of runs that only guess
+        _or_reason(lambda: envelope(better)),
     )
     if found.main is None and isinstance(found.isoflop, str):
-        without = f" ({len(dropped)} more cannot be used)" if dropped else ""
-        raise DataError(f"{len(kept)} rows{without} allow no fit: {laws['flops']}")
+        without = f" ({len(dropped)} more are left out)" if dropped else ""
+        raise DataError(f"{len(better)} rows{without} allow no fit: {laws['flops']}")
     return found
 
 

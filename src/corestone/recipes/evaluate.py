@@ -155,7 +155,7 @@ def _reading(model: Any, run: Run | None, batch_size: int | None) -> Reading:
 def held_out_sets(
     path: Path, source: str | None, tokenizer: Tokenizer
 ) -> Iterator[tuple[Source, str, TokenSet, TokenSet | None]]:
-    """Per source: its record, the split's name, the held-out set and the training set for the 5-gram floor."""
+    """Per source: its record, the split's name, the held-out set and the training set for floors that count in it."""
     if source is None:
         run = open_run(path)
         data = open_text(run, World(rank=0, size=1, device=torch.device("cpu")))

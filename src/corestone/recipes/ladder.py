@@ -23,10 +23,9 @@ from corestone.core.format import si
 from corestone.core.spec import fingerprint, override, plain, read_yaml, to_yaml
 from corestone.parallel.allocator import keep_freed_memory
 from corestone.parallel.collectives import join_world
-from corestone.plan.fit import DISTINCT
 from corestone.plan.ladder import BOTH, FEWEST_STEPS, Budget, Ladder, Size, Target, Vary, choose
 from corestone.plan.own import OwnLaw, expect, of_judged
-from corestone.plan.rows import Dropped, Row
+from corestone.plan.rows import DISTINCT, Dropped, Row
 from corestone.plan.study import Study, study
 from corestone.plan.told import told, unusable
 from corestone.recipes.compare import Job, finished, train_all

@@ -114,7 +114,7 @@ def _compute(figure: Figure, found: Study, loss: str, colours: Colours, goal: Go
     losses = [row.loss for row in rows]
     room = 0.06 * (max(losses) - min(losses))
     axes.set_ylim(top=max(losses) + room)  # a law rises without end to the left
-    axes.legend(frameon=False, labelcolor=colours["ink"], loc="upper right")
+    figure.legend(loc="outside lower center", ncols=3, frameon=False, labelcolor=colours["ink"])
 
 
 def _goal(axes: Axes, goal: Goal, colours: Colours) -> None:

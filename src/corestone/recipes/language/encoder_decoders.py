@@ -34,8 +34,8 @@ def _on_shakespeare(name: str, description: str, model: EncoderDecoder, objectiv
 
 
 def small_t5() -> Run:
-    """A T5 1.1 without dropout: corrupted spans. With the paper's optimiser and rate, whose steps are as large as the
-    weights: tokens begin 16 times as large as matrices (Raffel et al. 2020, section 3.1.2)."""
+    """A T5 1.1 without dropout: corrupted spans. Tokens begin 16 times as large as matrices, and the paper's optimiser
+    moves each in proportion to its size (Adafactor at 0.01: Raffel et al. 2020, section 3.1.2)."""
     model = t5(256, 3, 4, 64, 512, gated=True, vocab_size=VOCAB_SIZE, dropout=0.0)
     run = _on_shakespeare(
         "shakespeare-t5", "A small T5 1.1 on 38 plays of Shakespeare, whole plays held out.", model, SpanCorruption()

@@ -20,7 +20,7 @@ def _on_shakespeare(name: str, description: str, model: Encoder | GeneratorDiscr
         tokenizer=WordPiece(vocab_size=VOCAB_SIZE),
         context_length=CONTEXT_LENGTH,
     )
-    slower = AdamW(learning_rate=5e-4)  # with norms behind the branches a decoder's 2e-3 teaches frequencies alone
+    slower = AdamW(learning_rate=5e-4)  # norms behind the branches: at a decoder's 2e-3 BERT learns frequencies alone
     changed = {"name": name, "description": description, "model": model, "data": data, "optimiser": slower}
     return Run.model_validate({**dict(shakespeare()), "samples": Samples(prompts=()), **changed, **changes})
 
