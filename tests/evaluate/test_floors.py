@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-import shutil
-import subprocess
+import random
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
@@ -23,18 +22,22 @@ TRAIN, HELD_OUT = TOPICS[::2], TOPICS[1::2]
 N = sum(map(len, HELD_OUT))
 
 
-@pytest.mark.parametrize(
-    ("name", "command"),
-    [("gzip -9", ["gzip", "-9", "-n"]), ("xz -9e", ["xz", "-9e"]), ("zstd -19", ["zstd", "-19", "-q"])],
-)
-def test_compressors_equal_the_command_line_tools(name: str, command: list[str]) -> None:
-    """The tools belong to the system, not to Python: no index installs them, so a machine without one compares less."""
-    if shutil.which(command[0]) is None:
-        pytest.skip(f"{command[0]}, the independent side of this comparison, is not on this machine")
-    metric = {m.name: m for m in floors(HELD_OUT, TRAIN)}[name]
-    size = len(subprocess.run([*command, "-c"], input=b"".join(HELD_OUT), capture_output=True, check=True).stdout)
-    assert abs(metric.value * N / 8 - size) < 0.005 * size  # worst seen 0.03 %; versions of the libraries may differ
-    assert (metric.n, metric.unit, metric.interval) == (N, "bits/byte", None)
+def repetitive() -> bytes:
+    """A text of pieces that come back; at other levels its size differs: gzip -6 by 13 %, xz -6 0.16, zstd -15 0.18."""
+    draw = random.Random(0).random
+    base = "".join("acgt"[int(4 * draw())] for _ in range(20_000))
+    pieces = [base[start : start + int(4 + 20 * draw())] for start in range(0, 20_000, 7)]
+    return "".join(pieces[int(len(pieces) * draw() ** 3)] for _ in range(20_000)).encode()
+
+
+@pytest.mark.parametrize(("name", "size"), [("gzip -9", 57_782), ("xz -9e", 48_896), ("zstd -19", 47_971)])
+def test_compressors_make_as_much_as_the_command_line_tools(name: str, size: int) -> None:
+    """Bytes that the tools wrote of this text: `gzip -9 -n -c` (1.12), `xz -9e -c` (5.4.1), `zstd -19 -q -c` (1.5.4).
+    They belong to the system, and no index installs them."""
+    text = repetitive()
+    metric = {m.name: m for m in floors([text], None)}[name]
+    assert metric.value * len(text) / 8 == pytest.approx(size, rel=1e-3)  # worst seen 3.1e-4 (gzip)
+    assert (metric.n, metric.unit, metric.interval) == (len(text), "bits/byte", None)
 
 
 def test_the_5_gram_is_the_one_fitted_on_all_training_text() -> None:
@@ -126,7 +129,7 @@ def test_frequencies_of_tokens_are_those_of_the_training_text() -> None:
     assert (found.name, found.unit, found.n, found.interval) == ("unigram of tokens", "bits/byte", N, None)
     limited = unigram_floor(held_out, train, 300, 10_000)
     assert limited.value > found.value
-    assert limited.name == "unigram of tokens (first 0.01 M of the training text)"
+    assert limited.name == "unigram of tokens (first 0.01 M of training text)"
 
 
 def test_a_tokenizer_that_loses_text_is_refused_by_document() -> None:

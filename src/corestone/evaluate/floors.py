@@ -160,7 +160,7 @@ def unigram_floor(held_out: StoredText, training: StoredText, vocab_size: int, t
     bits_V = -np.log2(counts_V / counts_V.sum())
     bits = sum(float(bits_V[ids].sum()) for ids in _pieces(held_out, held_out.n_tokens))
     n = int(held_out.document_bytes.sum())
-    part = "" if counted == training.n_tokens else f" (first {counted / 1e6:.3g} M of the training text)"
+    part = "" if counted == training.n_tokens else f" (first {counted / 1e6:.3g} M of training text)"
     return Metric(f"unigram of tokens{part}", bits / n, "bits/byte", n)
 
 
